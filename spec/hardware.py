@@ -1,0 +1,107 @@
+"""The machine: accelerators, how many, and how they are wired."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from .base import Node
+from .units import Count, GBPerSecond, GiB, TeraFlops, Usd, Watts
+
+_TOPOLOGY = re.compile(r"[1-9]\d{0,4}(x[1-9]\d{0,4}){1,2}")
+
+
+def _check_topology(value: str) -> str:
+    if _TOPOLOGY.fullmatch(value) is None:
+        raise PydanticCustomError("topology", "a torus is written as its sides, such as 16x16 or 4x4x8")
+    return value
+
+
+Topology = Annotated[str, AfterValidator(_check_topology)]
+
+
+class PeakTflops(Node):
+    """Dense peak of the matrix units a number format, TFLOP/s; a format that the device lacks is null."""
+
+    fp32: TeraFlops | None = Field(default=None, description="Peak in fp32 (tf32 units are not counted).")
+    bf16: TeraFlops | None = Field(default=None, description="Peak in bf16.")
+    fp16: TeraFlops | None = Field(default=None, description="Peak in fp16.")
+    fp8: TeraFlops | None = Field(default=None, description="Peak in fp8.")
+    int8: TeraFlops | None = Field(default=None, description="Peak in int8, TOP/s.")
+    fp4: TeraFlops | None = Field(default=None, description="Peak in fp4.")
+
+
+class IntraNode(Node):
+    """The fast links inside a node or rack."""
+
+    link: str | None = Field(default=None, description="Name of the link, such as NVLink4.")
+    gb_s: GBPerSecond | None = Field(default=None, description="Bandwidth a device.")
+    domain: Count | None = Field(default=None, description="Devices that the fast links join.")
+
+
+class InterNode(Node):
+    """The network between nodes."""
+
+    link: str | None = Field(default=None, description="Name of the network, such as InfiniBand NDR.")
+    gb_s: GBPerSecond | None = Field(default=None, description="Bandwidth a device.")
+
+
+class Torus(Node):
+    """The wires of a torus."""
+
+    dims: Literal[2, 3] = Field(description="Dimensions of the torus.")
+    gb_s: GBPerSecond = Field(description="Bandwidth a device and axis.")
+    wrap_multiple: Count | None = Field(default=None, description="Sides that are a multiple of this close into rings.")
+
+
+class Accelerator(Node):
+    """One device as the catalog describes it; a spec may override any figure beside `like:`."""
+
+    name: str | None = Field(default=None, description="What reports call it; filled in from `like`.")
+    like: str | None = Field(
+        default=None, description="The catalog entry that this one resembles; fields beside it override."
+    )
+    aliases: tuple[str, ...] = Field(default=(), description="Other names of the same device.")
+    vendor: str | None = Field(default=None, description="Maker.")
+    kind: Literal["gpu", "tpu", "npu", "cpu"] = Field(description="What kind of device; it decides the backend.")
+    memory_gib: GiB = Field(description="Device memory.")
+    memory_gb_s: GBPerSecond = Field(description="Memory bandwidth.")
+    peak_tflops: PeakTflops = Field(description="Dense peak a number format.")
+    intra_node: IntraNode = Field(default_factory=IntraNode, description="The fast links inside a node or rack.")
+    inter_node: InterNode = Field(default_factory=InterNode, description="The network between nodes.")
+    torus: Torus | None = Field(default=None, description="The wires of a torus, for devices built as one.")
+    per_node: Count = Field(default=8, description="Devices in a node.")
+    tdp_w: Watts | None = Field(default=None, description="Power a device draws at most.")
+
+
+class Hardware(Node):
+    """The machine that the program runs on."""
+
+    accelerator: Accelerator = Field(description="A name from the catalog, or {like: NAME, memory_gib: …}.")
+    nodes: Count = Field(default=1, description="Number of nodes.")
+    per_node: Count | None = Field(default=None, description="Devices in a node; null: the catalog's usual number.")
+    topology: Topology | None = Field(
+        default=None, description="Sides of a torus, such as 4x4x8, in place of nodes and per_node."
+    )
+    intra_node_gb_s: GBPerSecond | None = Field(
+        default=None, description="Bandwidth inside a node, a device; null: the catalog's."
+    )
+    inter_node_gb_s: GBPerSecond | None = Field(
+        default=None, description="Bandwidth between nodes, a device; null: the catalog's."
+    )
+    price_per_hour_usd: Usd | None = Field(
+        default=None, description="Price of one device for an hour; null: plans show device-hours only."
+    )
+
+    @property
+    def num_devices(self) -> int:
+        """Devices in all: nodes x per_node, or the product of the torus' sides."""
+        if self.topology is not None:
+            product = 1
+            for side in self.topology.split("x"):
+                product *= int(side)
+            return product
+        return self.nodes * (self.per_node or self.accelerator.per_node)

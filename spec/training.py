@@ -1,0 +1,150 @@
+"""The training recipe: how many tokens, which optimizer and schedule, what is saved."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .base import Node
+from .objective import Objective
+from .units import Count, Fraction, NonNegative, Positive, Sequences, Steps, StepsOrZero, Tokens
+
+Precision = Literal["fp32", "bf16", "fp16", "fp8", "mxfp8", "nvfp4"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class AdamW(Node):
+    """Adam with decoupled weight decay (Loshchilov 2019)."""
+
+    name: Literal["adamw"] = Field(description="Adam with decoupled weight decay.")
+    lr: Positive = Field(description="Peak learning rate.")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.95), description="Decay of the first and second moment.")
+    eps: Positive = Field(default=1e-8, description="Added to the root of the second moment.")
+    weight_decay: NonNegative = Field(
+        default=0.1, description="Decay of matrices; vectors (norms, biases) are not decayed."
+    )
+
+
+class Adafactor(Node):
+    """Adam with a factored second moment (Shazeer 2018)."""
+
+    name: Literal["adafactor"] = Field(description="A factored second moment.")
+    lr: Positive = Field(description="Peak learning rate.")
+    weight_decay: NonNegative = Field(default=0.0, description="Decay of matrices.")
+
+
+class Lion(Node):
+    """The sign of an interpolated momentum (Chen 2023)."""
+
+    name: Literal["lion"] = Field(description="The sign of an interpolated momentum.")
+    lr: Positive = Field(description="Peak learning rate.")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.99), description="Interpolation and decay of the momentum.")
+    weight_decay: NonNegative = Field(default=0.1, description="Decay of matrices.")
+
+
+class Muon(Node):
+    """Orthogonalised momentum for matrices, AdamW for the rest (Jordan 2024)."""
+
+    name: Literal["muon"] = Field(description="Orthogonalised momentum for matrices.")
+    lr: Positive = Field(description="Peak learning rate.")
+    momentum: Beta = Field(default=0.95, description="Decay of the momentum.")
+    weight_decay: NonNegative = Field(default=0.1, description="Decay of matrices.")
+
+
+class Sophia(Node):
+    """A clipped diagonal second-order step (Liu 2023)."""
+
+    name: Literal["sophia"] = Field(description="A clipped diagonal second-order step.")
+    lr: Positive = Field(description="Peak learning rate.")
+    betas: tuple[Beta, Beta] = Field(default=(0.965, 0.99), description="Decay of the gradient and of the curvature.")
+    rho: Positive = Field(default=0.04, description="Clipping threshold.")
+    weight_decay: NonNegative = Field(default=0.1, description="Decay of matrices.")
+
+
+Optimizer = Annotated[AdamW | Adafactor | Lion | Muon | Sophia, Field(discriminator="name")]
+
+
+class _Warmup(Node):
+    warmup_steps: StepsOrZero = Field(default=0, description="Steps in which the rate rises linearly from zero.")
+
+
+class Cosine(_Warmup):
+    """A half cosine from the peak down."""
+
+    name: Literal["cosine"] = Field(description="A half cosine from the peak down.")
+    min_lr_ratio: Fraction = Field(default=0.1, description="The last rate as a share of the peak.")
+
+
+class Linear(_Warmup):
+    """A straight line from the peak down."""
+
+    name: Literal["linear"] = Field(description="A straight line from the peak down.")
+    min_lr_ratio: Fraction = Field(default=0.0, description="The last rate as a share of the peak.")
+
+
+class Constant(_Warmup):
+    """The peak throughout."""
+
+    name: Literal["constant"] = Field(description="The peak throughout.")
+
+
+class Wsd(_Warmup):
+    """Warm up, stay, decay (Hu 2024)."""
+
+    name: Literal["wsd"] = Field(description="Warm up, stay, decay.")
+    decay_steps: Steps = Field(description="Steps of the decay at the end.")
+    min_lr_ratio: Fraction = Field(default=0.0, description="The last rate as a share of the peak.")
+
+
+class InverseSqrt(_Warmup):
+    """The peak, divided by the root of the steps since warm-up (Vaswani 2017)."""
+
+    name: Literal["inverse_sqrt"] = Field(description="Falls with the root of the step.")
+
+
+Schedule = Annotated[Cosine | Linear | Constant | Wsd | InverseSqrt, Field(discriminator="name")]
+
+
+class Checkpoint(Node):
+    """What is saved, and how often."""
+
+    every_steps: Steps = Field(default=1000, description="Steps between two checkpoints.")
+    keep: Count = Field(default=2, description="How many of the latest checkpoints stay on disk.")
+
+
+class Validation(Node):
+    """Loss on text that training does not see."""
+
+    every_steps: Steps = Field(default=100, description="Steps between two validations.")
+    batches: Count = Field(default=8, description="Micro-batches a validation reads; the same ones each time.")
+
+
+class Train(Node):
+    """One stage of training. Tokens, steps and batch sizes are solved: give any sufficient subset."""
+
+    objective: Objective = Field(description="What the model learns to do.")
+    tokens: Tokens | None = Field(default=None, description="Tokens to train on; null: steps times the batch.")
+    steps: Steps | None = Field(
+        default=None, description="Optimizer steps; null: tokens divided by the batch, rounded up."
+    )
+    seq_len: Tokens = Field(description="Length of a training sequence.")
+    global_batch: Sequences | None = Field(
+        default=None,
+        description="Sequences an optimizer step; null: micro_batch times grad_accumulation times data-parallel ranks.",
+    )
+    precision: Precision = Field(
+        default="bf16", description="Number format of the matrix products; master weights are fp32."
+    )
+    optimizer: Optimizer = Field(default=AdamW(name="adamw", lr=3e-4), description="The optimizer and its constants.")
+    schedule: Schedule = Field(default=Cosine(name="cosine"), description="How the learning rate moves.")
+    grad_clip: Positive | None = Field(
+        default=1.0, description="Largest global norm of the gradient; null: no clipping."
+    )
+    z_loss: NonNegative = Field(
+        default=0.0, description="Weight of the squared log-sum-exp of the logits (PaLM: 1e-4)."
+    )
+    init_std: Positive = Field(default=0.02, description="Standard deviation of initial weights.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=0, description="Seed of initial weights.")
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="What is saved, and how often.")
+    validation: Validation = Field(default_factory=Validation, description="Loss on text that training does not see.")

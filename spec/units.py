@@ -1,0 +1,78 @@
+"""Quantities: how a user may write them, and the unit each carries into the schema.
+
+A count is written `4096`, `4k`, `8M`, `1B` or `15T` (decimal multiples). A quantity with a physical unit has it in its
+name (`_ms`, `_gib`, `_gb_s`, `_usd`), so only counts take suffixes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+GIB = 1024**3
+GB = 10**9
+
+_MULTIPLE = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_COUNT = re.compile(r"(\d+(?:\.\d+)?(?:[eE]\+?\d+)?)\s*([kMBT]?)")
+
+
+def parse_count(value: Any) -> Any:
+    """`"15T"` -> 15_000_000_000_000. Leaves what is no text alone, for pydantic to judge."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("count", "a count is a whole number, such as 4096, 4k or 15T, not true or false")
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, str):
+        return value
+    match = _COUNT.fullmatch(value.strip())
+    if match is None:
+        raise PydanticCustomError("count", "a count is a whole number with an optional k, M, B or T, such as 4k or 15T")
+    number = float(match[1]) * _MULTIPLE[match[2]]
+    if not number.is_integer():
+        raise PydanticCustomError("count", "a count is a whole number; this one has a fraction")
+    return int(number)
+
+
+def _count_schema(unit: str, *, minimum: int) -> WithJsonSchema:
+    return WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": minimum},
+                {"type": "string", "pattern": r"^\d+(\.\d+)?([eE]\+?\d+)?\s*[kMBT]?$"},
+            ],
+            "x-unit": unit,
+        }
+    )
+
+
+def _unit(name: str) -> Any:
+    return Field(json_schema_extra={"x-unit": name})
+
+
+MAX_COUNT = 10**18
+"""No count of the field comes near; larger ones are typing errors and would only overflow somewhere later."""
+
+_AT_LEAST_ONE = Field(ge=1, le=MAX_COUNT)
+_AT_LEAST_ZERO = Field(ge=0, le=MAX_COUNT)
+
+Count = Annotated[int, BeforeValidator(parse_count), _AT_LEAST_ONE, _count_schema("count", minimum=1)]
+CountOrZero = Annotated[int, BeforeValidator(parse_count), _AT_LEAST_ZERO, _count_schema("count", minimum=0)]
+Tokens = Annotated[int, BeforeValidator(parse_count), _AT_LEAST_ONE, _count_schema("tokens", minimum=1)]
+Sequences = Annotated[int, BeforeValidator(parse_count), _AT_LEAST_ONE, _count_schema("sequences", minimum=1)]
+Steps = Annotated[int, BeforeValidator(parse_count), _AT_LEAST_ONE, _count_schema("steps", minimum=1)]
+StepsOrZero = Annotated[int, BeforeValidator(parse_count), _AT_LEAST_ZERO, _count_schema("steps", minimum=0)]
+Elements = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=2**40), _count_schema("elements", minimum=1)]
+
+Fraction = Annotated[float, Field(ge=0, le=1), _unit("fraction")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False), _unit("ms")]
+GiB = Annotated[float, Field(gt=0, allow_inf_nan=False), _unit("GiB")]
+GBPerSecond = Annotated[float, Field(gt=0, allow_inf_nan=False), _unit("GB/s, one direction")]
+TeraFlops = Annotated[float, Field(gt=0, allow_inf_nan=False), _unit("TFLOP/s, dense")]
+Watts = Annotated[float, Field(gt=0, allow_inf_nan=False), _unit("W")]
+Usd = Annotated[float, Field(ge=0, allow_inf_nan=False), _unit("USD")]
+Hours = Annotated[float, Field(gt=0, allow_inf_nan=False), _unit("h")]
