@@ -41,6 +41,20 @@ def root() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session")
+def import_root(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `llmc/` shows the package as files, for type checkers that read generated code.
+
+    An editable install maps `llmc` by an import hook, which only a running Python follows; give this folder to the
+    checker as `extraPaths`.
+    """
+    folder = tmp_path_factory.mktemp("import_root")
+    (folder / "llmc").mkdir()
+    for name in ("cli", "compiler", "runtimes", "schema", "spec", "templates"):
+        (folder / "llmc" / name).symlink_to(root / name, target_is_directory=True)
+    return folder
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked gpu, tpu or npu run where such a device answers, and elsewhere are skipped by that name."""
     for marker, has_device in (("gpu", _has_gpu), ("tpu", _has_tpu), ("npu", _has_npu)):
