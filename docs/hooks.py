@@ -1,0 +1,119 @@
+"""Pages that are written by the code they describe: the spec language from its schema, the errors from their catalogue.
+
+MkDocs calls `on_files` while it collects the site; the pages exist in the built site only, so they cannot go stale.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+Json = dict[str, Any]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    schema = json.loads((ROOT / "schema/llmc.schema.json").read_text(encoding="utf-8"))
+    files.append(File.generated(config, "reference/language.md", content=language_page(schema)))
+    return files
+
+
+def language_page(schema: Json) -> str:
+    """One heading a section and a kind, one table row a field."""
+    definitions = schema.get("$defs", {})
+    lines = [
+        "# The spec language, field by field",
+        "",
+        "Written from `schema/llmc.schema.json`, which editors and `llmc` itself read. *Required* fields must be given;",
+        "the others have the default shown. A count may be written `4k`, `8M`, `1B` or `15T`.",
+        "",
+        *_table(schema),
+    ]
+    for name in _reachable(schema, definitions):
+        definition = definitions[name]
+        lines += ["", f"## {name}", "", definition.get("description", ""), "", *_table(definition)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(definition: Json) -> list[str]:
+    required = definition.get("required", [])
+    rows = ["| field | value | default | meaning |", "|---|---|---|---|"]
+    for name, field in definition.get("properties", {}).items():
+        cells = (f"`{name}`", _with_unit(field), _default(field, name in required), field.get("description", ""))
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return rows
+
+
+def _with_unit(field: Json) -> str:
+    unit = next((part["x-unit"] for part in _parts(field) if "x-unit" in part), None)
+    return f"{value_text(field)}, in {unit}" if unit and unit != "count" else value_text(field)
+
+
+def _default(field: Json, is_required: bool) -> str:
+    if is_required:
+        return "*required*"
+    if field.get("default") is None:
+        return ""
+    value = field["default"]
+    if isinstance(value, dict):  # a section's own defaults are told in its table
+        return ""
+    return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value)}`"
+
+
+def value_text(field: Json) -> str:
+    """What may be written for a field, in words: a kind's name links to its table."""
+    if "$ref" in field:
+        name = field["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"] if value is not None)
+    options = field.get("anyOf") or field.get("oneOf")
+    if options:
+        return _options_text([option for option in options if option.get("type") != "null"])
+    if field.get("type") == "array":
+        items = field.get("items")
+        return f"list of {value_text(items)}" if items else "list"
+    return {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}.get(
+        field.get("type", ""), "mapping"
+    )
+
+
+def _options_text(options: list[Json]) -> str:
+    if [option.get("type") for option in options] == ["integer", "string"] and "pattern" in options[1]:
+        return "count"
+    return " or ".join(dict.fromkeys(value_text(option) for option in options))
+
+
+def _parts(field: Json) -> Iterator[Json]:
+    """A schema and the alternatives inside it, without following references."""
+    yield field
+    for option in (*field.get("anyOf", ()), *field.get("oneOf", ())):
+        yield from _parts(option)
+
+
+def _reachable(schema: Json, definitions: Json) -> list[str]:
+    """Names of the kinds that fields refer to, in the order in which a reader meets them."""
+    found: dict[str, None] = {}
+
+    def visit(node: Any) -> None:
+        if isinstance(node, dict):
+            name = str(node.get("$ref", "")).rpartition("/")[2]
+            if name in definitions and name not in found:
+                found[name] = None
+                visit(definitions[name].get("properties", {}))
+            for key, value in node.items():
+                if key not in ("$defs", "default", "discriminator", "examples"):
+                    visit(value)
+        elif isinstance(node, list):
+            for item in node:
+                visit(item)
+
+    visit(schema.get("properties", {}))
+    return list(found)
