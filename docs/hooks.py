@@ -13,6 +13,9 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from llmc.spec.codes import STAGES, codes_of
+from llmc.spec.codes.entry import Code
+
 ROOT = Path(__file__).resolve().parents[1]
 Json = dict[str, Any]
 
@@ -20,6 +23,8 @@ Json = dict[str, Any]
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     schema = json.loads((ROOT / "schema/llmc.schema.json").read_text(encoding="utf-8"))
     files.append(File.generated(config, "reference/language.md", content=language_page(schema)))
+    catalogue = {meaning: list(codes_of(letter).values()) for letter, (meaning, _) in STAGES.items()}
+    files.append(File.generated(config, "reference/errors.md", content=errors_page(catalogue)))
     return files
 
 
@@ -38,6 +43,29 @@ def language_page(schema: Json) -> str:
         definition = definitions[name]
         lines += ["", f"## {name}", "", definition.get("description", ""), "", *_table(definition)]
     return "\n".join(lines) + "\n"
+
+
+def errors_page(catalogue: dict[str, list[type[Code]]]) -> str:
+    """What each code means, with a spec that yields it and the same spec mended, by stage."""
+    lines = [
+        "# Errors and warnings",
+        "",
+        "What `llmc explain CODE` prints. A code keeps its number and its name for good.",
+    ]
+    for stage, codes in catalogue.items():
+        if codes:
+            lines += ["", f"## In {stage}"]
+        for code in codes:
+            lines += ["", f"### {code.id} {code.slug}", "", code.meaning()]
+            lines += ["", code.explanation()] if code.explanation() else []
+            lines += _example("A spec that yields it", code.failing_spec(), code.failing_set)
+            lines += _example("The same, mended", code.fixed_spec(), code.fixed_set)
+    return "\n".join(lines) + "\n"
+
+
+def _example(title: str, text: str, overrides: tuple[str, ...]) -> list[str]:
+    options = "".join(f" `--set {override}`" for override in overrides)
+    return ["", f"{title}{', with' + options if options else ''}:", "", "```yaml", text.rstrip(), "```"]
 
 
 def _table(definition: Json) -> list[str]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from llmc.spec.codes.entry import Code
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     ROOT / name
@@ -24,8 +26,13 @@ def language_page() -> Callable[[dict[str, Any]], str]:
     return runpy.run_path(str(ROOT / "docs/hooks.py"))["language_page"]
 
 
+@pytest.fixture(scope="module")
+def errors_page() -> Callable[[dict[str, list[type[Code]]]], str]:
+    return runpy.run_path(str(ROOT / "docs/hooks.py"))["errors_page"]
+
+
 def test_links_between_pages_lead_somewhere():
-    generated = {ROOT / "docs/reference/language.md"}
+    generated = {ROOT / "docs/reference" / name for name in ("language.md", "errors.md")}
     broken = []
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
@@ -84,3 +91,38 @@ def test_the_reference_has_every_section_of_the_language(language_page: Callable
     schema = json.loads((ROOT / "schema/llmc.schema.json").read_text(encoding="utf-8"))
     page = language_page(schema)
     assert [name for name in schema["properties"] if f"| `{name}` |" not in page] == []
+
+
+def test_the_errors_page_tells_meaning_reason_and_way_out(errors_page: Callable[[dict[str, list[type[Code]]]], str]):
+    class NoRoom(Code):
+        """It does not fit.
+
+        A device holds what it holds.
+        """
+
+        id, slug, fixed_set = "P201", "does-not-fit", ("serve.max_batch=1",)
+        failing = "    llmc: 2\n"
+        fixed = "    llmc: 1\n"
+
+    assert errors_page({"planning": [NoRoom], "lowering": []}).split("\n")[4:] == [
+        "## In planning",
+        "",
+        "### P201 does-not-fit",
+        "",
+        "It does not fit.",
+        "",
+        "A device holds what it holds.",
+        "",
+        "A spec that yields it:",
+        "",
+        "```yaml",
+        "llmc: 2",
+        "```",
+        "",
+        "The same, mended, with `--set serve.max_batch=1`:",
+        "",
+        "```yaml",
+        "llmc: 1",
+        "```",
+        "",
+    ]
