@@ -49,7 +49,7 @@ format: setup
 	$(BIN)/ruff format .
 
 goldens: setup  ## rewrite the committed plans, trees and messages; read the diff as code
-	$(PYTEST) --snapshot-update
+	$(BIN)/pytest --snapshot-update -q
 
 schema: setup  ## rewrite schema/*.json from the models in spec/
 	$(BIN)/llmc schema --write

@@ -55,7 +55,24 @@ def import_root(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _keep_goldens(config, items)
+    _skip_without_device(items)
+
+
+def _keep_goldens(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`make goldens` runs only the tests that compare with committed files."""
+    if not config.getoption("update_snapshots"):
+        return
+    config.hook.pytest_deselected(items=[item for item in items if not _has_golden(item)])
+    items[:] = [item for item in items if _has_golden(item)]
+
+
+def _has_golden(item: pytest.Item) -> bool:
+    return "snapshot" in getattr(item, "fixturenames", ())
+
+
+def _skip_without_device(items: list[pytest.Item]) -> None:
     """Tests marked gpu, tpu or npu run where such a device answers, and elsewhere are skipped by that name."""
     for marker, has_device in (("gpu", _has_gpu), ("tpu", _has_tpu), ("npu", _has_npu)):
         marked = [item for item in items if item.get_closest_marker(marker)]
