@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .base import Node
-from .units import Count, Elements, NonNegative, Positive, Tokens
+from .units import Count, Elements, Flag, NonNegative, Positive, Tokens
 
 
 class _HeadsAttention(Node):
@@ -21,8 +21,8 @@ class _HeadsAttention(Node):
         default=None,
         description="With `window`: each N-th layer, counted from 1, attends to all tokens (Gemma 2: 2, Gemma 3: 6).",
     )
-    qkv_bias: bool = Field(default=False, description="A bias on the query, key and value projections.")
-    out_bias: bool = Field(default=False, description="A bias on the output projection.")
+    qkv_bias: Flag = Field(default=False, description="A bias on the query, key and value projections.")
+    out_bias: Flag = Field(default=False, description="A bias on the output projection.")
     qk_norm: Literal["head", "full"] | None = Field(
         default=None,
         description="Norm on queries and keys: over each head (Qwen 3), over the full width (OLMo 2), or null for none.",
@@ -31,7 +31,7 @@ class _HeadsAttention(Node):
         default=None, description="Scores become softcap * tanh(score / softcap) (Gemma 2: 50)."
     )
     scale: Positive | None = Field(default=None, description="Factor on the scores; null: head_dim ** -0.5.")
-    sinks: bool = Field(default=False, description="A learned logit a head in the softmax denominator (gpt-oss).")
+    sinks: Flag = Field(default=False, description="A learned logit a head in the softmax denominator (gpt-oss).")
 
 
 class MultiHeadAttention(_HeadsAttention):
@@ -63,8 +63,8 @@ class LatentAttention(Node):
     qk_nope_head_dim: Elements = Field(description="Size of the part of a query/key head without position.")
     qk_rope_head_dim: Elements = Field(description="Size of the part of a query/key head that is rotated.")
     v_head_dim: Elements = Field(description="Size of a value head.")
-    qkv_bias: bool = Field(default=False, description="A bias on the down projections of queries, keys and values.")
-    out_bias: bool = Field(default=False, description="A bias on the output projection.")
+    qkv_bias: Flag = Field(default=False, description="A bias on the down projections of queries, keys and values.")
+    out_bias: Flag = Field(default=False, description="A bias on the output projection.")
     scale: Positive | None = Field(
         default=None, description="Factor on the scores; null: (nope + rope head dim) ** -0.5."
     )
@@ -114,7 +114,7 @@ class YarnScaling(Node):
     mscale_all_dim: NonNegative | None = Field(
         default=None, description="DeepSeek's second scale, applied to the softmax scale."
     )
-    truncate: bool = Field(default=True, description="Round the corrected dimensions to whole ones.")
+    truncate: Flag = Field(default=True, description="Round the corrected dimensions to whole ones.")
 
 
 class LongRopeScaling(Node):
@@ -143,7 +143,7 @@ class Rope(Node):
         default=None, description="Base on sliding-window layers (Gemma 3: 10000); null: theta."
     )
     rotary_dim: Elements | None = Field(default=None, description="How much of a head is rotated; null: all of it.")
-    interleaved: bool = Field(
+    interleaved: Flag = Field(
         default=False, description="Rotate pairs (0,1), (2,3)… (GPT-J) instead of halves (Llama)."
     )
     scaling: RopeScaling | None = Field(default=None, description="Extension of the context beyond what was trained.")

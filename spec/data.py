@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from .base import Node
-from .units import CountOrZero, Fraction, Positive
+from .units import CountOrZero, Fraction, Positive, Seed
 
 
 class NamedSource(Node):
@@ -105,4 +105,4 @@ class Data(Node):
     clean: Clean = Field(default_factory=Clean, description="What is left out before training.")
     tokenizer: Tokenizer = Field(description="The tokenizer: trained here, or a file.")
     split: Split = Field(default_factory=Split, description="How documents are divided.")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=0, description="Seed of the order of samples.")
+    seed: Seed = Field(default=0, description="Seed of the order of samples.")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .base import Node
-from .units import Count, CountOrZero, Elements, NonNegative, Positive
+from .units import Count, CountOrZero, Elements, Flag, NonNegative, Positive
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu", "geglu_tanh", "clamped_swiglu"]
 GATED_ACTIVATIONS: frozenset[str] = frozenset({"swiglu", "geglu", "geglu_tanh", "clamped_swiglu"})
@@ -19,7 +19,7 @@ class Mlp(Node):
     activation: Activation = Field(
         description="gelu is exact (erf), gelu_tanh its tanh form; swiglu, geglu and their variants have a gate beside the up projection."
     )
-    bias: bool = Field(default=False, description="A bias on the projections.")
+    bias: Flag = Field(default=False, description="A bias on the projections.")
 
     @property
     def is_gated(self) -> bool:
@@ -32,11 +32,11 @@ class Router(Node):
     score: Literal["softmax", "sigmoid"] = Field(
         default="softmax", description="What turns router logits into weights."
     )
-    normalize: bool = Field(default=True, description="The chosen experts' weights are divided by their sum.")
+    normalize: Flag = Field(default=True, description="The chosen experts' weights are divided by their sum.")
     scale: Positive = Field(default=1.0, description="Factor on the weights (DeepSeek-V3: 2.5).")
     groups: Count = Field(default=1, description="Groups of experts; a token first chooses groups (DeepSeek: 8).")
     topk_groups: Count = Field(default=1, description="How many groups a token may choose from.")
-    bias: bool = Field(default=False, description="A bias on the router's projection (gpt-oss).")
+    bias: Flag = Field(default=False, description="A bias on the router's projection (gpt-oss).")
     balance: Literal["none", "aux_loss", "bias"] = Field(
         default="aux_loss",
         description="What keeps experts evenly used: a loss, or a bias moved outside the gradient (DeepSeek-V3).",
@@ -60,12 +60,12 @@ class Moe(Node):
         default=None,
         description="Width of all shared experts together; null: shared_experts times the width of an expert.",
     )
-    shared_gate: bool = Field(default=False, description="A sigmoid gate on the shared expert's output (Qwen2-MoE).")
+    shared_gate: Flag = Field(default=False, description="A sigmoid gate on the shared expert's output (Qwen2-MoE).")
     every: Count = Field(default=1, description="An MoE block each N layers.")
     first_dense_layers: CountOrZero = Field(
         default=0, description="Layers at the start that stay dense (DeepSeek-V3: 3)."
     )
-    bias: bool = Field(default=False, description="A bias on the experts' projections (gpt-oss).")
+    bias: Flag = Field(default=False, description="A bias on the experts' projections (gpt-oss).")
     capacity_factor: Positive | None = Field(
         default=None, description="Tokens an expert accepts, as a multiple of the even share; null: dropless."
     )
@@ -77,7 +77,7 @@ class RmsNorm(Node):
 
     kind: Literal["rmsnorm"] = Field(description="Root-mean-square norm.")
     eps: Positive = Field(default=1e-5, description="Added to the mean square.")
-    unit_offset: bool = Field(default=False, description="The factor is 1 + weight (Gemma).")
+    unit_offset: Flag = Field(default=False, description="The factor is 1 + weight (Gemma).")
 
 
 class LayerNorm(Node):
@@ -85,7 +85,8 @@ class LayerNorm(Node):
 
     kind: Literal["layernorm"] = Field(description="Layer norm.")
     eps: Positive = Field(default=1e-5, description="Added to the variance.")
-    bias: bool = Field(default=True, description="A bias beside the weight.")
+    bias: Flag = Field(default=True, description="A bias beside the weight.")
+    unit_offset: Flag = Field(default=False, description="The factor is 1 + weight (Nemotron).")
 
 
 Norm = Annotated[RmsNorm | LayerNorm, Field(discriminator="kind")]

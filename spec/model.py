@@ -13,7 +13,7 @@ from pydantic import Field
 from .attention import Attention, Position
 from .base import Node
 from .feed_forward import Mlp, Moe, Norm
-from .units import Count, Elements, Positive, Tokens
+from .units import Count, Elements, Flag, Positive, Tokens
 
 
 class Embedding(Node):
@@ -22,7 +22,7 @@ class Embedding(Node):
     scale: Positive | Literal["sqrt_hidden_size"] | None = Field(
         default=None, description="Factor on the embedding (Gemma: sqrt_hidden_size)."
     )
-    norm: bool = Field(default=False, description="A norm after the embedding (BLOOM).")
+    norm: Flag = Field(default=False, description="A norm after the embedding (BLOOM).")
 
 
 class SequentialBlock(Node):
@@ -32,6 +32,9 @@ class SequentialBlock(Node):
     norms: Literal["pre", "post", "sandwich"] = Field(
         default="pre",
         description="Where norms stand: before each part, after each residual sum, or before and after each part (Gemma 2).",
+    )
+    residual_scale: Positive | None = Field(
+        default=None, description="Factor on what each part adds to the residual (Granite, MiniCPM)."
     )
 
 
@@ -47,10 +50,12 @@ class ParallelBlock(Node):
 class Head(Node):
     """The output projection."""
 
-    bias: bool = Field(default=False, description="A bias on the logits (GPT-J, Phi-2).")
+    bias: Flag = Field(default=False, description="A bias on the logits (GPT-J, Phi-2).")
     softcap: Positive | None = Field(
         default=None, description="Logits become softcap * tanh(logit / softcap) (Gemma 2: 30)."
     )
+    scale: Positive | None = Field(default=None, description="Factor on the logits (Granite, MiniCPM).")
+    normalize: Flag = Field(default=False, description="Each row of the head is divided by its norm (Baichuan 2).")
 
 
 Block = Annotated[SequentialBlock | ParallelBlock, Field(discriminator="kind")]
@@ -94,7 +99,7 @@ class Model(Node):
     intermediate_size: Elements = Field(description="Width of the feed-forward block.")
     vocab_size: Elements = Field(description="Rows of the embedding.")
     max_seq_len: Tokens = Field(description="Longest sequence the model accepts.")
-    tie_embeddings: bool = Field(default=False, description="The output projection is the embedding.")
+    tie_embeddings: Flag = Field(default=False, description="The output projection is the embedding.")
     embedding: Embedding = Field(
         default_factory=Embedding, description="What happens to a token's vector before the first block."
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from .base import Node
-from .units import Count, Sequences
+from .units import Count, Flag, Sequences
 
 
 class Parallel(Node):
@@ -20,7 +20,7 @@ class Parallel(Node):
         default=None, description="What dp_shard shards: 0 nothing, 1 optimizer state, 2 + gradients, 3 + parameters."
     )
     tp: Count | None = Field(default=None, description="Tensor-parallel ranks.")
-    sequence_parallel: bool | None = Field(
+    sequence_parallel: Flag | None = Field(
         default=None, description="Shard norms and residuals over tp along the sequence."
     )
     cp: Count | None = Field(default=None, description="Context-parallel ranks: each holds a part of every sequence.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from .base import Node
-from .units import Count, Milliseconds, Positive, Tokens
+from .units import Count, Flag, Milliseconds, Positive, Tokens
 
 WeightDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4", "mxfp4", "nvfp4"]
 KvDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8"]
@@ -60,7 +60,7 @@ class KvCache(Node):
 
     dtype: KvDtype = Field(default="bf16", description="Number format of keys and values.")
     block_tokens: Tokens = Field(default=16, description="Tokens a block of the paged cache.")
-    prefix_cache: bool = Field(default=False, description="Requests that start alike share blocks.")
+    prefix_cache: Flag = Field(default=False, description="Requests that start alike share blocks.")
 
 
 class Speculative(Node):
@@ -98,4 +98,4 @@ class Serve(Node):
     layout: Annotated[ServeLayout, BeforeValidator(_layout_from_auto)] = Field(
         default_factory=ServeLayout, description="auto, or any of the fields fixed by hand."
     )
-    ui: bool = Field(default=False, description="A small chat page served beside the API.")
+    ui: Flag = Field(default=False, description="A small chat page served beside the API.")

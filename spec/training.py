@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
 
 from .base import Node
 from .objective import Objective
-from .units import Count, Fraction, NonNegative, Positive, Sequences, Steps, StepsOrZero, Tokens
+from .units import Count, Fraction, NonNegative, Positive, Seed, Sequences, Steps, StepsOrZero, Tokens
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8", "mxfp8", "nvfp4"]
-Beta = Annotated[float, Field(ge=0, lt=1)]
+Beta = Annotated[float, Strict(), Field(ge=0, lt=1)]
 
 
 class AdamW(Node):
@@ -145,6 +145,6 @@ class Train(Node):
         default=0.0, description="Weight of the squared log-sum-exp of the logits (PaLM: 1e-4)."
     )
     init_std: Positive = Field(default=0.02, description="Standard deviation of initial weights.")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=0, description="Seed of initial weights.")
+    seed: Seed = Field(default=0, description="Seed of initial weights.")
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="What is saved, and how often.")
     validation: Validation = Field(default_factory=Validation, description="Loss on text that training does not see.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, Strict, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 GIB = 1024**3
@@ -66,13 +66,18 @@ Steps = Annotated[int, BeforeValidator(parse_count), _AT_LEAST_ONE, _count_schem
 StepsOrZero = Annotated[int, BeforeValidator(parse_count), _AT_LEAST_ZERO, _count_schema("steps", minimum=0)]
 Elements = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=2**40), _count_schema("elements", minimum=1)]
 
-Fraction = Annotated[float, Field(ge=0, le=1), _unit("fraction")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False), _unit("ms")]
-GiB = Annotated[float, Field(gt=0, allow_inf_nan=False), _unit("GiB")]
-GBPerSecond = Annotated[float, Field(gt=0, allow_inf_nan=False), _unit("GB/s, one direction")]
-TeraFlops = Annotated[float, Field(gt=0, allow_inf_nan=False), _unit("TFLOP/s, dense")]
-Watts = Annotated[float, Field(gt=0, allow_inf_nan=False), _unit("W")]
-Usd = Annotated[float, Field(ge=0, allow_inf_nan=False), _unit("USD")]
-Hours = Annotated[float, Field(gt=0, allow_inf_nan=False), _unit("h")]
+Flag = Annotated[bool, Strict()]
+"""True or false, and no word or number that means it: YAML 1.2 has no yes and no."""
+
+Seed = Annotated[int, BeforeValidator(parse_count), Field(ge=0, lt=2**32), _count_schema("seed", minimum=0)]
+
+Fraction = Annotated[float, Strict(), Field(ge=0, le=1), _unit("fraction")]
+Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("ms")]
+GiB = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("GiB")]
+GBPerSecond = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("GB/s, one direction")]
+TeraFlops = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("TFLOP/s, dense")]
+Watts = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("W")]
+Usd = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False), _unit("USD")]
+Hours = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("h")]
