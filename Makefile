@@ -8,7 +8,10 @@ KEY = $(shell cat pyproject.toml setup.py constraints.txt | cksum | cut -d' ' -f
 NODE_KEY = $(shell cksum < $(NODE)/package-lock.json | cut -d' ' -f1)
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 
-.PHONY: setup node demo test check lint format types arrows goldens schema bench docs clean
+.PHONY: help setup node demo test check lint format types arrows goldens schema bench docs clean
+
+help:
+	@sed -n 's/^\([a-z]*\):[^#]*## */\1\t/p' Makefile | expand -t 10
 
 setup: .venv/.setup-$(KEY)  ## create .venv, or bring it up to date; nothing to do when the pins have not changed
 
@@ -32,19 +35,19 @@ test: setup  ## all tests; the closing lines count the skipped ones and say why
 	@$(MAKE) --no-print-directory node || echo "npm packages are missing: the tests of the language server are skipped"
 	$(PYTEST)
 
-check: lint types test  ## what CI runs
+check: lint types docs test  ## what CI runs
 
-lint: setup arrows
+lint: setup arrows  ## format, ruff and import arrows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
 arrows: setup  ## imports go one way
 	$(BIN)/python tests/house/arrows.py
 
-types: setup
+types: setup  ## basedpyright over the package
 	$(BIN)/basedpyright
 
-format: setup
+format: setup  ## rewrite the sources as the formatter likes them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -60,5 +63,5 @@ bench: setup  ## every table in benchmarks/, measured on this machine
 docs: setup  ## the site in site/; a broken link or a missing page is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-clean:
+clean:  ## remove what can be made again, but for .venv
 	rm -rf build dist site runs .pytest_cache .ruff_cache .hypothesis *.egg-info
