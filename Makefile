@@ -63,5 +63,5 @@ bench: setup  ## every table in benchmarks/, measured on this machine
 docs: setup  ## the site in site/; a broken link or a missing page is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-clean:  ## remove what can be made again, but for .venv
-	rm -rf build dist site runs .pytest_cache .ruff_cache .hypothesis *.egg-info
+clean:  ## remove what is made again at no cost; runs/ and .venv stay
+	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis *.egg-info
