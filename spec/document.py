@@ -21,6 +21,9 @@ def _one_or_many(value: Any) -> Any:
     return (value,) if isinstance(value, dict) else value
 
 
+AtLeastOneStage = Annotated[tuple[Train, ...], Field(min_length=1)]
+
+
 class Spec(Node):
     """One LLM system: architecture, data, hardware, parallel layout, training recipe, serving, deployment."""
 
@@ -36,9 +39,14 @@ class Spec(Node):
     model: Model = Field(description="The architecture.")
     hardware: Hardware = Field(description="The machine.")
     data: Data | None = Field(default=None, description="The text a model is trained on.")
-    train: Annotated[tuple[Train, ...], BeforeValidator(_one_or_many), Field(min_length=1)] | None = Field(
-        default=None, description="The training recipe: one stage, or a list of them."
-    )
+    train: (
+        Annotated[
+            tuple[Train, ...],
+            BeforeValidator(_one_or_many, json_schema_input_type=Train | AtLeastOneStage),
+            Field(min_length=1),
+        ]
+        | None
+    ) = Field(default=None, description="The training recipe: one stage, or a list of them.")
     parallel: ParallelOrAuto = Field(default=Parallel(rest="auto"), description="auto, or degrees fixed by hand.")
     compress: Compress | None = Field(default=None, description="Compression of the trained model.")
     serve: Serve | None = Field(default=None, description="The server.")

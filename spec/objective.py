@@ -41,6 +41,7 @@ def _from_name(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
-Objective = Annotated[
-    Annotated[CausalLm | MaskedLm | Sft | Dpo, Field(discriminator="kind")], BeforeValidator(_from_name)
-]
+_Kind = Annotated[CausalLm | MaskedLm | Sft | Dpo, Field(discriminator="kind")]
+_Name = Literal["causal_lm", "masked_lm", "sft", "dpo"]
+
+Objective = Annotated[_Kind, BeforeValidator(_from_name, json_schema_input_type=_Name | _Kind)]

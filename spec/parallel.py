@@ -51,4 +51,4 @@ def _from_auto(value: Any) -> Any:
     return {"rest": "auto"} if value == "auto" else value
 
 
-ParallelOrAuto = Annotated[Parallel, BeforeValidator(_from_auto)]
+ParallelOrAuto = Annotated[Parallel, BeforeValidator(_from_auto, json_schema_input_type=Literal["auto"] | Parallel)]

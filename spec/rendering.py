@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from .diagnostics import Diagnostic, Label
+from .diagnostics import Diagnostic
 from .source import SourceText, Span
 
 Paint = Callable[[str, str], str]
@@ -64,12 +64,10 @@ def _marks(diagnostic: Diagnostic) -> list[_Mark]:
     marks = []
     if diagnostic.span is not None:
         marks.append(_Mark(diagnostic.span, diagnostic.label, is_primary=True))
-    marks += [_Mark(label.span, label.text, is_primary=False) for label in diagnostic.labels if _is_placed(label)]
+    for label in diagnostic.labels:
+        if label.span is not None:
+            marks.append(_Mark(label.span, label.text, is_primary=False))
     return marks
-
-
-def _is_placed(label: Label) -> bool:
-    return label.span is not None
 
 
 def _excerpts(marks: list[_Mark], *, width: int, severity: str, paint: Paint) -> list[str]:

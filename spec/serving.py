@@ -49,9 +49,13 @@ def _one_or_many(value: Any) -> Any:
 class Weights(Node):
     """How weights are held."""
 
-    dtype: Annotated[tuple[WeightDtype, ...], BeforeValidator(_one_or_many), Field(min_length=1)] = Field(
-        default=("bf16",), description="Number format of the weights; a list is a choice left to the planner."
-    )
+    dtype: Annotated[
+        tuple[WeightDtype, ...],
+        BeforeValidator(
+            _one_or_many, json_schema_input_type=WeightDtype | Annotated[tuple[WeightDtype, ...], Field(min_length=1)]
+        ),
+        Field(min_length=1),
+    ] = Field(default=("bf16",), description="Number format of the weights; a list is a choice left to the planner.")
     method: Literal["auto", "round_to_nearest"] = Field(default="auto", description="How weights are quantised.")
 
 
@@ -95,7 +99,7 @@ class Serve(Node):
     weights: Weights = Field(default_factory=Weights, description="How weights are held.")
     kv_cache: KvCache = Field(default_factory=KvCache, description="How keys and values are held.")
     speculative: Speculative | None = Field(default=None, description="A cheap draft, verified by the model.")
-    layout: Annotated[ServeLayout, BeforeValidator(_layout_from_auto)] = Field(
-        default_factory=ServeLayout, description="auto, or any of the fields fixed by hand."
-    )
+    layout: Annotated[
+        ServeLayout, BeforeValidator(_layout_from_auto, json_schema_input_type=Literal["auto"] | ServeLayout)
+    ] = Field(default_factory=ServeLayout, description="auto, or any of the fields fixed by hand.")
     ui: Flag = Field(default=False, description="A small chat page served beside the API.")

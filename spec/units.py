@@ -36,7 +36,7 @@ def parse_count(value: Any) -> Any:
     return int(number)
 
 
-def _count_schema(unit: str, *, minimum: int) -> WithJsonSchema:
+def _count_schema(unit: str, *, minimum: int, examples: tuple[int | str, ...]) -> WithJsonSchema:
     return WithJsonSchema(
         {
             "anyOf": [
@@ -44,12 +44,13 @@ def _count_schema(unit: str, *, minimum: int) -> WithJsonSchema:
                 {"type": "string", "pattern": r"^\d+(\.\d+)?([eE]\+?\d+)?\s*[kMBT]?$"},
             ],
             "x-unit": unit,
+            "examples": list(examples),
         }
     )
 
 
-def _unit(name: str) -> Any:
-    return Field(json_schema_extra={"x-unit": name})
+def _unit(name: str, *examples: float) -> Any:
+    return Field(json_schema_extra={"x-unit": name, "examples": list(examples)})
 
 
 MAX_COUNT = 10**18
@@ -58,26 +59,43 @@ MAX_COUNT = 10**18
 _AT_LEAST_ONE = Field(ge=1, le=MAX_COUNT)
 _AT_LEAST_ZERO = Field(ge=0, le=MAX_COUNT)
 
-Count = Annotated[int, BeforeValidator(parse_count), _AT_LEAST_ONE, _count_schema("count", minimum=1)]
-CountOrZero = Annotated[int, BeforeValidator(parse_count), _AT_LEAST_ZERO, _count_schema("count", minimum=0)]
-Tokens = Annotated[int, BeforeValidator(parse_count), _AT_LEAST_ONE, _count_schema("tokens", minimum=1)]
-Sequences = Annotated[int, BeforeValidator(parse_count), _AT_LEAST_ONE, _count_schema("sequences", minimum=1)]
-Steps = Annotated[int, BeforeValidator(parse_count), _AT_LEAST_ONE, _count_schema("steps", minimum=1)]
-StepsOrZero = Annotated[int, BeforeValidator(parse_count), _AT_LEAST_ZERO, _count_schema("steps", minimum=0)]
-Elements = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=2**40), _count_schema("elements", minimum=1)]
+Count = Annotated[int, BeforeValidator(parse_count), _AT_LEAST_ONE, _count_schema("count", minimum=1, examples=(8, 64))]
+CountOrZero = Annotated[
+    int, BeforeValidator(parse_count), _AT_LEAST_ZERO, _count_schema("count", minimum=0, examples=(0, 200))
+]
+Tokens = Annotated[
+    int,
+    BeforeValidator(parse_count),
+    _AT_LEAST_ONE,
+    _count_schema("tokens", minimum=1, examples=(4096, "4k", "8M", "15T")),
+]
+Sequences = Annotated[
+    int, BeforeValidator(parse_count), _AT_LEAST_ONE, _count_schema("sequences", minimum=1, examples=(32, "1k"))
+]
+Steps = Annotated[
+    int, BeforeValidator(parse_count), _AT_LEAST_ONE, _count_schema("steps", minimum=1, examples=(1000, "100k"))
+]
+StepsOrZero = Annotated[
+    int, BeforeValidator(parse_count), _AT_LEAST_ZERO, _count_schema("steps", minimum=0, examples=(0, 2000))
+]
+Elements = Annotated[
+    int, BeforeValidator(parse_count), Field(ge=1, le=2**40), _count_schema("elements", minimum=1, examples=(4096, 128))
+]
 
 Flag = Annotated[bool, Strict()]
 """True or false, and no word or number that means it: YAML 1.2 has no yes and no."""
 
-Seed = Annotated[int, BeforeValidator(parse_count), Field(ge=0, lt=2**32), _count_schema("seed", minimum=0)]
+Seed = Annotated[
+    int, BeforeValidator(parse_count), Field(ge=0, lt=2**32), _count_schema("seed", minimum=0, examples=(0, 1234))
+]
 
-Fraction = Annotated[float, Strict(), Field(ge=0, le=1), _unit("fraction")]
+Fraction = Annotated[float, Strict(), Field(ge=0, le=1), _unit("fraction", 0.1, 0.5)]
 Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
-Milliseconds = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("ms")]
-GiB = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("GiB")]
-GBPerSecond = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("GB/s, one direction")]
-TeraFlops = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("TFLOP/s, dense")]
-Watts = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("W")]
-Usd = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False), _unit("USD")]
-Hours = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("h")]
+Milliseconds = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("ms", 50, 500)]
+GiB = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("GiB", 80, 141)]
+GBPerSecond = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("GB/s, one direction", 50, 450)]
+TeraFlops = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("TFLOP/s, dense", 989)]
+Watts = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("W", 700)]
+Usd = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False), _unit("USD", 2.5)]
+Hours = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("h", 8)]
