@@ -38,26 +38,29 @@ def load_spec(path: str | FilePath, overrides: Sequence[str] = ()) -> tuple[Spec
     return spec, sources
 
 
-def load_text(text: str, *, name: str = "spec.yaml", overrides: Sequence[str] = ()) -> tuple[Spec, SourceMap]:
-    """The same for a text; `name` stands for its file, and what it extends is looked for beside that."""
-    spec, sources, diagnostics = _read(SourceText(name, text), overrides)
+def load_text(text: str, overrides: Sequence[str] = (), *, name: str = "spec.yaml") -> tuple[Spec, SourceMap]:
+    """The same for a text; messages call it `name`."""
+    spec, sources, diagnostics = read_source(SourceText(name, text), overrides)
     if spec is None:
         raise SpecError(diagnostics)
     return spec, sources
 
 
 def read_spec(
-    path: str | FilePath, overrides: Sequence[str] = ()
+    path: str | FilePath, overrides: Sequence[str] = (), *, name: str | None = None
 ) -> tuple[Spec | None, SourceMap, tuple[Diagnostic, ...]]:
-    """The spec, or None where it has errors; what is known of its places; errors and warnings, in the order of the text."""
+    """The spec, or None where it has errors; what is known of its places; errors and warnings, in the order of the text.
+
+    Messages call the file by `name` (its path if not given).
+    """
     try:
-        source = _read_file(FilePath(path))
+        source = _read_file(FilePath(path), name=name)
     except _CannotRead as problem:
         return None, SourceMap(), (diagnose("S102", str(problem)),)
-    return _read(source, overrides)
+    return read_source(source, overrides)
 
 
-def _read(source: SourceText, overrides: Sequence[str]) -> tuple[Spec | None, SourceMap, tuple[Diagnostic, ...]]:
+def read_source(source: SourceText, overrides: Sequence[str]) -> tuple[Spec | None, SourceMap, tuple[Diagnostic, ...]]:
     document = _Document()
     tree = document.read(source)
     if tree is None or not isinstance(tree, MappingNode):
@@ -141,26 +144,27 @@ class _CannotRead(Exception):
     """A file that should hold a spec does not."""
 
 
-def _read_file(path: FilePath) -> SourceText:
+def _read_file(path: FilePath, *, name: str | None = None) -> SourceText:
     """The text of a file. Untrusted paths come here too (`extends`), so only plain files of a sane size are read."""
+    shown = name or path.as_posix()
     try:
         if path.is_dir():
-            raise _CannotRead(f"{path} is a folder, a spec is a file")
+            raise _CannotRead(f"{shown} is a folder, a spec is a file")
         if not path.exists():
-            raise _CannotRead(f"there is no file {path}")
+            raise _CannotRead(f"there is no file {shown}")
         if not path.is_file():
-            raise _CannotRead(f"{path} is not a plain file")
+            raise _CannotRead(f"{shown} is not a plain file")
         if path.stat().st_size > 4 * MAX_CHARACTERS:
-            raise _CannotRead(f"{path} has {path.stat().st_size:,} bytes, {4 * MAX_CHARACTERS:,} are read")
+            raise _CannotRead(f"{shown} has {path.stat().st_size:,} bytes, {4 * MAX_CHARACTERS:,} are read")
         data = path.read_bytes()
     except (OSError, ValueError) as problem:
-        raise _CannotRead(f"{path} cannot be read: {getattr(problem, 'strerror', None) or problem}") from problem
+        raise _CannotRead(f"{shown} cannot be read: {getattr(problem, 'strerror', None) or problem}") from problem
     try:
-        return SourceText(path.as_posix(), data.decode("utf-8-sig"))
+        return SourceText(shown, data.decode("utf-8-sig"), path.parent)
     except UnicodeDecodeError as problem:
         line = data[: problem.start].count(b"\n") + 1
         raise _CannotRead(
-            f"{path} is not UTF-8: byte {problem.start} (line {line}) is 0x{data[problem.start]:02x}"
+            f"{shown} is not UTF-8: byte {problem.start} (line {line}) is 0x{data[problem.start]:02x}"
         ) from problem
 
 
@@ -197,7 +201,7 @@ class _Document:
         if extends is None:
             return None
         names = extends.items if isinstance(extends, SequenceNode) else (extends,)
-        self.chain.append(FilePath(source.name).resolve())
+        self.chain.append((source.folder / FilePath(source.name).name).resolve())
         lower: YamlNode | None = None
         for name in names:
             if isinstance(name, ScalarNode) and isinstance(name.value, str):
@@ -210,7 +214,7 @@ class _Document:
     def _read_one(self, name: ScalarNode, source: SourceText) -> YamlNode | None:
         self.num_read += 1
         text = str(name.value)
-        path = FilePath(source.name).parent / text
+        path = source.folder / text
         problem = None
         if FilePath(text).is_absolute() or not text.endswith((".yaml", ".yml")):
             problem = diagnose(
@@ -222,7 +226,7 @@ class _Document:
             problem = diagnose("S202", f"`{text}` extends itself by way of this file", span=name.span)
         if problem is None:
             try:
-                return self.read(_read_file(path))
+                return self.read(_read_file(path, name=(FilePath(source.name).parent / text).as_posix()))
             except _CannotRead as cannot:
                 problem = diagnose("S201", str(cannot), span=name.span)
         self.diagnostics.append(problem)

@@ -144,7 +144,9 @@ def _hf_model(result: Resolved, name: ScalarNode) -> dict[str, Any] | None:
     from .hf_config import UnsupportedConfig, from_hf_config
 
     try:
-        config = _read_config(FilePath(name.span.source.name).parent / str(name.value) / "config.json")
+        config = _read_config(
+            name.span.source.folder / str(name.value) / "config.json", shown=f"{name.value}/config.json"
+        )
     except _Unreadable as problem:
         result.fail(diagnose("S207", str(problem), path=("model", "hf")), ("model",))
         return None
@@ -160,17 +162,17 @@ class _Unreadable(Exception):
     """A file that should hold a configuration does not."""
 
 
-def _read_config(path: FilePath) -> dict[str, Any]:
+def _read_config(path: FilePath, *, shown: str) -> dict[str, Any]:
     try:
         if not path.is_file():
-            raise _Unreadable(f"there is no file {path}")
+            raise _Unreadable(f"there is no file {shown}")
         if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise _Unreadable(f"{path} has more than {MAX_CONFIG_BYTES:,} bytes")
+            raise _Unreadable(f"{shown} has more than {MAX_CONFIG_BYTES:,} bytes")
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as problem:
-        raise _Unreadable(f"{path} cannot be read: {problem}") from problem
+        raise _Unreadable(f"{shown} cannot be read: {problem}") from problem
     if not isinstance(config, dict):
-        raise _Unreadable(f"{path} holds no mapping")
+        raise _Unreadable(f"{shown} holds no mapping")
     return config
 
 

@@ -6,6 +6,7 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
@@ -16,6 +17,8 @@ class SourceText:
 
     name: str
     text: str
+    folder: Path = field(default_factory=Path)
+    """Where the files that it names are looked for."""
 
     @cached_property
     def line_starts(self) -> list[int]:
