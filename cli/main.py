@@ -1,0 +1,188 @@
+"""The `llmc` command. Every command is thin: it imports what it needs when it runs, so that `llmc --help` answers at once.
+
+Exit codes: 0 fine, 1 the spec has errors, 2 wrong usage, 3 no layout fits, 4 verification failed, 70 a fault of llmc.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="llmc",
+    help="Compile one YAML spec of an LLM system into a plan that can be trusted and a program that can be read.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # rich's help costs 0.2 s
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+runs = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Build if need be, then train, serve or generate on this machine."
+)
+app.add_typer(runs, name="run")
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A spec, such as spec.yaml.")]
+SpecFiles = Annotated[list[Path], typer.Argument(metavar="SPEC...", help="One spec or several.")]
+SpecOrFolder = Annotated[Path, typer.Argument(metavar="SPEC|DIR", help="A spec, or a folder that was built from one.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="K=V", help="Override a value, e.g. train.optimizer.lr=1e-4. May be repeated."),
+]
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Options that the generated program understands are handed on to it."""
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to write.")] = Path(),
+    template: Annotated[str, typer.Option(help="Which example to start from; `list` names them.")] = "tiny-code",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a spec.yaml that exists.")] = False,
+) -> None:
+    """Write a spec to start from, and what an editor needs to complete and check it."""
+    from .starting import init_folder
+
+    _exit(init_folder(folder, template=template, force=force))
+
+
+@app.command()
+def plan(
+    specs: SpecFiles,
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a list with one entry a spec.")] = False,
+    dump_ir: Annotated[Path | None, typer.Option(help="Write one file a stage and pass here.")] = None,
+) -> None:
+    """Say whether it fits, how fast it is, and what fills memory and time."""
+    from .compiling import plan_files
+
+    _exit(plan_files(specs, overrides or [], as_json=json, dump_ir=dump_ir))
+
+
+@app.command()
+def build(
+    spec: SpecFile,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where to write; build/NAME if not given.")] = None,
+    overrides: Overrides = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if the folder differs.")] = False,
+    dump_ir: Annotated[Path | None, typer.Option(help="Write one file a stage and pass here.")] = None,
+) -> None:
+    """Write the program: model.py, train.py, serve.py, plan.json, manifest.json."""
+    from .compiling import build_file
+
+    _exit(build_file(spec, out, overrides or [], check=check, dump_ir=dump_ir))
+
+
+@runs.command("train", context_settings=PASS_ON)
+def run_train(context: typer.Context, target: SpecOrFolder, overrides: Overrides = None) -> None:
+    """Train. Options such as --resume are handed on to the program."""
+    from .running import run_program
+
+    _exit(run_program("train", target, overrides or [], context.args))
+
+
+@runs.command("serve", context_settings=PASS_ON)
+def run_serve(context: typer.Context, target: SpecOrFolder, overrides: Overrides = None) -> None:
+    """Serve an OpenAI-compatible API. Options: --weights DIR or --random, --host, --port."""
+    from .running import run_program
+
+    _exit(run_program("serve", target, overrides or [], context.args))
+
+
+@runs.command("generate", context_settings=PASS_ON)
+def run_generate(context: typer.Context, target: SpecOrFolder, overrides: Overrides = None) -> None:
+    """Complete a prompt on the command line: --prompt TEXT, --max-tokens N, --weights DIR."""
+    from .running import run_program
+
+    _exit(run_program("generate", target, overrides or [], context.args))
+
+
+@runs.command("eval", context_settings=PASS_ON, hidden=True)
+def run_eval(context: typer.Context) -> None:
+    """Not there yet."""
+    _exit(_missing("run eval", "evaluating a trained model"))
+
+
+@runs.command("bench", context_settings=PASS_ON, hidden=True)
+def run_bench(context: typer.Context) -> None:
+    """Not there yet."""
+    _exit(_missing("run bench", "load generation against a running server"))
+
+
+@app.command("import")
+def import_model(
+    source: Annotated[Path, typer.Argument(metavar="HF_DIR|GGUF", help="A Hugging Face folder, or a .gguf file.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where to write the spec and the weights.")] = None,
+) -> None:
+    """Turn a published checkpoint into a spec and weights."""
+    from .running import import_checkpoint
+
+    _exit(import_checkpoint(source, out))
+
+
+@app.command()
+def schema(
+    write: Annotated[bool, typer.Option("--write", help="Rewrite schema/*.json in this checkout.")] = False,
+) -> None:
+    """Print the JSON Schema of the language."""
+    from .starting import print_schema, write_schemas
+
+    _exit(write_schemas() if write else print_schema())
+
+
+@app.command()
+def explain(
+    code: Annotated[
+        str | None, typer.Argument(metavar="[CODE]", help="S104, or unknown-field; all if left out.")
+    ] = None,
+) -> None:
+    """Explain a diagnostic: what it means, a spec that yields it and one that does not."""
+    from .explaining import explain_code, list_codes
+
+    _exit(list_codes() if code is None else explain_code(code))
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, what this machine has, and what works here."""
+    from .checking import examine
+
+    _exit(examine())
+
+
+@app.command(context_settings=PASS_ON, hidden=True)
+def verify(context: typer.Context) -> None:
+    """Not there yet."""
+    _exit(_missing("verify", "checking a built program against its plan"))
+
+
+@app.command(context_settings=PASS_ON, hidden=True)
+def diff(context: typer.Context) -> None:
+    """Not there yet."""
+    _exit(_missing("diff", "comparing the plans of two specs"))
+
+
+def _missing(command: str, capability: str) -> int:
+    print(f"llmc {command}: {capability} is not part of this version", file=sys.stderr)
+    return 2
+
+
+def _exit(status: int) -> None:
+    if status:
+        raise typer.Exit(status)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status. A fault of ours becomes 70 and a request to report it."""
+    from .faults import shown_as_exit_status
+
+    with shown_as_exit_status() as outcome:
+        app(args=list(args) if args is not None else None, prog_name="llmc")
+    return outcome.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
