@@ -14,7 +14,10 @@ class NamedSource(Node):
     """Text that is on every machine."""
 
     source: Literal["python-stdlib"] = Field(description="python-stdlib: the sources of Python's standard library.")
-    weight: Positive = Field(default=1.0, description="Share of this source relative to the others.")
+    weight: Positive = Field(
+        default=1.0,
+        description="How many times this source's documents are in the training stream: 1.0 once, 0.3 three in ten, 2.5 twice and half of them a third time.",
+    )
 
 
 class PathSource(Node):
@@ -24,7 +27,10 @@ class PathSource(Node):
         min_length=1, description="A glob, relative to the spec: text files, or .jsonl with the field `text`."
     )
     text: str | None = Field(default=None, description="The JSON field that holds a document's text.")
-    weight: Positive = Field(default=1.0, description="Share of this source relative to the others.")
+    weight: Positive = Field(
+        default=1.0,
+        description="How many times this source's documents are in the training stream: 1.0 once, 0.3 three in ten, 2.5 twice and half of them a third time.",
+    )
 
 
 class EntrySource(Node):
@@ -34,7 +40,10 @@ class EntrySource(Node):
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
         description="module:function; it yields texts, or mappings with a `text`.",
     )
-    weight: Positive = Field(default=1.0, description="Share of this source relative to the others.")
+    weight: Positive = Field(
+        default=1.0,
+        description="How many times this source's documents are in the training stream: 1.0 once, 0.3 three in ten, 2.5 twice and half of them a third time.",
+    )
 
 
 def _source_tag(value: Any) -> str | None:

@@ -1,0 +1,143 @@
+"""The view of convert.py: how each parameter is stored in a Hugging Face checkpoint of the same model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...spec.hf_config import UnsupportedConfig, to_hf_config
+from ..emit.literals import literal
+from .hf_names import HfNames, names_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ...spec.model import Model
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """One parameter (`{i}` stands for a layer) and the expression that says how Hugging Face stores it."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True)
+class ConvertView:
+    """What templates/pytorch/convert.py.j2 needs, under the name `c`."""
+
+    name: str
+    origin: str
+    model_type: str
+    num_layers: int
+    config: Mapping[str, Any]
+    """config.json of an exported checkpoint; it becomes hf_config.json beside convert.py."""
+    rows: tuple[TensorRow, ...]
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """The kinds of source that the rows use."""
+        return tuple(sorted({row.source.partition("(")[0] for row in self.rows}))
+
+
+def lower_convert(model: Model, *, name: str, origin: str) -> ConvertView | None:
+    """None if no model type of Hugging Face is the same model, or its checkpoints are not converted yet."""
+    if model.moe is not None or model.attention.kind == "mla":
+        return None
+    try:
+        config = to_hf_config(model)
+    except UnsupportedConfig:
+        return None
+    names = names_of(config["model_type"], has_two_parallel_norms=getattr(model.block, "norms", "") == "separate")
+    if names is None:
+        return None
+    return ConvertView(
+        name=name,
+        origin=origin,
+        model_type=config["model_type"],
+        num_layers=model.num_layers,
+        config=dict(sorted(config.items())),
+        rows=tuple(_rows(model, names)),
+    )
+
+
+def _rows(model: Model, names: HfNames) -> Iterator[TensorRow]:
+    """The parameters of model.py in the order of its modules."""
+    yield TensorRow("embed.weight", _same(f"{names.embed}.weight"))
+    if model.position.kind == "learned":
+        yield TensorRow("positions.weight", _same(f"{names.positions}.weight"))
+    if model.embedding.norm:
+        yield from _norm(model, "embed_norm", names.embed_norm)
+    yield from _layer_rows(model, names)
+    yield from _norm(model, "norm", names.norm)
+    if not model.tie_embeddings:
+        yield TensorRow("head.weight", _same(f"{names.head}.weight"))
+    if model.head.bias:
+        yield TensorRow("head.bias", _same(f"{names.head}.bias"))
+
+
+def _layer_rows(model: Model, names: HfNames) -> Iterator[TensorRow]:
+    layer, attention, mlp = "layers.{i}", model.attention, model.mlp
+    assert attention.kind != "mla"
+    is_sandwich = model.block.norms == "sandwich"
+    yield from _norm(model, f"{layer}.attn_norm", names.attn_norm)
+    for kind in _kinds(bias=attention.qkv_bias):
+        yield TensorRow(f"{layer}.attn.qkv.{kind}", _qkv(model, names, kind=kind))
+    if attention.qk_norm is not None:
+        yield from _norm(model, f"{layer}.attn.q_norm", names.q_norm)
+        yield from _norm(model, f"{layer}.attn.k_norm", names.k_norm)
+    for kind in _kinds(bias=attention.out_bias):
+        yield TensorRow(f"{layer}.attn.out.{kind}", _matrix(names, names.out, kind=kind))
+    if is_sandwich:
+        yield from _norm(model, f"{layer}.attn_post_norm", names.attn_post_norm)
+    if model.block.norms != "shared":
+        yield from _norm(model, f"{layer}.mlp_norm", names.mlp_norm)
+    for kind in _kinds(bias=mlp.bias):
+        yield TensorRow(f"{layer}.mlp.{'gate_up' if mlp.is_gated else 'up'}.{kind}", _up(model, names, kind=kind))
+    for kind in _kinds(bias=mlp.bias):
+        yield TensorRow(f"{layer}.mlp.down.{kind}", _matrix(names, names.down, kind=kind))
+    if is_sandwich:
+        yield from _norm(model, f"{layer}.mlp_post_norm", names.mlp_post_norm)
+
+
+def _kinds(*, bias: bool) -> tuple[str, ...]:
+    return ("weight", "bias") if bias else ("weight",)
+
+
+def _norm(model: Model, ours: str, theirs: str) -> Iterator[TensorRow]:
+    has_bias = model.norm.kind == "layernorm" and model.norm.bias
+    for kind in _kinds(bias=has_bias):
+        yield TensorRow(f"{ours}.{kind}", _same(f"{theirs}.{kind}"))
+
+
+def _same(name: str) -> str:
+    return f"Same({literal(name)})"
+
+
+def _matrix(names: HfNames, stem: str, *, kind: str) -> str:
+    is_transposed = names.is_transposed and kind == "weight"
+    return f"{'Transposed' if is_transposed else 'Same'}({literal(f'{stem}.{kind}')})"
+
+
+def _joined(stems: tuple[str, ...], rows: tuple[int, ...], *, kind: str) -> str:
+    return f"Joined({literal(tuple(f'{stem}.{kind}' for stem in stems))}, rows={literal(rows)})"
+
+
+def _qkv(model: Model, names: HfNames, *, kind: str) -> str:
+    kv_size = model.num_kv_heads * model.head_dim
+    if len(names.qkv) == 3:
+        return _joined(names.qkv, (model.num_heads * model.head_dim, kv_size, kv_size), kind=kind)
+    if names.qkv_rows == "grouped" and model.num_kv_heads > 1:  # with one key/value head both orders are the same
+        group = model.num_heads // model.num_kv_heads
+        return (
+            f"Grouped({literal(f'{names.qkv[0]}.{kind}')}, kv_heads={model.num_kv_heads}, group={group}, "
+            f"head_dim={model.head_dim})"
+        )
+    return _matrix(names, names.qkv[0], kind=kind)
+
+
+def _up(model: Model, names: HfNames, *, kind: str) -> str:
+    if len(names.up) == 2:
+        return _joined(names.up, (model.intermediate_size, model.intermediate_size), kind=kind)
+    return _matrix(names, names.up[0], kind=kind)

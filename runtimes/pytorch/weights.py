@@ -1,0 +1,86 @@
+"""Weights as a folder of safetensors under the canonical parameter names: what checkpoints, imports and servers share."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ..common.errors import RunError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def load_weights(model: nn.Module, folder: Path | str) -> None:
+    """Fill a model's parameters from model.safetensors, or from the files that model.safetensors.index.json names.
+
+    Every parameter must be there, with its shape, and nothing else; values are cast to the parameter's dtype.
+    """
+    folder = Path(folder)
+    own = dict(model.named_parameters())
+    missing, unknown = set(own), []
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as tensors, torch.no_grad():
+                for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                    if name not in own:
+                        unknown.append(name)
+                        continue
+                    _fill(own[name], tensors.get_tensor(name), name=name, file=file)
+                    missing.discard(name)
+        except (OSError, SafetensorError) as problem:
+            raise RunError(f"{file} cannot be read: {problem}", help="check the folder with the weights") from problem
+    if missing or unknown:
+        raise RunError(
+            f"{folder} holds weights of another model: {_names(missing, 'missing')}{_names(unknown, 'unknown')}",
+            help="give the folder of a checkpoint of this spec, or import the weights with `llmc import`",
+        )
+
+
+def save_weights(model: nn.Module, folder: Path | str, *, dtype: torch.dtype | None = None) -> Path:
+    """Write model.safetensors into `folder`, atomically; the path of the file."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: p.detach().to(dtype or p.dtype).contiguous() for name, p in model.named_parameters()}
+    work = folder / f".{SINGLE}.{os.getpid()}"
+    save_file(tensors, work, metadata={"format": "pt"})
+    work.replace(folder / SINGLE)
+    return folder / SINGLE
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder: the single one, or those that its index names."""
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        names = sorted(set(index["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise RunError(
+            f"{folder} has neither {SINGLE} nor a readable {INDEX}", help="give a folder with safetensors"
+        ) from problem
+    for name in names:
+        if Path(name).name != name:  # an index is untrusted: it must not lead out of the folder
+            raise RunError(f"{INDEX} names `{name}`, which is not a file beside it", help="check where it came from")
+    return [folder / name for name in names]
+
+
+def _fill(parameter: nn.Parameter, value: torch.Tensor, *, name: str, file: Path) -> None:
+    if value.shape != parameter.shape:
+        raise RunError(
+            f"{name} has shape {list(value.shape)} in {file}, the model has {list(parameter.shape)}",
+            help="give weights of this spec's model",
+        )
+    parameter.copy_(value)
+
+
+def _names(names: set[str] | list[str], what: str) -> str:
+    if not names:
+        return ""
+    shown = sorted(names)[:3]
+    return f"{len(names)} {what} ({', '.join(shown)}{', …' if len(names) > 3 else ''}) "
