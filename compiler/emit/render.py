@@ -15,6 +15,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension
 
+from .layout import fit
 from .literals import literal, prose
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def environment() -> jinja2.Environment:
     )
     env.filters["literal"] = literal
     env.filters["prose"] = prose
+    env.filters["fit"] = fit
     return env
 
 

@@ -29,6 +29,8 @@ class AttentionView:
     qkv_bias: bool
     out_bias: bool
     qk_norm: str | None
+    has_window: bool
+    """Whether the spec gives a sliding window."""
     window: int | None
     """Tokens a sliding-window layer sees; None if that is all of them in every sequence of this program."""
     global_every: int | None
@@ -52,13 +54,13 @@ class AttentionView:
         return self.softcap is not None or self.sinks
 
     @property
-    def eager_scale(self) -> float:
-        return self.head_dim**-0.5 if self.scale is None else self.scale
+    def eager_reason(self) -> str:
+        """What scaled_dot_product_attention lacks."""
+        return " and no ".join([*(["cap"] if self.softcap else []), *(["sinks"] if self.sinks else [])])
 
     @property
-    def is_mixed(self) -> bool:
-        """Whether some layers have a window and some have none."""
-        return self.window is not None and self.global_every is not None
+    def eager_scale(self) -> float:
+        return self.head_dim**-0.5 if self.scale is None else self.scale
 
 
 def lower_attention(model: Model, attention: HeadsAttention, *, longest: int) -> AttentionView:
@@ -79,6 +81,7 @@ def lower_attention(model: Model, attention: HeadsAttention, *, longest: int) ->
         qkv_bias=attention.qkv_bias,
         out_bias=attention.out_bias,
         qk_norm=attention.qk_norm,
+        has_window=attention.window is not None,
         window=window,
         global_every=global_every,
         scale=attention.scale,

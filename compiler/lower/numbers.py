@@ -27,3 +27,9 @@ def gib(size_bytes: float) -> str:
 def plural(value: int, noun: str) -> str:
     """1, "block" -> "1 block"; 6, "block" -> "6 blocks"."""
     return f"{value} {noun}" if value == 1 else f"{value} {noun}s"
+
+
+def scientific(value: float) -> str:
+    """A large figure as a literal of four digits: 4.05e11."""
+    digits, _, exponent = f"{value:.3e}".partition("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"

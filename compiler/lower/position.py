@@ -62,6 +62,15 @@ class PositionView:
     offset: int = 0
     alibi_slopes: tuple[float, ...] = ()
 
+    @property
+    def pairs(self) -> str:
+        """Which numbers turn together, in words."""
+        return "the pairs (0, 1), (2, 3), ..." if self.interleaved else f"each pair (i, i + {self.rotary_dims // 2})"
+
+    @property
+    def divisors(self) -> tuple[float, ...]:
+        return self.rope.factors if self.rope else ()
+
 
 def lower_position(model: Model, *, longest: int) -> PositionView:
     """`longest` is the longest sequence that the program will see, in tokens."""

@@ -1,0 +1,36 @@
+"""Line breaks where the formatter would put them, for the few lines whose length depends on the spec."""
+
+from __future__ import annotations
+
+WIDTH = 120
+_OPENING, _CLOSING = "([{", ")]}"
+
+
+def fit(line: str) -> str:
+    """Break a call or a definition that is too wide at its outer brackets: `{% filter fit %} … {% endfilter %}`.
+
+    First all arguments go on a line of their own, then, if that is too wide as well, one on each.
+    """
+    line = line.rstrip("\n")
+    if len(line) <= WIDTH:
+        return line + "\n"
+    indent = " " * (len(line) - len(line.lstrip()))
+    start, end = line.index("("), line.rindex(")")
+    head, body, tail = line[: start + 1], line[start + 1 : end], line[end:]
+    together = f"{indent}    {body}"
+    if len(together) <= WIDTH:
+        return f"{head}\n{together}\n{indent}{tail}\n"
+    apart = "".join(f"{indent}    {argument},\n" for argument in _arguments(body))
+    return f"{head}\n{apart}{indent}{tail}\n"
+
+
+def _arguments(body: str) -> list[str]:
+    """`a, f(b, c)` -> ["a", "f(b, c)"]. Strings with brackets or commas do not occur in what is fitted."""
+    parts, depth = [""], 0
+    for character in body:
+        depth += (character in _OPENING) - (character in _CLOSING)
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]

@@ -1,0 +1,235 @@
+"""The view of model.py: one decoder, every choice made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ...spec.model import ParallelBlock
+from .attention import lower_attention
+from .layers import lower_layers
+from .numbers import count, plural
+from .position import lower_position
+
+if TYPE_CHECKING:
+    from ...spec.document import Spec
+    from ...spec.feed_forward import Mlp, Norm
+    from ...spec.model import Model
+    from .attention import AttentionView
+    from .layers import LayersView
+    from .position import PositionView
+
+BlockKind = Literal["pre", "post", "sandwich", "parallel_shared", "parallel_separate"]
+
+
+@dataclass(frozen=True)
+class NormView:
+    kind: str
+    eps: float
+    bias: bool
+    unit_offset: bool
+
+
+@dataclass(frozen=True)
+class MlpView:
+    size: int
+    activation: str
+    expression: str
+    """The activation applied to `gate` or, without a gate, to `self.up(x)`."""
+    doc: str
+    is_gated: bool
+    bias: bool
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """What templates/pytorch/model.py.j2 needs, under the name `m`."""
+
+    name: str
+    origin: str
+    num_parameters: str
+    summary: tuple[str, ...]
+    hidden_size: int
+    num_layers: int
+    vocab_size: int
+    embed_scale: float | None
+    embed_norm: bool
+    norm: NormView
+    position: PositionView
+    attention: AttentionView
+    mlp: MlpView
+    block: BlockKind
+    block_doc: str
+    layers: LayersView
+    tie_embeddings: bool
+    head_bias: bool
+    head_softcap: float | None
+    recompute: str
+    has_loss: bool
+    has_decode: bool
+
+    @property
+    def has_final_norm(self) -> bool:
+        """A post-norm block ends with a norm of its own."""
+        return self.block != "post"
+
+    @property
+    def needs_positions(self) -> bool:
+        """Whether the forward pass works with positions at all."""
+        forward = self.layers.forward
+        is_added = self.position.kind in ("learned", "sinusoidal")
+        return is_added or self.layers.is_mixed or bool(forward.rope or forward.mask)
+
+    @property
+    def uses_math(self) -> bool:
+        rope = self.position.rope
+        is_masked_by_hand = self.attention.is_eager or self.position.kind == "alibi"
+        return is_masked_by_hand or (rope is not None and rope.scaling == "llama3")
+
+    @property
+    def uses_functional(self) -> bool:
+        """Whether anything of torch.nn.functional is called."""
+        is_tied = self.tie_embeddings or self.norm.unit_offset
+        return is_tied or not self.attention.is_eager or "F." in self.mlp.expression
+
+    @property
+    def uses_torch(self) -> bool:
+        """Whether anything of torch itself is called, beside Tensor and nn."""
+        return (
+            self.has_decode
+            or self.needs_positions
+            or self.norm.unit_offset
+            or self.attention.is_eager
+            or self.head_softcap is not None
+            or self.mlp.activation == "clamped_swiglu"
+            or (self.tie_embeddings and self.head_bias)
+        )
+
+
+def lower_model(spec: Spec, *, origin: str, num_parameters: int, recompute: str) -> ModelView:
+    model = spec.model
+    attention_spec = model.attention
+    if attention_spec.kind == "mla":
+        raise TypeError("latent attention is refused before lowering")
+    longest = longest_sequence(spec)
+    attention = lower_attention(model, attention_spec, longest=longest)
+    position = lower_position(model, longest=longest)
+    has_decode = spec.serve is not None
+    return ModelView(
+        name=spec.name,
+        origin=origin,
+        num_parameters=count(num_parameters),
+        summary=_summary(model, attention),
+        hidden_size=model.hidden_size,
+        num_layers=model.num_layers,
+        vocab_size=model.vocab_size,
+        embed_scale=_embed_scale(model),
+        embed_norm=model.embedding.norm,
+        norm=_norm(model.norm),
+        position=position,
+        attention=attention,
+        mlp=_mlp(model.mlp, size=model.intermediate_size),
+        block=_block_kind(model),
+        block_doc=_BLOCK_DOCS[_block_kind(model)],
+        layers=lower_layers(model, attention=attention, position=position, has_decode=has_decode),
+        tie_embeddings=model.tie_embeddings,
+        head_bias=model.head.bias,
+        head_softcap=model.head.softcap,
+        recompute=recompute,
+        has_loss=spec.train is not None,
+        has_decode=has_decode,
+    )
+
+
+def longest_sequence(spec: Spec) -> int:
+    """Tokens of the longest sequence that the program will see."""
+    lengths = [stage.seq_len for stage in spec.train or ()]
+    if spec.serve is not None:
+        lengths.append(spec.serve.max_seq_len)
+    return max(lengths, default=spec.model.max_seq_len)
+
+
+def _embed_scale(model: Model) -> float | None:
+    scale = model.embedding.scale
+    return math.sqrt(model.hidden_size) if scale == "sqrt_hidden_size" else scale
+
+
+def _norm(norm: Norm) -> NormView:
+    if norm.kind == "rmsnorm":
+        return NormView(kind="rmsnorm", eps=norm.eps, bias=False, unit_offset=norm.unit_offset)
+    return NormView(kind="layernorm", eps=norm.eps, bias=norm.bias, unit_offset=False)
+
+
+_ACTIVATIONS = {
+    "gelu": ("F.gelu({x})", "GELU"),
+    "gelu_tanh": ('F.gelu({x}, approximate="tanh")', "GELU in its tanh form"),
+    "relu": ("F.relu({x})", "ReLU"),
+    "relu2": ("F.relu({x}).square()", "squared ReLU (So 2021)"),
+    "silu": ("F.silu({x})", "SiLU"),
+    "swiglu": ("F.silu({x})", "SwiGLU (Shazeer 2020): the up projection, gated by SiLU"),
+    "geglu": ("F.gelu({x})", "GeGLU (Shazeer 2020): the up projection, gated by GELU"),
+    "geglu_tanh": (
+        'F.gelu({x}, approximate="tanh")',
+        "GeGLU (Shazeer 2020): the up projection, gated by tanh-form GELU",
+    ),
+    "clamped_swiglu": (
+        "{x} * torch.sigmoid(1.702 * {x})",
+        "SwiGLU within bounds, with one added to the up projection (gpt-oss)",
+    ),
+}
+"""Name -> its expression and what the docstring calls it."""
+
+
+def _mlp(mlp: Mlp, *, size: int) -> MlpView:
+    expression, doc = _ACTIVATIONS[mlp.activation]
+    return MlpView(
+        size=size,
+        activation=mlp.activation,
+        expression=expression.format(x="gate" if mlp.is_gated else "self.up(x)"),
+        doc=f"{doc[0].upper()}{doc[1:]}" if mlp.is_gated else f"Up, {doc}, down",
+        is_gated=mlp.is_gated,
+        bias=mlp.bias,
+    )
+
+
+_BLOCK_DOCS: dict[BlockKind, str] = {
+    "pre": "Attention, then the feed-forward block, each on a normed copy of the residual stream.",
+    "post": "Attention, then the feed-forward block, with a norm after each residual sum.",
+    "sandwich": "Attention, then the feed-forward block, each between two norms.",
+    "parallel_shared": "Attention and the feed-forward block side by side, on the same normed residual stream.",
+    "parallel_separate": "Attention and the feed-forward block side by side, each on a normed residual stream of its own.",
+}
+
+
+def _block_kind(model: Model) -> BlockKind:
+    if isinstance(model.block, ParallelBlock):
+        return "parallel_shared" if model.block.norms == "shared" else "parallel_separate"
+    return model.block.norms
+
+
+_POSITION_WORDS = {
+    "rope": "rotary positions",
+    "alibi": "ALiBi",
+    "learned": "learned positions",
+    "sinusoidal": "sinusoidal positions",
+    "none": "no position encoding",
+}
+
+
+def _summary(model: Model, attention: AttentionView) -> tuple[str, ...]:
+    heads = plural(model.num_heads, "query head")
+    if attention.is_grouped:
+        heads += f" over {plural(model.num_kv_heads, 'key/value head')}"
+    words = [
+        plural(model.num_layers, "block"),
+        heads,
+        _POSITION_WORDS[model.position.kind],
+        model.mlp.activation,
+        model.norm.kind,
+    ]
+    lines = [", ".join(words) + "."]
+    asked = getattr(model.attention, "window", None)
+    if asked is not None and attention.window is None:
+        lines.append(f"The sliding window of {asked} tokens holds every sequence of this program, so none is applied.")
+    return tuple(lines)

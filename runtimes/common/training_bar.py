@@ -1,0 +1,92 @@
+"""The live view of a training run: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from .training_run import RunPlan
+
+LINE_INTERVAL_S = 10.0
+_SMOOTHED_STEPS = 20
+
+
+class TrainingBar(Protocol):
+    def show(self, line: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+def training_bar(plan: RunPlan, *, first_step: int, last_step: int, stream: TextIO | None = None) -> TrainingBar:
+    """The view for `stream`, stderr unless told otherwise."""
+    stream = stream or sys.stderr
+    figures = _Figures(plan, first_step=first_step, last_step=last_step)
+    return _Bar(figures, stream) if stream.isatty() else _Lines(figures, stream)
+
+
+class _Figures:
+    """What a line of metrics means to a person: smoothed speed, MFU, time left."""
+
+    def __init__(self, plan: RunPlan, *, first_step: int, last_step: int) -> None:
+        self.plan, self.first_step, self.last_step = plan, first_step, last_step
+        self._speeds: deque[float] = deque(maxlen=_SMOOTHED_STEPS)
+        self._started_s = time.monotonic()
+
+    def text(self, line: dict[str, Any]) -> str:
+        self._speeds.append(line["tokens_per_s"])
+        tokens_per_s = sum(self._speeds) / len(self._speeds)
+        words = [f"loss {line['loss']:.3f}"]
+        if "valid_loss" in line:
+            words.append(f"validation {line['valid_loss']:.3f}")
+        words += [f"{tokens_per_s:,.0f} tokens/s", f"MFU {100 * self.plan.mfu(tokens_per_s):.0f} %"]
+        return ", ".join([*words, f"{_clock(self._left_s(line['step']))} left"])
+
+    def _left_s(self, step: int) -> float:
+        elapsed_s = time.monotonic() - self._started_s
+        return elapsed_s / (step - self.first_step) * (self.last_step - step)
+
+
+class _Lines:
+    def __init__(self, figures: _Figures, stream: TextIO) -> None:
+        self._figures, self._stream = figures, stream
+        self._told_at_s = float("-inf")
+
+    def show(self, line: dict[str, Any]) -> None:
+        text = self._figures.text(line)
+        is_due = time.monotonic() - self._told_at_s >= LINE_INTERVAL_S
+        if is_due or "valid_loss" in line or line["step"] == self._figures.last_step:
+            self._told_at_s = time.monotonic()
+            print(f"step {line['step']}/{self._figures.last_step}: {text}", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class _Bar:
+    def __init__(self, figures: _Figures, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        self._figures = figures
+        self._progress = Progress(*columns, console=Console(file=stream), refresh_per_second=4)
+        self._task = self._progress.add_task("", total=figures.last_step, completed=figures.first_step)
+        self._progress.start()
+
+    def show(self, line: dict[str, Any]) -> None:
+        text = self._figures.text(line)
+        self._progress.update(self._task, completed=line["step"], description=text)
+        if "valid_loss" in line:
+            self._progress.print(f"step {line['step']}: loss {line['loss']:.3f}, validation {line['valid_loss']:.3f}")
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def _clock(seconds: float) -> str:
+    """3725 -> "1:02:05"; 65 -> "1:05"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
