@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.resources import files
 from pathlib import Path
 
 from ..spec.suggest import by_closeness, listing
@@ -18,9 +17,8 @@ MODELINE = f"# yaml-language-server: $schema={SCHEMA}\n"
 
 def templates() -> dict[str, str]:
     """Name -> text of the specs that a project can start from."""
-    folder = files(__package__).joinpath("specs")
-    found = {item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")}
-    return {name: found[name].read_text(encoding="utf-8") for name in sorted(found)}
+    found = sorted(Path(__file__).with_name("specs").glob("*.yaml"))
+    return {path.stem: path.read_text(encoding="utf-8") for path in found}
 
 
 def init_folder(folder: Path, *, template: str, force: bool) -> int:
@@ -74,7 +72,7 @@ def _merged(present: object, added: object) -> object:
 
 def schema_text() -> str:
     """The schema as it was shipped, which is quicker than to write it anew; a test keeps it up to date."""
-    return files("llmc.schema").joinpath("llmc.schema.json").read_text(encoding="utf-8")
+    return (Path(__file__).parents[1] / "schema/llmc.schema.json").read_text(encoding="utf-8")
 
 
 def print_schema() -> int:
