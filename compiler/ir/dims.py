@@ -12,12 +12,15 @@ then its parameters; the term after it is what it writes. From the line follow s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+Number = TypeVar("Number", int, float)
 
 ALPHABET: dict[str, str] = {
     "B": "batch",
@@ -58,12 +61,9 @@ class Term:
     def __str__(self) -> str:
         return " ".join(f"{dim}!" if dim in self.whole else dim for dim in self.dims)
 
-    def size(self, sizes: Mapping[str, int]) -> int:
-        """Number of elements."""
-        total = 1
-        for dim in self.dims:
-            total *= sizes[dim]
-        return total
+    def size(self, sizes: Mapping[str, Number]) -> Number:
+        """Number of elements; a mean batch may be a fraction."""
+        return math.prod(sizes[dim] for dim in self.dims)  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True)

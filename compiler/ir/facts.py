@@ -13,7 +13,7 @@ from .dims import Term, parse_line
 from .ops import KINDS, Op, Param
 from .types import DType
 
-Free = Mapping[str, int]
+Free = Mapping[str, float]
 
 
 def extent(*, batch: int, tokens: int, keys: int | None = None) -> dict[str, int]:
@@ -67,8 +67,8 @@ def flops(op: Op, free: Free) -> float:
     sizes = {**op.sizes, **free}
     if op.group == "matmul":
         return 2.0 * op.line.output.size(sizes) * math.prod(sizes[dim] for dim in summed_dims(op))
-    if op.kind == "attention":
-        pairs = visible_pairs(tokens=sizes["T"], keys=sizes["S"], window=op.attrs.get("window"))
+    if op.group == "attention":
+        pairs = visible_pairs(tokens=int(sizes["T"]), keys=int(sizes["S"]), window=op.attrs.get("window"))
         query, value = op.line.inputs[0].dims[-1], op.line.output.dims[-1]
         return 2.0 * sizes["B"] * sizes["H"] * pairs * (sizes[query] + sizes[value])
     if op.kind == "linear_cross_entropy":
@@ -87,7 +87,7 @@ def summed_dims(op: Op) -> tuple[str, ...]:
     )
 
 
-def touched_experts(*, num_experts: int, experts_per_token: int, tokens: float) -> float:
+def touched_experts(*, num_experts: float, experts_per_token: float, tokens: float) -> float:
     """Experts that at least one of `tokens` visits, when they choose evenly: E (1 − (1 − k/E)^T)."""
     return num_experts * (1.0 - (1.0 - experts_per_token / num_experts) ** tokens)
 
@@ -104,7 +104,7 @@ def bytes_moved(op: Op, free: Free, *, values: DType, weights: DType) -> float:
     return read + output + sum(_param_bytes(op, term, sizes=sizes, weights=weights) for _, term in op.param_terms)
 
 
-def _param_bytes(op: Op, term: Term, *, sizes: Mapping[str, int], weights: DType) -> float:
+def _param_bytes(op: Op, term: Term, *, sizes: Mapping[str, float], weights: DType) -> float:
     size = term.size(sizes) * weights.size_bytes
     if "E" not in term.dims or "X" not in sizes:
         return size

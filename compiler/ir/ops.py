@@ -68,13 +68,19 @@ SOFTCAP = OpKind("softcap", "B T V -> B T V", "pointwise", saves=("out",), work=
 CROSS_ENTROPY = OpKind("cross_entropy", "B T V!, B T -> B T", "loss", saves=("x0", "B T V:fp32"), work=6)
 
 # What passes write in place of the above.
+EAGER_ATTENTION = OpKind(
+    "eager_attention",
+    "B T H C, B S K C, B S K C -> B T H C",
+    "attention",
+    saves=("x0", "x1", "x2", "B H T S", "B H T S"),
+)
 FUSED_QKV = OpKind("fused_qkv", "B T D, D W -> B T W", "matmul", saves=("x0",))
 SPLIT_HEADS = OpKind("split_heads", "B T W -> B T H C", "view")
 GATE_UP = OpKind("gate_up", "B T D, D W -> B T W", "matmul", saves=("x0",))
 EXPERT_GATE_UP = OpKind("expert_gate_up", "B T X D, E D W -> B T X W", "matmul", saves=("x0",))
 FUSED_GATED_ACTIVATION = OpKind("fused_gated_activation", "B T W -> B T F", "pointwise", saves=("x0",), work=8)
 LINEAR_CROSS_ENTROPY = OpKind(
-    "linear_cross_entropy", "B T D, D V!, B T -> B T", "loss", saves=("x0", "B T:fp32"), work=6
+    "linear_cross_entropy", "B T D, B T, D V! -> B T", "loss", saves=("x0", "B T:fp32"), work=6
 )
 
 

@@ -1,0 +1,24 @@
+"""Plain PyTorch, for CPUs and single GPUs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lower.program import File
+
+if TYPE_CHECKING:
+    from ..lower.views import Views
+
+
+def files(views: Views) -> tuple[File, ...]:
+    """model.py always; train.py and data.py, serve.py, and the kernels, as the spec asks for them."""
+    found = [File("model.py", "pytorch/model.py.j2", {"m": views.model}, key="model")]
+    if views.train is not None:
+        found.append(File("train.py", "pytorch/train.py.j2", {"t": views.train}, key="train"))
+    if views.data is not None:
+        found.append(File("data.py", "pytorch/data.py.j2", {"d": views.data}, key="data"))
+    for kernel in views.kernels:
+        found.append(File(f"kernels/{kernel.name}.py", f"kernels/pytorch/{kernel.name}.py.j2", {"k": kernel}, key="train"))
+    found.append(File("README.md", "pytorch/README.md.j2", {"r": views.readme}, key="name"))
+    found.append(File("pyproject.toml", "pytorch/pyproject.toml.j2", {}, key="name"))
+    return tuple(found)

@@ -1,0 +1,172 @@
+"""What one layer and one micro-batch communicate under a layout, and how much of it compute does not hide.
+
+Volumes: tensor parallel four all-reduces of tokens · h a layer, each an all-gather and a reduce-scatter under sequence
+parallelism; ZeRO-3 gathers weights twice and scatters gradients once; a ring passes keys and values on; experts take two
+all-to-alls each way. Shares that stay exposed are fitted: constants.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from ..ir.ops import Op
+from .collectives import all_gather_s, all_reduce_s, all_to_all_s, reduce_scatter_s, send_s
+from .compute import BlockTime
+from .constants import OVERLAP
+from .sharding import TENSOR_DIMS
+
+if TYPE_CHECKING:
+    from ..planner.layout import Layout
+    from ..topology.machine import Machine
+
+VALUE_BYTES = 2.0
+GRADIENT_BYTES = 4.0
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Seconds a layer and micro-batch, forward and backward."""
+
+    tp_s: float
+    cp_s: float
+    ep_s: float
+    fsdp_s: float
+    exposed_s: float
+
+
+def traffic_of(
+    ops: tuple[Op, ...],
+    layout: Layout,
+    *,
+    time: BlockTime,
+    parameters: tuple[int, int],
+    hidden_size: int,
+    tokens: int,
+    machine: Machine,
+) -> Traffic:
+    """The traffic of one block."""
+    rows = layout.micro_batch * tokens / layout.cp
+    hidden_bytes = rows * hidden_size * VALUE_BYTES
+    tp_s = _tensor_parallel_s(ops, layout, hidden_bytes=hidden_bytes, machine=machine)
+    cp_s = _context_parallel_s(ops, layout, rows=rows, hidden_bytes=hidden_bytes, machine=machine)
+    ep_s = _expert_parallel_s(ops, layout, hidden_bytes=hidden_bytes, machine=machine)
+    fsdp_s, fsdp_exposed = _sharded_parameters_s(layout, time=time, parameters=parameters, machine=machine)
+    tp_share = OVERLAP.tp_exposed_sp if layout.sequence_parallel else OVERLAP.tp_exposed
+    attention = time.by_class.get("attention", 0.0)
+    cp_exposed = max(0.0, cp_s - OVERLAP.fsdp_window * attention) if layout.cp_kind != "ulysses" else cp_s
+    exposed = tp_share * tp_s + cp_exposed + OVERLAP.ep_exposed * ep_s + fsdp_exposed
+    return Traffic(tp_s=tp_s, cp_s=cp_s, ep_s=ep_s, fsdp_s=fsdp_s, exposed_s=exposed)
+
+
+@lru_cache(maxsize=256)
+def num_reductions(ops: tuple[Op, ...]) -> int:
+    """How often tensor parallelism sums over ranks in a forward pass: once after each product that sums a split dim.
+
+    A routed and a shared expert are summed together.
+    """
+    reducing = [
+        op
+        for op in ops
+        if op.group == "matmul"
+        and any(dim in TENSOR_DIMS for dim in op.line.inputs[0].dims)
+        and not any(dim in TENSOR_DIMS for dim in op.line.output.dims)
+    ]
+    return min(2, len(reducing))
+
+
+def _tensor_parallel_s(ops: tuple[Op, ...], layout: Layout, *, hidden_bytes: float, machine: Machine) -> float:
+    if layout.tp == 1:
+        return 0.0
+    group = machine.group(layout.tp)
+    passes = 2 + (1 if layout.recompute == "full" else 0)
+    return passes * num_reductions(ops) * all_reduce_s(hidden_bytes, group)
+
+
+def _context_parallel_s(
+    ops: tuple[Op, ...], layout: Layout, *, rows: float, hidden_bytes: float, machine: Machine
+) -> float:
+    """Ring: c−1 steps, each passing a rank's keys and values on; their gradients travel with them on the way back."""
+    if layout.cp == 1:
+        return 0.0
+    group = machine.group(layout.cp, stride=layout.tp)
+    if layout.cp_kind == "ulysses":
+        return 8 * all_to_all_s(hidden_bytes / layout.tp, group)
+    attention = next((op for op in ops if op.group == "attention"), None)
+    if attention is None:
+        return 0.0
+    _, keys, values = attention.line.inputs[:3]
+    width = sum(_width(attention, term.dims[2:]) for term in (keys, values)) / layout.tp
+    link = machine.fast if group.across == 1 else machine.slow
+    return 3 * (layout.cp - 1) * send_s(rows * width * VALUE_BYTES, link)
+
+
+def _width(op: Op, dims: tuple[str, ...]) -> int:
+    size = 1
+    for dim in dims:
+        size *= op.sizes[dim]
+    return size
+
+
+def _expert_parallel_s(ops: tuple[Op, ...], layout: Layout, *, hidden_bytes: float, machine: Machine) -> float:
+    """To the experts and back, forward and backward: each token's row goes to X experts."""
+    dispatch = next((op for op in ops if op.kind == "dispatch"), None)
+    if layout.ep == 1 or dispatch is None:
+        return 0.0
+    group = machine.group(layout.ep, stride=layout.tp)
+    rows = hidden_bytes * dispatch.sizes["X"] / (layout.tp if layout.sequence_parallel else 1)
+    passes = 4 + (2 if layout.recompute == "full" else 0)
+    return passes * all_to_all_s(rows, group)
+
+
+def _sharded_parameters_s(
+    layout: Layout, *, time: BlockTime, parameters: tuple[int, int], machine: Machine
+) -> tuple[float, float]:
+    """(total, exposed) seconds of ZeRO-3: gather for the forward and the backward pass, scatter gradients."""
+    if layout.zero != 3 or layout.shards == 1:
+        return 0.0, 0.0
+    dense, experts = parameters
+    group = machine.group(layout.shards, stride=layout.tp)
+    expert_group = machine.group(max(1, layout.shards // layout.ep), stride=layout.tp * layout.ep)
+    gather = all_gather_s(dense * VALUE_BYTES, group) + all_gather_s(experts * VALUE_BYTES, expert_group)
+    scatter = reduce_scatter_s(dense * GRADIENT_BYTES, group) + reduce_scatter_s(experts * GRADIENT_BYTES, expert_group)
+    total, exposed = 0.0, 0.0
+    for seconds, compute in ((gather, time.forward_s), (gather + scatter, time.backward_s)):
+        hidden = min(seconds, OVERLAP.fsdp_window * compute)
+        total += seconds
+        exposed += seconds - hidden + OVERLAP.slowdown * hidden
+    return total, exposed
+
+
+def gradient_s(parameters: float, layout: Layout, *, machine: Machine) -> float:
+    """Seconds a step that gradients (and under ZeRO-1 and 2 weights) travel between data-parallel ranks.
+
+    ZeRO-0: an all-reduce of the gradients. ZeRO-1 and 2: reduce-scatter of gradients, all-gather of weights, 2Ψ in all;
+    once a step for both, as published layouts do, though a ZeRO-2 that scatters after every micro-batch would send more.
+    ZeRO-3: only what replicas of the shards exchange; the rest travels with each layer.
+    """
+    ranks, stride = layout.data_parallel * layout.cp, layout.tp
+    if ranks == 1:
+        return 0.0
+    if layout.zero == 0:
+        return all_reduce_s(parameters * GRADIENT_BYTES, machine.group(ranks, stride=stride))
+    replicas = 0.0
+    if layout.dp_replicate > 1:
+        shard_bytes = parameters / layout.shards * GRADIENT_BYTES
+        replicas = all_reduce_s(shard_bytes, machine.group(layout.dp_replicate, stride=stride * layout.shards))
+    if layout.zero == 3 or layout.shards == 1:
+        return replicas
+    group = machine.group(layout.shards, stride=stride)
+    scattered = reduce_scatter_s(parameters * GRADIENT_BYTES, group)
+    return replicas + scattered + all_gather_s(parameters * VALUE_BYTES, group)
+
+
+def pass_on_s(layout: Layout, *, hidden_size: int, tokens: int, machine: Machine) -> float:
+    """Seconds to hand one micro-batch's hidden state to the next pipeline rank; 0 without a pipeline."""
+    if layout.pp == 1:
+        return 0.0
+    parts = layout.cp * (layout.tp if layout.sequence_parallel else 1)
+    size = layout.micro_batch * tokens / parts * hidden_size * VALUE_BYTES
+    is_near = layout.devices <= machine.domain
+    return send_s(size, machine.fast if is_near else machine.slow)

@@ -1,0 +1,163 @@
+"""Constants of the cost model: each with its origin. Data only; compute.py and step.py hold the formulas.
+
+Sources, by short name:
+
+`kernels`   op tables of the public `aiconfigurator-core` wheel (A100, H100, H200, B200), law fitted on 2-5 % of the points
+`training`  592 published training rows, mechanisms with ten to twenty constants by least squares on log ratios
+`cpu`       a hand-written bf16 training step and transformers' own, 134M parameters, two threads of a server with AMX
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .provenance import Origin, Spread
+
+
+@dataclass(frozen=True)
+class Law:
+    """Constants of `t0 + max(flops / (e_c · peak), bytes / (e_m · bandwidth))` for one class of ops."""
+
+    launch_s: float
+    """t0"""
+    compute_share: float
+    """e_c: share of the matrix units' peak that is reached."""
+    memory_share: float
+    """e_m: share of the memory bandwidth that is reached."""
+    origin: Origin
+    source: str
+
+
+@dataclass(frozen=True)
+class DeviceConstants:
+    """What a family of devices reaches of its datasheet."""
+
+    matmul: Law
+    matmul_fp8: Law
+    attention_share: float
+    """Share of the bf16 peak that flash attention tends to with long sequences and large heads."""
+    attention_half_tokens: float
+    """Sequence at which it reaches half of that."""
+    attention_half_head: float
+    """Head size at which it reaches half of that."""
+    attention_origin: Origin
+    attention_source: str
+    memory_share: float
+    """Share of the memory bandwidth that norms, activations and the optimizer reach."""
+    step_overhead_s: float
+    micro_batch_overhead_s: float
+    moe_layer_overhead_s: float
+    spread: Spread
+    """Of a whole step's time."""
+
+
+ATTENTION_BACKWARD = 2.5 / 0.85
+"""Flash attention backward: 2.5 × the forward FLOPs at 0.85 of its rate (`training`)."""
+EXPERT_SHARE = 0.78
+"""Grouped GEMMs of experts reach this share of a dense one (`training`)."""
+
+_H100 = Law(3.5e-6, 0.72, 0.81, "fitted", "e_c `training` (0.70-0.74), t0 and e_m `kernels`")
+_A100 = Law(2.8e-6, 0.76, 0.70, "fitted", "e_c `training`, t0 and e_m `kernels`")
+_B200 = Law(4.0e-6, 0.50, 0.88, "fitted", "e_c `training`, t0 and e_m `kernels`")
+_KNOWN = Spread(low=0.88, high=1.14)  # a framework never seen on a known accelerator: 12 % typically (6-21)
+_UNKNOWN = Spread(low=0.75, high=1.7)  # an accelerator never seen: 25-100 %
+
+
+def _gpu(bf16: Law, fp8: Law, *, origin: Origin, spread: Spread, attention: float = 0.56) -> DeviceConstants:
+    return DeviceConstants(
+        matmul=bf16,
+        matmul_fp8=fp8,
+        attention_share=attention,
+        attention_half_tokens=770.0,
+        attention_half_head=54.0,
+        attention_origin=origin,
+        attention_source="`training`: 0.56 · s/(s+770) · d/(d+54)",
+        memory_share=0.80,
+        step_overhead_s=0.14,
+        micro_batch_overhead_s=1.3e-3,
+        moe_layer_overhead_s=1.0e-3,
+        spread=spread,
+    )
+
+
+HOPPER = _gpu(_H100, Law(7.0e-6, 0.47, 0.75, "fitted", "`kernels`"), origin="fitted", spread=_KNOWN)
+AMPERE = _gpu(_A100, _A100, origin="fitted", spread=_KNOWN)
+BLACKWELL = _gpu(_B200, Law(6.3e-6, 0.49, 0.66, "fitted", "`kernels`"), origin="fitted", spread=_KNOWN, attention=0.45)
+
+_ANY = Law(4.0e-6, 0.60, 0.75, "assumed", "between Ampere and Blackwell")
+OTHER_GPU = _gpu(_ANY, _ANY, origin="assumed", spread=_UNKNOWN, attention=0.40)
+NPU = _gpu(
+    Law(10e-6, 0.60, 0.70, "assumed", "carried over from GPUs; one public GEMM figure of 910B is 0.87 of its peak"),
+    Law(10e-6, 0.50, 0.70, "assumed", "carried over from GPUs"),
+    origin="assumed",
+    spread=_UNKNOWN,
+    attention=0.35,
+)
+TPU = DeviceConstants(
+    matmul=Law(2.0e-6, 0.72, 0.80, "assumed", "carried over from Hopper; XLA fuses, so fewer launches"),
+    matmul_fp8=Law(2.0e-6, 0.60, 0.80, "assumed", "carried over from Hopper"),
+    attention_share=0.45,
+    attention_half_tokens=770.0,
+    attention_half_head=54.0,
+    attention_origin="assumed",
+    attention_source="carried over from GPUs",
+    memory_share=0.80,
+    step_overhead_s=0.02,
+    micro_batch_overhead_s=0.2e-3,
+    moe_layer_overhead_s=0.5e-3,
+    spread=_UNKNOWN,
+)
+CPU = DeviceConstants(
+    matmul=Law(20e-6, 0.50, 0.80, "fitted", "`cpu`: 0.69 TFLOP in 505-590 ms of a step"),
+    matmul_fp8=Law(20e-6, 0.50, 0.80, "assumed", "as bf16: no fp8 units"),
+    attention_share=0.13,
+    attention_half_tokens=200.0,
+    attention_half_head=16.0,
+    attention_origin="fitted",
+    attention_source="`cpu`: SDPA forward 45 ms, backward 190 ms of a step",
+    memory_share=0.50,
+    step_overhead_s=5e-3,
+    micro_batch_overhead_s=5e-3,
+    moe_layer_overhead_s=1e-3,
+    spread=Spread(low=0.6, high=1.6),
+)
+
+BY_NAME: tuple[tuple[str, DeviceConstants], ...] = (
+    ("a100", AMPERE),
+    ("a800", AMPERE),
+    ("h100", HOPPER),
+    ("h200", HOPPER),
+    ("h800", HOPPER),
+    ("gh200", HOPPER),
+    ("b200", BLACKWELL),
+    ("b300", BLACKWELL),
+    ("gb200", BLACKWELL),
+    ("gb300", BLACKWELL),
+)
+"""What a catalog name starts with -> its family; the rest go by the kind of device."""
+BY_KIND: dict[str, DeviceConstants] = {"gpu": OTHER_GPU, "npu": NPU, "tpu": TPU, "cpu": CPU}
+
+
+def constants_of(*, name: str | None, kind: str) -> DeviceConstants:
+    """The constants of a device."""
+    for prefix, constants in BY_NAME:
+        if name is not None and name.startswith(prefix):
+            return constants
+    return BY_KIND[kind]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of communication hides behind compute."""
+
+    tp_exposed_sp: float = 0.39  # `training`: Hopper and later, with sequence parallelism
+    tp_exposed: float = 0.90  # `training`: without
+    fsdp_window: float = 0.80  # `training`: share of a layer's compute that its gathers hide behind
+    slowdown: float = 0.38  # `training`: hidden communication slows compute by this share of itself
+    ep_exposed: float = 0.38  # `training`
+    imbalance: float = 0.5  # `training`: uneven stages count at half their nominal strength
+
+
+OVERLAP = Overlap()
+SCALE_PER_DOUBLING = 0.013
+"""`training`: 1.3 % of a step a doubling beyond 8 devices."""

@@ -1,0 +1,62 @@
+"""Pipeline schedules: idle time, micro-batches in flight, and how layers fall onto stages.
+
+F, B: seconds of a forward and a backward pass of one micro-batch through one rank's layers; W: the part of B that
+computes gradients of weights. P ranks, m micro-batches, v virtual stages a rank.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Schedule = Literal["gpipe", "1f1b", "interleaved_1f1b", "zero_bubble", "dualpipe"]
+
+
+def bubble_s(
+    schedule: Schedule, *, ranks: int, micro_batches: int, virtual: int, forward_s: float, backward_s: float
+) -> float:
+    """Seconds a rank idles in a step.
+
+    GPipe and 1F1B (P−1)(F+B) (Huang 2019, Narayanan 2021a); interleaved the same over v (Narayanan 2021b); zero-bubble
+    (P−1)(F+B−2W) (Qi 2024); DualPipe (P/2−1)(F&B + B − 3W) with F&B = F + B (DeepSeek-V3). Interleaved and DualPipe pay an
+    extra round when m is no multiple of P.
+    """
+    if ranks == 1:
+        return 0.0
+    weight_s = backward_s / 2
+    whole = forward_s + backward_s
+    if schedule == "interleaved_1f1b":
+        left_over = (-micro_batches) % ranks
+        return (ranks - 1) * whole / virtual + left_over * whole / virtual
+    if schedule == "zero_bubble":
+        return (ranks - 1) * max(0.0, whole - 2 * weight_s)
+    if schedule == "dualpipe":
+        return max(0.0, (ranks / 2 - 1) * (whole + backward_s - 3 * weight_s))
+    return (ranks - 1) * whole
+
+
+def in_flight(schedule: Schedule, *, rank: int, ranks: int, micro_batches: int, virtual: int) -> float:
+    """Micro-batches whose activations rank number `rank` holds at once, in units of all of its layers.
+
+    GPipe m; 1F1B min(m, P−p); interleaved times 1 + (P−1)/(P·v) (Narayanan 2021b); DualPipe P + 1.
+    """
+    if schedule == "gpipe":
+        return float(micro_batches)
+    if schedule == "dualpipe":
+        return float(min(micro_batches, ranks + 1))
+    held = float(min(micro_batches, ranks - rank))
+    if schedule == "interleaved_1f1b" and virtual > 1:
+        return min(float(micro_batches), held * (1 + (ranks - 1) / (ranks * virtual)))
+    return held
+
+
+def layers_of_stages(num_layers: int, *, ranks: int, virtual: int) -> list[list[int]]:
+    """The layers of each rank: stages in order, stage s on rank s mod P; the first stages take what does not divide."""
+    stages = ranks * virtual
+    least, extra = divmod(num_layers, stages)
+    layers: list[list[int]] = [[] for _ in range(ranks)]
+    start = 0
+    for stage in range(stages):
+        size = least + (1 if stage < extra else 0)
+        layers[stage % ranks].extend(range(start, start + size))
+        start += size
+    return layers

@@ -1,0 +1,170 @@
+"""A graph trained on a machine: the parts that many layouts have in common, each computed once, and the memory ledger."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ..ir.facts import extent, flops
+from ..ir.graph import Graph
+from ..ir.ops import Op
+from .compute import BlockTime, Formats, block_time
+from .memory import (
+    KeptBytes,
+    Ledger,
+    StageParts,
+    kept_bytes,
+    ledger_of_stage,
+    local_parameters,
+    loss_bytes,
+    state_bytes,
+)
+from .pipeline import in_flight, layers_of_stages
+from .sharding import Degrees
+
+if TYPE_CHECKING:
+    from ..planner.layout import Layout
+    from ..topology.machine import Machine
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Equal pipeline ranks: what they hold. `first` is the earliest of them."""
+
+    first: int
+    layers: tuple[tuple[str, int], ...]
+    """(block, how many)"""
+    parts: tuple[str, ...]
+    """Of `before` and `after` the layers, those that are here."""
+    times: int
+    """How many ranks are like this."""
+
+
+class Workload:
+    """One training stage on one machine. `part` is a block's name, or `before` or `after` the layers."""
+
+    def __init__(self, graph: Graph, machine: Machine, *, seq_len: int, precision: str, optimizer: str) -> None:
+        self.graph = graph
+        self.machine = machine
+        self.seq_len = seq_len
+        self.precision = precision
+        self.optimizer = optimizer
+        self.formats = Formats.of(precision)
+        trunk = graph.trunk()
+        start = [op.id for op in trunk].index("layers")
+        self.ops_of: dict[str, tuple[Op, ...]] = {block.name: graph.block_ops(block.name) for block in graph.blocks}
+        self.ops_of |= {"before": trunk[:start], "after": trunk[start + 1 :]}
+        self.has_experts = {part: any(op.kind == "route" for op in ops) for part, ops in self.ops_of.items()}
+        self.is_tied = any(param.tied_to for op in self.ops_of["after"] for param in op.params)
+        self._times: dict[tuple[str, Degrees, int], BlockTime] = {}
+        self._kept: dict[tuple[str, Degrees], KeptBytes] = {}
+        self._parameters: dict[tuple[str, Degrees], tuple[int, int]] = {}
+        self._ranks: dict[tuple[int, int], tuple[Rank, ...]] = {}
+
+    def time(self, part: str, degrees: Degrees, *, micro_batch: int) -> BlockTime:
+        """Seconds of one layer and one micro-batch on one device."""
+        key = (part, degrees, micro_batch)
+        if key not in self._times:
+            self._times[key] = block_time(
+                self.ops_of[part],
+                degrees,
+                batch=micro_batch,
+                tokens=self.seq_len,
+                machine=self.machine,
+                formats=self.formats,
+            )
+        return self._times[key]
+
+    def kept(self, part: str, degrees: Degrees) -> KeptBytes:
+        """Bytes that one layer keeps for one sequence on one device."""
+        key = (part, degrees)
+        if key not in self._kept:
+            self._kept[key] = kept_bytes(self.ops_of[part], degrees, tokens=self.seq_len, values=self.formats.values)
+        return self._kept[key]
+
+    def parameters(self, part: str, degrees: Degrees) -> tuple[int, int]:
+        """(dense, of routed experts) of one layer on one device."""
+        key = (part, degrees)
+        if key not in self._parameters:
+            self._parameters[key] = local_parameters(self.ops_of[part], degrees)
+        return self._parameters[key]
+
+    def ranks(self, *, pp: int, virtual: int) -> tuple[Rank, ...]:
+        """The kinds of pipeline ranks, from the first to the last."""
+        key = (pp, virtual)
+        if key not in self._ranks:
+            self._ranks[key] = self._fold_ranks(pp, virtual=virtual)
+        return self._ranks[key]
+
+    def _fold_ranks(self, pp: int, *, virtual: int) -> tuple[Rank, ...]:
+        order = self.graph.order
+        found: dict[tuple[tuple[tuple[str, int], ...], tuple[str, ...]], list[int]] = {}
+        for rank, layers in enumerate(layers_of_stages(len(order), ranks=pp, virtual=virtual)):
+            counts = tuple(sorted(Counter(order[layer] for layer in layers).items()))
+            parts = (*(["before"] if rank == 0 else []), *(["after"] if rank == pp - 1 else []))
+            found.setdefault((counts, parts), []).append(rank)
+        return tuple(
+            Rank(first=numbers[0], layers=counts, parts=parts, times=len(numbers))
+            for (counts, parts), numbers in found.items()
+        )
+
+    @cached_property
+    def model_flops_per_token(self) -> float:
+        """Forward and backward of every product, attention (causal half) and the head; nothing twice."""
+        free = extent(batch=1, tokens=self.seq_len)
+        counted = [op for op in self.graph.all_ops if op.group in ("matmul", "attention", "loss")]
+        return sum(3 * flops(op, free) * self.graph.count(op.block) for op in counted) / self.seq_len
+
+    def ledger(self, layout: Layout) -> Ledger:
+        """The ledger of the pipeline rank that needs most."""
+        ledgers = [self._rank_ledger(rank, layout) for rank in self.ranks(pp=layout.pp, virtual=layout.virtual_stages)]
+        return max(ledgers, key=lambda ledger: ledger.peak)
+
+    def _rank_ledger(self, rank: Rank, layout: Layout) -> Ledger:
+        degrees, micro_batch = layout.degrees, layout.micro_batch
+        dense = experts = largest = 0
+        kept = one_layer = two_largest = 0.0
+        for block, count in rank.layers:
+            block_dense, block_experts = self.parameters(block, degrees)
+            saved = self.kept(block, degrees)
+            stays = saved.of(layout.recompute)
+            dense, experts = dense + count * block_dense, experts + count * block_experts
+            largest = max(largest, block_dense + block_experts)
+            kept += count * stays
+            one_layer = max(one_layer, saved.none - stays)
+            two_largest = max(two_largest, saved.two_largest)
+        for part in rank.parts:
+            dense += self.parameters(part, degrees)[0]
+            kept += self.kept(part, degrees).none
+        if rank.parts == ("after",) and self.is_tied:  # the embedding is on the first rank and on the last
+            dense += self.parameters("before", degrees)[0]
+        stage = StageParts(
+            dense=dense,
+            experts=experts,
+            kept=kept * micro_batch,
+            in_flight=in_flight(
+                layout.schedule,
+                rank=rank.first,
+                ranks=layout.pp,
+                micro_batches=layout.grad_accumulation,
+                virtual=layout.virtual_stages,
+            ),
+            one_layer=one_layer * micro_batch,
+            two_largest=two_largest * micro_batch,
+            largest_block=largest,
+            loss=self._loss_bytes(degrees, micro_batch=micro_batch) if "after" in rank.parts else 0.0,
+        )
+        return ledger_of_stage(
+            stage,
+            states=state_bytes(precision=self.precision, optimizer=self.optimizer, is_sharded=layout.zero == 3),
+            zero=layout.zero,
+            shards=layout.shards,
+            expert_shards=max(1, layout.shards // layout.ep),
+            num_ranks=layout.data_parallel * layout.cp,
+            kind=self.machine.kind,
+        )
+
+    def _loss_bytes(self, degrees: Degrees, *, micro_batch: int) -> float:
+        return loss_bytes(self.graph, degrees, tokens=self.seq_len, micro_batch=micro_batch)

@@ -1,0 +1,111 @@
+"""What the language admits and no backend lowers yet: diagnostics that name the place and what works today.
+
+`refuse_spec` needs the spec alone: nothing of llmc could treat such a spec, so `llmc plan` refuses it too.
+`refuse_program` is for what can be planned and not yet built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ...spec.diagnostics import diagnose
+from ..backends.table import BACKENDS
+
+if TYPE_CHECKING:
+    from ...spec.base import Path
+    from ...spec.diagnostics import Diagnostic
+    from ...spec.document import Spec
+    from ...spec.training import Train
+    from ..planner.plan import Plan
+
+_SECTIONS = {
+    "compress": "compression of a trained model",
+    "deploy": "launch files and manifests",
+    "eval": "evaluation of a trained model",
+}
+"""Sections that no pass reads yet."""
+
+_DTYPES = ("bf16", "fp32")
+
+
+def refuse_spec(spec: Spec) -> Iterator[Diagnostic]:
+    """What neither a plan nor a program can be made of yet."""
+    for section, what in _SECTIONS.items():
+        if getattr(spec, section) is not None:
+            yield _refused(f"`{section}`: {what} is not lowered yet; model, data, train and serve are", (section,), part="key")
+    if spec.train is not None and len(spec.train) > 1:
+        message = f"{len(spec.train)} training stages are not lowered yet; a single one is"
+        yield _refused(message, ("train", 1), part="key")
+    if spec.serve is not None and spec.serve.speculative is not None:
+        message = "speculative decoding is not lowered yet; plain decoding is: `speculative: null`"
+        yield _refused(message, ("serve", "speculative"), part="key")
+
+
+def refuse_program(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
+    """What can be planned, and not yet built."""
+    yield from refuse_spec(spec)
+    accelerator = spec.hardware.accelerator
+    if accelerator.kind not in BACKENDS:
+        message = f"programs for a {accelerator.kind} are not lowered yet; those for {_either(BACKENDS)} are"
+        yield _refused(message, ("hardware", "accelerator"))
+    if spec.train is None and spec.serve is None:
+        yield _refused("a spec without `train` or `serve` has no program; give one of them", ("model",), part="key")
+    yield from _model(spec)
+    for number, stage in enumerate(spec.train or ()):
+        yield from _training(stage, ("train", number))
+    if spec.train is not None and spec.data is None:
+        message = "a training program needs text: `data` is missing; `data: {sources: [...], tokenizer: ...}` gives it"
+        yield _refused(message, ("train",), part="key")
+    if spec.train is not None and plan.train is not None and plan.train.layout.devices > 1:
+        message = f"training on {plan.train.layout.devices} devices is not lowered yet; on one device it is"
+        yield _refused(message, ("hardware",), part="key")
+    if spec.serve is not None:
+        yield from _serving(spec, plan)
+
+
+def _model(spec: Spec) -> Iterator[Diagnostic]:
+    model = spec.model
+    if model.kind != "decoder":
+        yield _refused(f"models of kind {model.kind} are not lowered yet; kind decoder is", ("model", "kind"))
+    if model.attention.kind == "mla":
+        message = "latent attention (mla) is not lowered yet; mha, mqa and gqa are"
+        yield _refused(message, ("model", "attention", "kind"))
+    if model.moe is not None:
+        message = "mixtures of experts are not lowered yet; the dense feed-forward block is: `moe: null`"
+        yield _refused(message, ("model", "moe"), part="key")
+
+
+def _training(stage: Train, path: Path) -> Iterator[Diagnostic]:
+    if stage.objective.kind != "causal_lm":
+        message = f"the objective {stage.objective.kind} is not lowered yet; causal_lm is"
+        yield _refused(message, (*path, "objective"))
+    if stage.precision not in _DTYPES:
+        message = f"training in {stage.precision} is not lowered yet; in {_either(_DTYPES)} it is"
+        yield _refused(message, (*path, "precision"))
+    if stage.optimizer.name != "adamw":
+        message = f"the optimizer {stage.optimizer.name} is not lowered yet; adamw is"
+        yield _refused(message, (*path, "optimizer", "name"))
+
+
+def _serving(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
+    serve = spec.serve
+    assert serve is not None
+    if plan.serve is not None and plan.serve.devices > 1:
+        message = f"serving on {plan.serve.devices} devices is not lowered yet; on one device it is"
+        yield _refused(message, ("hardware",), part="key")
+    chosen = plan.serve.layout.weights if plan.serve is not None else serve.weights.dtype[0]
+    if chosen not in _DTYPES:
+        message = f"serving with {chosen} weights is not lowered yet; with {_either(_DTYPES)} it is"
+        yield _refused(message, ("serve", "weights", "dtype"))
+    if serve.kv_cache.dtype not in _DTYPES:
+        message = f"a KV cache in {serve.kv_cache.dtype} is not lowered yet; in {_either(_DTYPES)} it is"
+        yield _refused(message, ("serve", "kv_cache", "dtype"))
+
+
+def _either(names: object) -> str:
+    return " and ".join(names)  # type: ignore[arg-type]
+
+
+def _refused(message: str, path: Path, *, part: str = "value") -> Diagnostic:
+    return diagnose("L301", message, path=path, part="key" if part == "key" else "value")

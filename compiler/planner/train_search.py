@@ -1,0 +1,146 @@
+"""Choose a training layout.
+
+    minimise    step time                                          Workload.step
+    subject to  peak memory <= memory of a device                  Workload.ledger
+                every degree divides what it splits                rules.violations
+                what the user wrote                                enumerate.layouts
+
+Layouts within a half per cent of the fastest count as equal: of those the simplest is taken, then the one that needs
+least memory. A layout that is fixed by hand is priced as it stands, and the search only says what it would have chosen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..cost.memory import Ledger
+from ..cost.step import StepTime, step_time
+from ..cost.workload import Workload
+from .layout import Layout
+from .rules import Violation, violations
+
+SAME_TIME = 1.005
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A layout that fits."""
+
+    layout: Layout
+    ledger: Ledger
+    time: StepTime
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A layout that needs more memory than a device has."""
+
+    layout: Layout
+    ledger: Ledger
+
+
+@dataclass
+class Search:
+    """What was tried: layouts that fit, those that do not, and how many each rule removed."""
+
+    fitting: list[Priced] = field(default_factory=list)
+    misfits: list[Misfit] = field(default_factory=list)
+    broken: Counter[str] = field(default_factory=Counter)
+    violations: dict[str, tuple[Layout, Violation]] = field(default_factory=dict)
+    """The first layout that broke each rule."""
+
+    @property
+    def nearest_miss(self) -> Misfit | None:
+        return min(self.misfits, key=lambda miss: miss.ledger.peak, default=None)
+
+    @property
+    def num_tried(self) -> int:
+        return len(self.fitting) + len(self.misfits) + self.broken.total()
+
+
+def search(candidates: Iterable[tuple[Layout, ...]], work: Workload, *, global_batch: int | None) -> Search:
+    """Price every candidate; fastest first in `fitting`.
+
+    Candidates come in groups that differ in recompute alone, least first: once one fits, the rest do the same and more.
+    """
+    found = Search()
+    for group in candidates:
+        for layout in group:
+            if _try(layout, work, found, global_batch=global_batch):
+                break
+    found.fitting.sort(key=lambda priced: (priced.time.total, priced.ledger.peak, complexity(priced.layout)))
+    best = _pick(found.fitting)
+    if best is not None:
+        found.fitting.remove(best)
+        found.fitting.insert(0, best)
+    return found
+
+
+def _try(layout: Layout, work: Workload, found: Search, *, global_batch: int | None) -> bool:
+    """Whether nothing more of the group need be tried."""
+    violation = next(violations(layout, work.graph, seq_len=work.seq_len, global_batch=global_batch), None)
+    if violation is not None:
+        found.broken[violation.key] += 1
+        found.violations.setdefault(violation.key, (layout, violation))
+        return True
+    ledger = work.ledger(layout)
+    if ledger.peak > work.machine.memory_bytes:
+        found.misfits.append(Misfit(layout, ledger))
+        return False
+    found.fitting.append(Priced(layout, ledger, step_time(work, layout)))
+    return True
+
+
+def _pick(fitting: list[Priced]) -> Priced | None:
+    """Of those as fast as the fastest, the simplest."""
+    if not fitting:
+        return None
+    equal = [each for each in fitting if each.time.total <= fitting[0].time.total * SAME_TIME]
+    return min(equal, key=lambda each: (complexity(each.layout), each.ledger.peak, each.time.total))
+
+
+def complexity(layout: Layout) -> int:
+    """How many mechanisms a program for this layout has."""
+    used = (
+        layout.tp > 1,
+        layout.cp > 1,
+        layout.pp > 1,
+        layout.pp > 1,
+        layout.ep > 1,
+        layout.dp_replicate > 1,
+        layout.zero > 1,
+    )
+    return sum(used) + (layout.virtual_stages > 1) + {"none": 0, "selective": 1, "full": 1}[layout.recompute]
+
+
+def runners_up(fitting: list[Priced], *, at_most: int) -> list[Priced]:
+    """The next best, of each mesh and choice of sharding and recompute one: variants in the micro-batch say little."""
+    seen = {_shape(fitting[0].layout)} if fitting else set()
+    chosen: list[Priced] = []
+    for priced in fitting[1:]:
+        if len(chosen) == at_most:
+            break
+        if _shape(priced.layout) not in seen:
+            seen.add(_shape(priced.layout))
+            chosen.append(priced)
+    return chosen
+
+
+def nearest_misses(misfits: list[Misfit], *, at_most: int) -> list[Misfit]:
+    """Those that lack least memory, one of each shape."""
+    seen: set[tuple[object, ...]] = set()
+    chosen: list[Misfit] = []
+    for miss in sorted(misfits, key=lambda miss: miss.ledger.peak):
+        if len(chosen) == at_most:
+            break
+        if _shape(miss.layout) not in seen:
+            seen.add(_shape(miss.layout))
+            chosen.append(miss)
+    return chosen
+
+
+def _shape(layout: Layout) -> tuple[object, ...]:
+    mesh = (layout.tp, layout.cp, layout.pp, layout.ep, layout.dp_replicate, layout.dp_shard)
+    return (*mesh, layout.zero, layout.recompute)
