@@ -84,8 +84,9 @@ def sites(node: YamlNode, *, path: Path = (), key: Span | None = None) -> Iterat
         for name, entry in node.entries.items():
             yield from sites(entry.value, path=(*path, name), key=entry.key)
     elif isinstance(node, SequenceNode):
+        is_short = len(node.items) == 1 and node.items[0].span == node.span  # `train: {…}`: the key names the item too
         for index, item in enumerate(node.items):
-            yield from sites(item, path=(*path, index))
+            yield from sites(item, path=(*path, index), key=key if is_short else None)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""S3xx: sections that do not go together, and batch arithmetic."""
+"""S3xx, S4xx: sections that do not go together, and batch arithmetic, and keys that nothing reads."""
 
 from __future__ import annotations
 
@@ -339,4 +339,25 @@ class NothingLeft(Code):
         model: {preset: gpt2}
         hardware: {accelerator: cpu}
         data: {sources: [{source: python-stdlib}], tokenizer: {train: bpe}, split: {valid: 0.1}}
+    """
+
+
+class UnreadKey(Code):
+    """A key has no effect in this spec.
+
+    Every key is read by some pass of the compiler or is an error, so that nothing is ever silently ignored: neither a key
+    that another one makes meaningless, nor one whose pass is not written yet. The message says why, where it is known.
+    """
+
+    id, slug = "S401", "unread-key"
+    stage = "plan"
+    failing = """
+        model: {preset: llama-3-8b, attention: {global_every: 2}}
+        hardware: {accelerator: h100-sxm-80g}
+        train: {objective: causal_lm, seq_len: 4096, steps: 1000, global_batch: 8}
+    """
+    fixed = """
+        model: {preset: llama-3-8b, attention: {global_every: 2, window: 1024}}
+        hardware: {accelerator: h100-sxm-80g}
+        train: {objective: causal_lm, seq_len: 4096, steps: 1000, global_batch: 8}
     """

@@ -1,0 +1,61 @@
+"""Rules of the hardware section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..diagnostics import Diagnostic, Edit, Fix, Label, diagnose
+from ..hardware import Hardware
+
+TOPOLOGY = ("hardware", "topology")
+
+
+def topology_needs_a_torus(hardware: Hardware) -> Iterator[Diagnostic]:
+    """Only some accelerators are wired as a torus, of two or three dimensions."""
+    if hardware.topology is None:
+        return
+    accelerator = hardware.accelerator
+    sides = hardware.topology.split("x")
+    label = Label("", ("hardware", "accelerator"))
+    if accelerator.torus is None:
+        message = f"{_name(hardware)} is not wired as a torus; give `nodes` and `per_node` in place of `topology`"
+        yield diagnose("S310", message, path=TOPOLOGY, labels=[label], fixes=list(_counted(hardware)))
+    elif len(sides) != accelerator.torus.dims:
+        message = (
+            f"the torus of {_name(hardware)} has {accelerator.torus.dims} sides, `{hardware.topology}` has {len(sides)}"
+        )
+        yield diagnose("S311", message, path=TOPOLOGY, labels=[label])
+
+
+def _name(hardware: Hardware) -> str:
+    accelerator = hardware.accelerator
+    return accelerator.name or accelerator.like or "the accelerator"
+
+
+def _counted(hardware: Hardware) -> Iterator[Fix]:
+    """As many devices, counted by nodes."""
+    nodes, rest = divmod(hardware.num_devices, hardware.accelerator.per_node)
+    if nodes and not rest:
+        edits = (
+            Edit("remove", TOPOLOGY),
+            Edit("set", ("hardware", "nodes"), nodes),
+            Edit("set", ("hardware", "per_node"), hardware.accelerator.per_node),
+        )
+        yield Fix(f"`nodes: {nodes}` with `per_node: {hardware.accelerator.per_node}` is as many devices", edits)
+
+
+def topology_stands_alone(hardware: Hardware) -> Iterator[Diagnostic]:
+    """The sides of a torus say how many devices there are; nodes and per_node say it again."""
+    if hardware.topology is None:
+        return
+    for name in ("nodes", "per_node"):
+        if name in hardware.model_fields_set and getattr(hardware, name) is not None:
+            path = ("hardware", name)
+            yield diagnose(
+                "S117",
+                f"`topology: {hardware.topology}` is {hardware.num_devices:,} devices; `{name}` may not be given with it",
+                path=path,
+                part="key",
+                labels=[Label("", TOPOLOGY)],
+                fixes=[Fix(f"leave out `{name}`", (Edit("remove", path),))],
+            )
