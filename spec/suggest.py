@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 
-MAX_LISTED = 12
+MAX_LISTED = 8
 
 
 def distance(a: str, b: str) -> int:
@@ -48,7 +48,6 @@ def did_you_mean(name: str, known: Iterable[str], *, at_most: int = 2) -> list[s
 
 
 def listing(names: Sequence[str], *, at_most: int = MAX_LISTED) -> str:
-    """`a`, `b`, `c` and 9 more."""
+    """`a`, `b`, `c`, …"""
     shown = ", ".join(f"`{name}`" for name in names[:at_most])
-    left = len(names) - at_most
-    return f"{shown} and {left} more" if left > 0 else shown
+    return f"{shown}, …" if len(names) > at_most else shown

@@ -7,7 +7,7 @@ function below; the table at the end joins them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -64,12 +64,19 @@ def _translate(error: ValidationError, tree: MappingNode) -> Iterator[Diagnostic
         fault = faults[0]
         if fault.type == "missing":
             missing.setdefault(fault.path[:-1], []).append(fault)
-        elif len(faults) > 1:
-            yield _no_alternative(faults)
         else:
-            yield _WORDS.get(fault.type, _other)(fault)
+            said = _no_alternative(faults) if len(faults) > 1 else _WORDS.get(fault.type, _other)(fault)
+            yield _about_environment(said, fault)
     for faults in missing.values():
         yield _missing(faults)
+
+
+def _about_environment(diagnostic: Diagnostic, fault: Fault) -> Diagnostic:
+    """Other tools fill in `${…}`; we do not, on purpose."""
+    if not isinstance(fault.node, ScalarNode) or "${" not in str(fault.node.value):
+        return diagnostic
+    note = "`${…}` is not filled in: a plan must not depend on the shell; `--set` gives a value on the command line"
+    return replace(diagnostic, notes=(*diagnostic.notes, note))
 
 
 def place(path: Path, tree: MappingNode | None = None) -> str:
