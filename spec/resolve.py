@@ -141,6 +141,7 @@ def _unknown_name(
 
 def _hf_model(result: Resolved, name: ScalarNode) -> dict[str, Any] | None:
     """The fields that a Hugging Face config.json means."""
+    from .hf.families import family_of_config
     from .hf_config import UnsupportedConfig, from_hf_config
 
     try:
@@ -151,7 +152,7 @@ def _hf_model(result: Resolved, name: ScalarNode) -> dict[str, Any] | None:
         result.fail(diagnose("S207", str(problem), path=("model", "hf")), ("model",))
         return None
     try:
-        return dict(from_hf_config(config))
+        return {"family": family_of_config(config), **from_hf_config(config)}
     except UnsupportedConfig as problem:
         message = f"`{problem.field}` of config.json is not supported: {problem.why}"
         result.fail(diagnose("S208", message, path=("model", "hf")), ("model",))

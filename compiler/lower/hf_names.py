@@ -77,9 +77,11 @@ _BLOOM = HfNames(
 )
 
 HF_NAMES: dict[str, HfNames] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "granite"), _LLAMA),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "granite", "stablelm"), _LLAMA),
     **dict.fromkeys(("gemma2", "gemma3_text"), _SANDWICH),
     "phi3": replace(_LLAMA, qkv=("model.layers.{i}.self_attn.qkv_proj",), up=("model.layers.{i}.mlp.gate_up_proj",)),
+    "glm": replace(_LLAMA, up=("model.layers.{i}.mlp.gate_up_proj",)),
+    "nemotron": replace(_LLAMA, up=("model.layers.{i}.mlp.up_proj",)),
     "phi": replace(
         _LLAMA,
         out="model.layers.{i}.self_attn.dense",
@@ -89,7 +91,7 @@ HF_NAMES: dict[str, HfNames] = {
     ),
     "starcoder2": replace(_LLAMA, up=("model.layers.{i}.mlp.c_fc",), down="model.layers.{i}.mlp.c_proj"),
     "gpt2": _GPT2,
-    "gpt_bigcode": replace(_GPT2, is_transposed=False),
+    "gpt_bigcode": replace(_GPT2, qkv_rows="grouped", is_transposed=False),
     "gptj": HfNames(
         embed="transformer.wte",
         attn_norm="transformer.h.{i}.ln_1",
@@ -113,6 +115,16 @@ HF_NAMES: dict[str, HfNames] = {
     ),
     "bloom": _BLOOM,
     "falcon": replace(_BLOOM, embed_norm=""),
+    "mpt": HfNames(
+        embed="transformer.wte",
+        attn_norm="transformer.blocks.{i}.norm_1",
+        qkv=("transformer.blocks.{i}.attn.Wqkv",),
+        out="transformer.blocks.{i}.attn.out_proj",
+        mlp_norm="transformer.blocks.{i}.norm_2",
+        up=("transformer.blocks.{i}.ffn.up_proj",),
+        down="transformer.blocks.{i}.ffn.down_proj",
+        norm="transformer.norm_f",
+    ),
     "opt": HfNames(
         embed="model.decoder.embed_tokens",
         positions="model.decoder.embed_positions",

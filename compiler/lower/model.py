@@ -65,6 +65,10 @@ class ModelView:
     tie_embeddings: bool
     head_bias: bool
     head_softcap: float | None
+    head_scale: float | None
+    """Factor on the logits."""
+    residual_scale: float | None
+    """Factor on what each part of a block adds to the residual stream."""
     recompute: str
     has_loss: bool
     has_decode: bool
@@ -136,6 +140,8 @@ def lower_model(spec: Spec, *, origin: str, num_parameters: int, recompute: str)
         tie_embeddings=model.tie_embeddings,
         head_bias=model.head.bias,
         head_softcap=model.head.softcap,
+        head_scale=model.head.scale,
+        residual_scale=getattr(model.block, "residual_scale", None),
         recompute=recompute,
         has_loss=spec.train is not None,
         has_decode=has_decode,
@@ -158,7 +164,7 @@ def _embed_scale(model: Model) -> float | None:
 def _norm(norm: Norm) -> NormView:
     if norm.kind == "rmsnorm":
         return NormView(kind="rmsnorm", eps=norm.eps, bias=False, unit_offset=norm.unit_offset)
-    return NormView(kind="layernorm", eps=norm.eps, bias=norm.bias, unit_offset=False)
+    return NormView(kind="layernorm", eps=norm.eps, bias=norm.bias, unit_offset=norm.unit_offset)
 
 
 _ACTIVATIONS = {
