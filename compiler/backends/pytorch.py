@@ -18,7 +18,9 @@ def files(views: Views) -> tuple[File, ...]:
     if views.data is not None:
         found.append(File("data.py", "pytorch/data.py.j2", {"d": views.data}, key="data"))
     for kernel in views.kernels:
-        found.append(File(f"kernels/{kernel.name}.py", f"kernels/pytorch/{kernel.name}.py.j2", {"k": kernel}, key="train"))
+        found.append(
+            File(f"kernels/{kernel.name}.py", f"kernels/pytorch/{kernel.name}.py.j2", {"k": kernel}, key="train")
+        )
     found.append(File("README.md", "pytorch/README.md.j2", {"r": views.readme}, key="name"))
     found.append(File("pyproject.toml", "pytorch/pyproject.toml.j2", {}, key="name"))
     return tuple(found)

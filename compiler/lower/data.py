@@ -13,6 +13,7 @@ from ..emit.literals import literal
 if TYPE_CHECKING:
     from ...spec.data import Clean, Data, PathSource
     from ...spec.document import Spec
+    from .views import Place
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class DataView:
     """The folder of the spec, from the folder of the program; None where the recipe names no file."""
 
 
-def lower_data(spec: Spec, data: Data, *, origin: str, spec_dir: Path, out_dir: Path) -> DataView:
+def lower_data(spec: Spec, data: Data, *, origin: str, place: Place) -> DataView:
     sources = tuple(
         SourceView(text=_source(source), key=f"data.sources.{number}") for number, source in enumerate(data.sources)
     )
@@ -55,7 +56,7 @@ def lower_data(spec: Spec, data: Data, *, origin: str, spec_dir: Path, out_dir: 
         tokenizer=_tokenizer(data.tokenizer, vocab_size=spec.model.vocab_size),
         valid_fraction=data.split.valid,
         seed=data.seed,
-        root=_relative(spec_dir, start=out_dir) if needs_root else None,
+        root=_relative(place.spec_file.parent, start=place.out_dir) if needs_root else None,
     )
 
 

@@ -24,18 +24,27 @@ class LinearCrossEntropyView:
     has_bias: bool
 
     @property
+    def name(self) -> str:
+        return "linear_cross_entropy"
+
+    @property
     def formula(self) -> str:
         plain = "lse(logits) - logits[target]"
         return f"{plain} + {self.z_loss} * lse(logits)**2" if self.z_loss else plain
 
 
-def lower_linear_cross_entropy(spec: Spec, *, z_loss: float) -> LinearCrossEntropyView:
+def lower_kernels(spec: Spec) -> tuple[LinearCrossEntropyView, ...]:
+    """The kernels of a program, in the order of the alphabet."""
+    if spec.train is None:
+        return ()
     model = spec.model
-    return LinearCrossEntropyView(
-        hidden_size=model.hidden_size,
-        vocab_size=model.vocab_size,
-        chunk=max(64, _CHUNK_LOGITS // model.vocab_size),
-        z_loss=z_loss,
-        softcap=model.head.softcap,
-        has_bias=model.head.bias,
+    return (
+        LinearCrossEntropyView(
+            hidden_size=model.hidden_size,
+            vocab_size=model.vocab_size,
+            chunk=max(64, _CHUNK_LOGITS // model.vocab_size),
+            z_loss=spec.train[0].z_loss,
+            softcap=model.head.softcap,
+            has_bias=model.head.bias,
+        ),
     )

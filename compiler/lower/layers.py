@@ -117,7 +117,7 @@ def _forward(kinds: tuple[_Kind, ...], *, has_mask: bool, mask_name: str) -> Pas
     """Positions 0 to T - 1, the same for every sequence."""
 
     def mask_of(kind: _Kind) -> str:
-        return "" if kind.is_implicit else f"{_MASK_FUNCTIONS[kind.mask]}(positions, tokens.shape[1])"
+        return "" if kind.is_implicit else _mask_call(kind, "positions, tokens.shape[1]")
 
     if len(kinds) == 2:
         whole, local = (
@@ -132,7 +132,7 @@ def _decode(kinds: tuple[_Kind, ...], *, mask_name: str) -> PassView:
     """Positions of each sequence's own, and keys up to the furthest of them."""
 
     def mask_of(kind: _Kind) -> str:
-        return f"{_MASK_FUNCTIONS[kind.mask]}(at, num_keys)"
+        return _mask_call(kind, "at, num_keys")
 
     if len(kinds) == 2:
         whole, local = (_tuple(_rope(kind, "at"), mask_of(kind)) for kind in kinds)
@@ -146,6 +146,12 @@ _CHOSEN = ", *(whole if layer.is_global else local)"
 
 def _rope(kind: _Kind, positions: str) -> str:
     return f"{kind.rope.name}({positions})" if kind.rope else ""
+
+
+def _mask_call(kind: _Kind, args: str) -> str:
+    """A bias has the dtype of the queries: scaled_dot_product_attention reads others wrongly (fp64 with fp32, torch 2.13)."""
+    call = f"{_MASK_FUNCTIONS[kind.mask]}({args})"
+    return f"{call}.type_as(x)" if "alibi" in kind.mask else call
 
 
 def _args(rope: str, mask: str, *, mask_name: str) -> str:

@@ -5,28 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .numbers import count, plural, scientific
+from ...spec.batch import solve_batch
+from ...spec.units import GIB
+from ..emit.literals import prose
+from .numbers import count, gib, scientific
 
 if TYPE_CHECKING:
+    from ...spec.batch import Batch
     from ...spec.document import Spec
     from ...spec.training import Train
-
-
-@dataclass(frozen=True)
-class TrainFacts:
-    """What the plan decides about training on one device, beside what the spec says."""
-
-    steps: int
-    micro_batch: int
-    grad_accumulation: int
-    flops_per_token: float
-    """Arithmetic of the model, forward and backward, without recomputation."""
-    peak_flops_per_s: float
-    """The device's, in the format of the matrix products."""
-    peak_words: str
-    micro_batch_reason: str
-    plan_lines: tuple[str, ...]
-    """What the head of the program says about the plan."""
+    from ..planner.plan import TrainPlan
 
 
 @dataclass(frozen=True)
@@ -67,7 +55,6 @@ class TrainView:
     checkpoint_every: int
     checkpoints_kept: int
     flops_per_token: str
-    flops_words: str
     peak_flops_per_s: str
     peak_words: str
 
@@ -75,36 +62,37 @@ class TrainView:
 _OBJECTIVE_WORDS = {"causal_lm": "predict each next token"}
 
 
-def lower_train(spec: Spec, train: Train, facts: TrainFacts, *, origin: str, device: str) -> TrainView:
-    """`train` is the one stage of the spec that is lowered."""
-    optimizer = train.optimizer
-    if optimizer.name != "adamw":
-        raise TypeError(f"{optimizer.name} is refused before lowering")
-    global_batch = facts.micro_batch * facts.grad_accumulation
-    tokens_per_step = global_batch * train.seq_len
-    min_lr_ratio = getattr(train.schedule, "min_lr_ratio", 0.0)
+def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str) -> TrainView:
+    """The one stage of the spec."""
+    assert spec.train is not None
+    train, layout = spec.train[0], plan.layout
+    batch = solve_batch(train, spec.parallel, layout.data_parallel)
+    optimizer, schedule = train.optimizer, train.schedule
+    tokens_per_step = batch.global_batch * batch.seq_len
+    min_lr_ratio = getattr(schedule, "min_lr_ratio", 0.0)
+    flops_per_token = plan.predicted.model_tflops_per_device * 1e12 / plan.predicted.tokens_per_s_per_device
     return TrainView(
         name=spec.name,
         origin=origin,
-        objective_words=_OBJECTIVE_WORDS[train.objective.kind],
-        plan_lines=facts.plan_lines,
+        objective_words=_OBJECTIVE_WORDS.get(train.objective.kind, train.objective.kind),
+        plan_lines=_plan_lines(spec, plan, batch=batch),
         device=device,
         is_bf16=train.precision == "bf16",
-        seq_len=train.seq_len,
-        micro_batch=facts.micro_batch,
-        micro_batch_reason=facts.micro_batch_reason,
-        grad_accumulation=facts.grad_accumulation,
-        global_batch=global_batch,
+        seq_len=batch.seq_len,
+        micro_batch=layout.micro_batch,
+        micro_batch_reason=f"its activations take {gib(plan.predicted.memory_gib.activations * GIB)}",
+        grad_accumulation=layout.grad_accumulation,
+        global_batch=batch.global_batch,
         tokens_per_step=tokens_per_step,
-        steps=facts.steps,
-        steps_reason=_steps_reason(train, steps=facts.steps, tokens_per_step=tokens_per_step),
+        steps=batch.steps,
+        steps_reason=_steps_reason(train, batch=batch),
         lr=optimizer.lr,
-        betas=optimizer.betas,
-        eps=optimizer.eps,
+        betas=getattr(optimizer, "betas", (0.0, 0.0)),
+        eps=getattr(optimizer, "eps", 0.0),
         weight_decay=optimizer.weight_decay,
-        schedule=train.schedule.name,
-        warmup_steps=train.schedule.warmup_steps,
-        decay_steps=getattr(train.schedule, "decay_steps", 0),
+        schedule=schedule.name,
+        warmup_steps=schedule.warmup_steps,
+        decay_steps=getattr(schedule, "decay_steps", 0),
         min_lr_ratio=min_lr_ratio,
         lr_span=1.0 - min_lr_ratio,
         grad_clip=train.grad_clip,
@@ -116,15 +104,30 @@ def lower_train(spec: Spec, train: Train, facts: TrainFacts, *, origin: str, dev
         validation_batches=train.validation.batches,
         checkpoint_every=train.checkpoint.every_steps,
         checkpoints_kept=train.checkpoint.keep,
-        flops_per_token=scientific(facts.flops_per_token),
-        flops_words="forward and backward",
-        peak_flops_per_s=scientific(facts.peak_flops_per_s),
-        peak_words=facts.peak_words,
+        flops_per_token=scientific(flops_per_token),
+        peak_flops_per_s=scientific(plan.predicted.model_tflops_per_device * 1e12 / plan.predicted.mfu),
+        peak_words=f"{spec.hardware.accelerator.name or 'device'}, {train.precision}",
     )
 
 
-def _steps_reason(train: Train, *, steps: int, tokens_per_step: int) -> str:
-    """Why so many steps, where the spec gives tokens."""
-    if train.tokens is None:
-        return f"{count(steps * tokens_per_step)} tokens"
-    return f"{count(train.tokens)} tokens, {plural(tokens_per_step, 'token')} a step, rounded up"
+def _plan_lines(spec: Spec, plan: TrainPlan, *, batch: Batch) -> tuple[str, ...]:
+    """What the head of the program says about the plan."""
+    predicted, accelerator = plan.predicted, spec.hardware.accelerator
+    memory = predicted.memory_gib
+    parts = {"parameters": memory.parameters, "gradients": memory.gradients, "optimizer": memory.optimizer}
+    parts |= {"activations": memory.activations, "buffers": memory.buffers}
+    listed = ", ".join(f"{name} {gib(size * GIB)}" for name, size in sorted(parts.items(), key=lambda part: -part[1]))
+    device = prose(accelerator.name or accelerator.kind)
+    return (
+        f"Plan: one {device}, {batch.steps:,} steps of {batch.global_batch} sequences of {batch.seq_len:,} tokens, in {spec.train[0].precision if spec.train else ''}.",
+        f"Expected: {predicted.step_time_s:.3g} s a step, {predicted.tokens_per_s:,.0f} tokens/s, {gib(memory.peak * GIB)} of {accelerator.memory_gib:.4g} GiB:",
+        f"{listed}.",
+    )
+
+
+def _steps_reason(train: Train, *, batch: Batch) -> str:
+    """Why so many steps."""
+    read = f"{count(batch.tokens)} tokens"
+    if train.tokens is None or train.tokens == batch.tokens:
+        return read
+    return f"{read}: {count(train.tokens)}, rounded up to whole steps"

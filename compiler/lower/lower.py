@@ -1,0 +1,26 @@
+"""Spec and plan -> Program: refuse what is not lowered, make the views, let the backend list the files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...spec.diagnostics import SpecError
+from ..backends.table import backend_for
+from .program import Program
+from .refuse import refuse_program
+from .views import lower_views
+
+if TYPE_CHECKING:
+    from ...spec.document import Spec
+    from ..planner.plan import Plan
+    from .views import Place
+
+
+def lower(spec: Spec, plan: Plan, *, place: Place) -> Program:
+    """The program of a plan. Raises SpecError with everything that is not lowered yet."""
+    refused = tuple(refuse_program(spec, plan))
+    if refused:
+        raise SpecError(refused)
+    views = lower_views(spec, plan, place=place)
+    files = backend_for(spec.hardware.accelerator.kind)(views)
+    return Program(name=spec.name, files=files, texts={"plan.json": plan.to_text()})

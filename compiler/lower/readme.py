@@ -1,0 +1,41 @@
+"""The view of the README that stands beside a program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ...spec.document import Spec
+    from ..planner.plan import Plan
+    from .model import ModelView
+    from .train import TrainView
+
+
+@dataclass(frozen=True)
+class ReadmeView:
+    """What templates/pytorch/README.md.j2 needs, under the name `r`."""
+
+    name: str
+    origin: str
+    num_parameters: str
+    model_words: tuple[str, ...]
+    plan_lines: tuple[str, ...]
+    has_train: bool
+    has_serve: bool
+    has_kernels: bool
+    run_dir: str
+
+
+def lower_readme(spec: Spec, plan: Plan, *, model: ModelView, train: TrainView | None, origin: str) -> ReadmeView:
+    return ReadmeView(
+        name=spec.name,
+        origin=origin,
+        num_parameters=model.num_parameters,
+        model_words=model.summary,
+        plan_lines=train.plan_lines if train else (),
+        has_train=train is not None,
+        has_serve=spec.serve is not None,
+        has_kernels=train is not None,
+        run_dir=f"runs/{spec.name}",
+    )
