@@ -27,6 +27,9 @@ _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+"""What an escape in quotes can smuggle in: file names and terminals take it amiss."""
+
 _CORE_TAGS = {"str", "int", "float", "bool", "null", "map", "seq"}
 
 
@@ -80,6 +83,7 @@ class _Composer:
         self.anchors: dict[str, tuple[YamlNode | None, int]] = {}  # None: still open; with the number of nodes in it
         self.stack: list[_Open] = []
         self.num_nodes = 0
+        self.position = 0  # how far reading has come
         self.root: YamlNode | None = None
 
     def run(self, text: str) -> YamlNode | None:
@@ -90,6 +94,7 @@ class _Composer:
         try:
             for event in YAML(typ="safe", pure=True).parse(text):
                 kind = type(event).__name__
+                self.position = max(self.position, min(event.end_mark.index, len(self.source.text)))
                 if kind == "DocumentStartEvent":
                     num_documents += 1
                     self._start_document(event, num_documents)
@@ -102,8 +107,8 @@ class _Composer:
         except MarkedYAMLError as error:
             self.diagnostics.append(_syntax_error(error, self.source))
             return None
-        except YAMLError as error:
-            self._report("S101", f"this is not YAML: {error}", Span(self.source, 0, 0))
+        except (YAMLError, ValueError, OverflowError) as error:  # the last two: an escape beyond Unicode, "\\UFFFFFFFF"
+            self._report("S101", f"this is not YAML: {error}", Span(self.source, self.position, self.position + 1))
             return None
         return self.root
 
@@ -159,6 +164,10 @@ class _Composer:
         is_plain = bool(event.implicit[0])
         self._count(1, span)
         self._check_tag(event, span)
+        forbidden = _FORBIDDEN.search(event.value)
+        if forbidden is not None:
+            self._report("S101", f"the character U+{ord(forbidden[0]):04X} may not stand in text", span)
+            raise _Stop
         node = ScalarNode(self._resolve(event.value, span) if is_plain else event.value, span)
         if event.anchor:
             self.anchors[event.anchor] = (node, 1)

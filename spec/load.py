@@ -212,22 +212,21 @@ class _Document:
         return lower
 
     def _read_one(self, name: ScalarNode, source: SourceText) -> YamlNode | None:
+        """The tree of one spec that is extended."""
         self.num_read += 1
         text = str(name.value)
-        path = source.folder / text
-        problem = None
         if FilePath(text).is_absolute() or not text.endswith((".yaml", ".yml")):
-            problem = diagnose(
-                "S201", f"`extends` names a .yaml file relative to this one, not `{text}`", span=name.span
-            )
-        elif self.num_read > MAX_EXTENDS:
-            problem = diagnose("S201", f"more than {MAX_EXTENDS} specs are extended", span=name.span)
-        elif path.resolve() in self.chain:
-            problem = diagnose("S202", f"`{text}` extends itself by way of this file", span=name.span)
-        if problem is None:
-            try:
-                return self.read(_read_file(path, name=(FilePath(source.name).parent / text).as_posix()))
-            except _CannotRead as cannot:
-                problem = diagnose("S201", str(cannot), span=name.span)
-        self.diagnostics.append(problem)
-        return None
+            return self._refuse("S201", f"`extends` names a .yaml file relative to this one, not `{text}`", name)
+        if self.num_read > MAX_EXTENDS:
+            return self._refuse("S201", f"more than {MAX_EXTENDS} specs are extended", name)
+        path = source.folder / text
+        try:
+            if path.resolve() in self.chain:
+                return self._refuse("S202", f"`{text}` extends itself by way of this file", name)
+            below = _read_file(path, name=(FilePath(source.name).parent / text).as_posix())
+        except (_CannotRead, OSError, RuntimeError) as problem:  # RuntimeError: a loop of symbolic links
+            return self._refuse("S201", str(problem), name)
+        return self.read(below)
+
+    def _refuse(self, code: str, message: str, name: ScalarNode) -> None:
+        self.diagnostics.append(diagnose(code, message, span=name.span))
