@@ -1,0 +1,91 @@
+"""An application on a socket: ready line, signals, graceful stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+
+
+def serve(app: Starlette, *, host: str = "127.0.0.1", port: int = 0, drain_s: int = 30) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what runs, for `drain_s` seconds at most, and return.
+
+    Port 0 takes a free one. When requests can come, prints `serving on http://HOST:PORT`. A second SIGINT ends at once.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    server, listener = prepare(app, host=host, port=port, drain_s=drain_s)
+    server.run(sockets=[listener])
+
+
+def prepare(app: Starlette, *, host: str, port: int, drain_s: int) -> tuple[Server, socket.socket]:
+    """A server and its socket, which is bound already; `server.run(sockets=[socket])` serves."""
+    listener = _listen(host, port)
+    config = uvicorn.Config(
+        app,
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=drain_s,
+    )
+    return Server(config, url=_url(host, listener)), listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but it tells when it is ready, and a signal is a reason to end, not a failure."""
+
+    def __init__(self, config: uvicorn.Config, *, url: str) -> None:
+        super().__init__(config)
+        self.url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(f"serving on {self.url}", flush=True)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Without uvicorn's habit of raising the signal again at the end: the exit status is 0."""
+        try:
+            before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: whoever runs us there sets should_exit
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.should_exit and number == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; an address that cannot be had ends the program with one line."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        sys.exit(f"cannot listen on {host} port {port}: {error.strerror or error}")
+    listener.set_inheritable(False)
+    return listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}"
