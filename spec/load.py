@@ -60,7 +60,9 @@ def read_spec(
     return read_source(source, overrides)
 
 
-def read_source(source: SourceText, overrides: Sequence[str]) -> tuple[Spec | None, SourceMap, tuple[Diagnostic, ...]]:
+def read_source(
+    source: SourceText, overrides: Sequence[str] = ()
+) -> tuple[Spec | None, SourceMap, tuple[Diagnostic, ...]]:
     document = _Document()
     tree = document.read(source)
     if tree is None or not isinstance(tree, MappingNode):
