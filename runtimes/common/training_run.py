@@ -52,6 +52,10 @@ class TrainingRun:
     def __enter__(self) -> TrainingRun:
         if self.first_step == 0:
             put_aside(self.run_dir)
+        elif self.first_step >= self.last_step:
+            print(f"the run is at step {self.first_step} of {self.last_step}: nothing is left to do", file=sys.stderr)
+        else:
+            print(f"resuming after step {self.first_step}", file=sys.stderr)
         self._stop = StopRequest().__enter__()
         self._metrics = MetricsLog(self.run_dir / "metrics.jsonl", last_step=self.first_step)
         self._events = EventLog(self.run_dir / "events", last_step=self.first_step)

@@ -1,0 +1,125 @@
+"""Generated code is formatted, linted and typed as if somebody had written it: every architecture in every variant."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from architectures import ARCHITECTURES
+from programs import TINY, build, plan_of, tiny_spec
+
+from llmc.compiler.planner.layout import Layout
+
+GPU = {"accelerator": TINY["hardware"]["accelerator"] | {"name": "gpu", "kind": "gpu"}}
+WSD = {"name": "wsd", "warmup_steps": 3, "decay_steps": 5, "min_lr_ratio": 0.1}
+SCHEDULES = (
+    {"name": "cosine", "warmup_steps": 5, "min_lr_ratio": 0.0},
+    {"name": "linear"},
+    {"name": "linear", "warmup_steps": 5, "min_lr_ratio": 0.1},
+    {"name": "constant"},
+    {"name": "constant", "warmup_steps": 5},
+    WSD,
+    {"name": "inverse_sqrt", "warmup_steps": 5},
+    {"name": "inverse_sqrt"},
+)
+SOURCES = (
+    {"source": "python-stdlib", "weight": 0.5},
+    {"path": "texts/**/*.jsonl", "text": "content"},
+    {"entry": "corpora.mine:documents", "weight": 2.0},
+)
+CLEAN = {"min_chars": 100, "dedup": "minhash", "languages": ["en", "de"]}
+
+
+def train(**changes: Any) -> dict[str, Any]:
+    return TINY["train"] | changes
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{f"{name}-trained-and-served": {"model": fields} for name, fields in ARCHITECTURES.items()},
+    **{f"{name}-trained": {"model": fields, "without": ("serve",)} for name, fields in ARCHITECTURES.items()},
+    **{f"{name}-served": {"model": fields, "without": ("train", "data")} for name, fields in ARCHITECTURES.items()},
+    **{f"schedule-{number}": {"train": train(schedule=each)} for number, each in enumerate(SCHEDULES)},
+    "bf16": {"train": train(precision="bf16", z_loss=1e-4, grad_clip=None)},
+    "gpu": {"hardware": GPU},
+    "gpu-bf16": {"hardware": GPU, "train": train(precision="bf16")},
+    "all-sources": {"data": {"sources": SOURCES, "clean": CLEAN, "tokenizer": {"path": "tokenizer.json"}}},
+    "no-validation": {"data": TINY["data"] | {"split": {"valid": 0.0}}},
+}
+
+
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every variant, built side by side."""
+    folder = tmp_path_factory.mktemp("builds")
+    for name, changes in VARIANTS.items():
+        build(tiny_spec(**changes), folder / name)
+    for recompute in ("selective", "full"):
+        layout = Layout(micro_batch=4, grad_accumulation=2, recompute=recompute)
+        for name in ("llama", "gemma2"):
+            spec = tiny_spec(model=ARCHITECTURES[name])
+            build(spec, folder / f"{name}-{recompute}", plan=plan_of(spec, layout=layout))
+    return folder
+
+
+def run(*args: str, folder: Path) -> str:
+    """Output of a tool, empty if it found nothing to say."""
+    done = subprocess.run([sys.executable, "-m", *args], cwd=folder, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_generated_code_is_formatted(builds: Path) -> None:
+    assert run("ruff", "format", "--diff", "--no-cache", ".", folder=builds) == ""
+
+
+def test_generated_code_passes_the_linter(builds: Path) -> None:
+    assert run("ruff", "check", "--no-cache", ".", folder=builds) == ""
+
+
+@pytest.mark.slow
+def test_generated_code_passes_the_type_checker(builds: Path, import_root: Path) -> None:
+    names = sorted(path.name for path in builds.iterdir() if path.is_dir())
+    settings = {
+        "typeCheckingMode": "standard",
+        "pythonVersion": "3.11",
+        "reportMissingModuleSource": False,
+        "executionEnvironments": [{"root": name, "extraPaths": [str(import_root)]} for name in names],
+    }
+    (builds / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
+    command = ("basedpyright", "--pythonpath", sys.executable, "--project", "pyrightconfig.json")
+    assert run(*command, folder=builds) == ""
+
+
+def test_programs_stay_short(builds: Path) -> None:
+    for name in ("llama-trained-and-served", "gpu-bf16", "gemma3-trained-and-served"):
+        code = sum(len((builds / name / file).read_text().splitlines()) for file in ("model.py", "train.py", "data.py"))
+        assert code < 400, name
+
+
+@pytest.mark.parametrize("name", ["llama-trained", "gpt2-served", "no-validation"])
+def test_what_a_spec_does_not_ask_for_leaves_no_trace(builds: Path, name: str) -> None:
+    absent = {
+        "llama-trained": ("cache", "decode", "mask", "window", "cuda", "bias=True", "serve"),
+        "gpt2-served": ("rope", "loss", "window", "checkpoint", "cross_entropy", "train"),
+        "no-validation": ("valid",),
+    }[name]
+    files = ("train.py",) if name == "no-validation" else ("model.py",)
+    names = {word for file in files for word in words(ast.parse((builds / name / file).read_text()))}
+    assert [word for word in absent if any(word in each for each in names)] == []
+
+
+def words(tree: ast.AST) -> set[str]:
+    """Names of all that a program defines and uses, keyword arguments with their constants."""
+    found = set()
+    for node in ast.walk(tree):
+        for field in ("id", "name", "attr", "arg"):
+            value = getattr(node, field, None)
+            if isinstance(value, str):
+                found.add(value)
+        if isinstance(node, ast.keyword):
+            found.add(f"{node.arg}={ast.unparse(node.value)}")
+    return found
