@@ -98,7 +98,7 @@ def step_time(work: Workload, layout: Layout) -> StepTime:
     exposed += SCALE_PER_DOUBLING * doublings * (compute + recompute + bubble + optimizer + exposed)
 
     by_class = _by_class(work, layout, kinds[which], times=m * share)
-    by_class |= {"recompute": recompute, "exposed communication": exposed, "bubble": bubble}
+    by_class |= {"recompute": recompute, "exposed comm": exposed, "bubble": bubble}
     by_class |= {"optimizer": optimizer, "overheads": overhead}
     total = compute + recompute + bubble + optimizer + exposed
     low, high = combine([(total, constants.spread)])

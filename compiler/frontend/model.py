@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MAX_LAYERS = 10_000
 """Each layer has a place in the order of the graph and lines in a checkpoint; no model comes near."""
 
+MAX_DEVICES = 2**20
+
 
 def build_graph(spec: Spec) -> Graph:
     """The graph of a spec: with the loss of its first training stage if it trains, else up to the logits."""
@@ -38,6 +40,11 @@ def check(spec: Spec) -> list[Diagnostic]:
     if spec.model.num_layers > MAX_LAYERS:
         message = f"num_layers {spec.model.num_layers:,} is more than the {MAX_LAYERS:,} layers a model may have"
         found.append(diagnose("P210", message, path=("model", "num_layers")))
+    if spec.hardware.num_devices > MAX_DEVICES:
+        message = (
+            f"{spec.hardware.num_devices:,} devices are more than the {MAX_DEVICES:,} that a layout is searched for"
+        )
+        found.append(diagnose("P211", message, path=("hardware",), part="key"))
     for number, train in enumerate(spec.train or ()):
         if train.objective.kind not in OBJECTIVE:
             message = f"the objective {train.objective.kind} is not lowered yet; {', '.join(OBJECTIVE)} is"

@@ -26,21 +26,25 @@ MAX_EXPERT_RANKS = 1024
 class Given:
     """What the user wrote; None is open. Without `rest: auto`, what they did not write is 1 or none."""
 
-    dp_replicate: int | None
-    dp_shard: int | None
-    zero: Zero | None
-    tp: int | None
-    sequence_parallel: bool | None
-    cp: int | None
-    cp_kind: CpKind | None
-    pp: int | None
-    ep: int | None
-    schedule: Schedule | None
-    virtual_stages: int | None
-    micro_batch: int | None
-    grad_accumulation: int | None
-    recompute: Recompute | None
-    is_auto: bool
+    dp_replicate: int | None = None
+    dp_shard: int | None = None
+    zero: Zero | None = None
+    tp: int | None = None
+    sequence_parallel: bool | None = None
+    cp: int | None = None
+    cp_kind: CpKind | None = None
+    pp: int | None = None
+    ep: int | None = None
+    schedule: Schedule | None = None
+    virtual_stages: int | None = None
+    micro_batch: int | None = None
+    grad_accumulation: int | None = None
+    recompute: Recompute | None = None
+    is_auto: bool = True
+
+
+OPEN = Given()
+"""Everything is the planner's."""
 
 
 def given(parallel: Parallel) -> Given:

@@ -6,7 +6,7 @@
                 what the user wrote                                enumerate.layouts
 
 Layouts within a half per cent of the fastest count as equal: of those the simplest is taken, then the one that needs
-least memory. A layout that is fixed by hand is priced as it stands, and the search only says what it would have chosen.
+least memory. Those that fill a device to the brim come last: allocators fragment, and no ledger is that exact. A layout that is fixed by hand is priced as it stands, and the search only says what it would have chosen.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from .layout import Layout
 from .rules import Violation, violations
 
 SAME_TIME = 1.005
+BRIM = 0.96
+"""Share of a device's memory beyond which a layout is chosen only if there is no other."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Priced:
     layout: Layout
     ledger: Ledger
     time: StepTime
+    is_tight: bool = False
+    """Whether it fills the device to the brim."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def search(candidates: Iterable[tuple[Layout, ...]], work: Workload, *, global_b
         for layout in group:
             if _try(layout, work, found, global_batch=global_batch):
                 break
-    found.fitting.sort(key=lambda priced: (priced.time.total, priced.ledger.peak, complexity(priced.layout)))
+    found.fitting.sort(key=lambda each: (each.is_tight, each.time.total, each.ledger.peak, complexity(each.layout)))
     best = _pick(found.fitting)
     if best is not None:
         found.fitting.remove(best)
@@ -89,15 +93,19 @@ def _try(layout: Layout, work: Workload, found: Search, *, global_batch: int | N
     if ledger.peak > work.machine.memory_bytes:
         found.misfits.append(Misfit(layout, ledger))
         return False
-    found.fitting.append(Priced(layout, ledger, step_time(work, layout)))
-    return True
+    is_tight = ledger.peak > BRIM * work.machine.memory_bytes
+    found.fitting.append(Priced(layout, ledger, step_time(work, layout), is_tight))
+    return not is_tight
 
 
 def _pick(fitting: list[Priced]) -> Priced | None:
     """Of those as fast as the fastest, the simplest."""
     if not fitting:
         return None
-    equal = [each for each in fitting if each.time.total <= fitting[0].time.total * SAME_TIME]
+    first = fitting[0]
+    equal = [
+        each for each in fitting if each.is_tight == first.is_tight and each.time.total <= first.time.total * SAME_TIME
+    ]
     return min(equal, key=lambda each: (complexity(each.layout), each.ledger.peak, each.time.total))
 
 
@@ -116,10 +124,10 @@ def complexity(layout: Layout) -> int:
 
 
 def runners_up(fitting: list[Priced], *, at_most: int) -> list[Priced]:
-    """The next best, of each mesh and choice of sharding and recompute one: variants in the micro-batch say little."""
+    """The next fastest, of each mesh and choice of sharding and recompute one: variants in the micro-batch say little."""
     seen = {_shape(fitting[0].layout)} if fitting else set()
     chosen: list[Priced] = []
-    for priced in fitting[1:]:
+    for priced in sorted(fitting[1:], key=lambda each: each.time.total):
         if len(chosen) == at_most:
             break
         if _shape(priced.layout) not in seen:
@@ -142,5 +150,6 @@ def nearest_misses(misfits: list[Misfit], *, at_most: int) -> list[Misfit]:
 
 
 def _shape(layout: Layout) -> tuple[object, ...]:
+    """What makes layouts worth telling apart: ZeRO-1 and 2 differ in memory alone."""
     mesh = (layout.tp, layout.cp, layout.pp, layout.ep, layout.dp_replicate, layout.dp_shard)
-    return (*mesh, layout.zero, layout.recompute)
+    return (*mesh, layout.zero == 3, layout.recompute)

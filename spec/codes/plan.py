@@ -25,3 +25,194 @@ class TooManyLayers(Code):
         model: {preset: llama-3-8b, num_layers: 32}
         hardware: {accelerator: h100-sxm-80g}
         """
+
+
+class DoesNotFit(Code):
+    """No layout fits: every one needs more memory than a device has.
+
+    The headline compares what the nearest layout needs with what a device has, the note under it says what fills the
+    memory, and the help names a change that was planned and fits. Exit code 3: the spec is right, the machine is too
+    small for it.
+    """
+
+    id = "P201"
+    slug = "does-not-fit"
+    stage = "plan"
+    failing = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 1, per_node: 1}
+        train: {objective: causal_lm, steps: 100, seq_len: 8192, global_batch: 64}
+        parallel: auto
+        """
+    fixed = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 1, per_node: 8}
+        train: {objective: causal_lm, steps: 100, seq_len: 8192, global_batch: 64}
+        parallel: auto
+        """
+
+
+class DoesNotDivide(Code):
+    """A degree of parallelism does not divide what it splits.
+
+    Tensor parallelism splits heads and the width of the feed-forward block, context parallelism the sequence, expert
+    parallelism the experts, data parallelism the batch; a pipeline needs at least one layer a stage. The help names a
+    degree that was planned and works.
+    """
+
+    id = "P202"
+    slug = "does-not-divide"
+    stage = "plan"
+    failing = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 3, per_node: 8}
+        train: {objective: causal_lm, steps: 100, seq_len: 8192, global_batch: 64}
+        parallel: {tp: 3, dp_shard: 8, zero: 3}
+        """
+    fixed = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 2, per_node: 8}
+        train: {objective: causal_lm, steps: 100, seq_len: 8192, global_batch: 64}
+        parallel: {tp: 2, dp_shard: 8, zero: 3}
+        """
+
+
+class WrongSize(Code):
+    """The layout is for another number of devices than the machine has.
+
+    The product dp_replicate × dp_shard × tp × cp × pp is the number of devices (ep is taken out of dp_shard × cp). Without
+    `rest: auto` a degree that is not written is 1.
+    """
+
+    id = "P203"
+    slug = "wrong-size"
+    stage = "plan"
+    failing = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 2, per_node: 8}
+        train: {objective: causal_lm, steps: 100, seq_len: 8192, global_batch: 64}
+        parallel: {tp: 2, dp_shard: 4, zero: 3}
+        """
+    fixed = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 2, per_node: 8}
+        train: {objective: causal_lm, steps: 100, seq_len: 8192, global_batch: 64}
+        parallel: {tp: 2, dp_shard: 8, zero: 3}
+        """
+
+
+class TooManyDevices(Code):
+    """A machine has more devices than a layout is searched for.
+
+    The bound, a million, is above any machine that exists; a number beyond it is a typing error.
+    """
+
+    id = "P211"
+    slug = "too-many-devices"
+    stage = "plan"
+    failing = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 1M, per_node: 8}
+        """
+    fixed = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 1k, per_node: 8}
+        """
+
+
+class MissesObjective(Code):
+    """No serving layout on this machine holds the service-level objective.
+
+    The nearest layout is named with what it misses by. More devices, another format of the weights, or a looser
+    objective are the ways out. Exit code 3.
+    """
+
+    id = "P220"
+    slug = "misses-objective"
+    stage = "plan"
+    failing = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 1, per_node: 1}
+        serve:
+          max_seq_len: 8192
+          workload: {input_tokens: 2048, output_tokens: 256, requests_per_s: 200}
+          slo: {ttft_p99_ms: 600, tpot_p99_ms: 40}
+        """
+    fixed = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 1, per_node: 1}
+        serve:
+          max_seq_len: 8192
+          workload: {input_tokens: 2048, output_tokens: 256, requests_per_s: 1}
+          slo: {ttft_p99_ms: 600, tpot_p99_ms: 40}
+        """
+
+
+class BelowPhysicalLimit(Code):
+    """A time per token is asked for that no software can reach on this machine.
+
+    Each token needs every weight once, and reading them at the full memory bandwidth already takes longer. Weights in
+    fewer bytes, more tensor-parallel devices, or a faster accelerator move the limit. Exit code 3.
+    """
+
+    id = "P221"
+    slug = "below-physical-limit"
+    stage = "plan"
+    failing = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 1, per_node: 1}
+        serve:
+          max_seq_len: 8192
+          workload: {input_tokens: 2048, output_tokens: 256, requests_per_s: 1}
+          slo: {tpot_p99_ms: 1}
+        """
+    fixed = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 1, per_node: 1}
+        serve:
+          max_seq_len: 8192
+          workload: {input_tokens: 2048, output_tokens: 256, requests_per_s: 1}
+          slo: {tpot_p99_ms: 40}
+        """
+
+
+class UnknownNetwork(Code):
+    """The bandwidth between nodes is in neither the spec nor the catalog, so one is assumed.
+
+    Across nodes it decides which layouts are fast. Say it: `hardware: {inter_node_gb_s: 50}`, in GB/s a device and
+    direction.
+    """
+
+    id = "P231"
+    slug = "unknown-network"
+    severity = "warning"
+    stage = "plan"
+    failing = """
+        llmc: 1
+        model: {preset: gpt2}
+        hardware:
+          accelerator: {name: my-gpu, kind: gpu, memory_gib: 80, memory_gb_s: 2000, peak_tflops: {bf16: 300}}
+          nodes: 2
+        train: {objective: causal_lm, steps: 100, seq_len: 1024, global_batch: 64}
+        """
+    fixed = """
+        llmc: 1
+        model: {preset: gpt2}
+        hardware:
+          accelerator: {name: my-gpu, kind: gpu, memory_gib: 80, memory_gb_s: 2000, peak_tflops: {bf16: 300}}
+          nodes: 2
+          inter_node_gb_s: 25
+        train: {objective: causal_lm, steps: 100, seq_len: 1024, global_batch: 64}
+        """

@@ -1,0 +1,247 @@
+"""The stages of the compiler and the list of its passes, and nothing else.
+
+    spec.yaml -> Spec -> Graph -> passes -> Plan -> Program -> files
+
+`plan_specs` goes as far as the plan, for any number of specs in one process; `build` to the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..spec.base import record_reads
+from ..spec.consumption import unread_keys
+from ..spec.diagnostics import Diagnostic, SpecError
+from ..spec.load import locate, read_spec
+from .frontend.model import build_graph, build_model
+from .ir.graph import Graph
+from .ir.text import print_graph
+from .passes.choose_attention import choose_attention
+from .passes.fuse_gate_up import fuse_gate_up
+from .passes.fuse_linear_cross_entropy import fuse_linear_cross_entropy
+from .passes.fuse_qkv import fuse_qkv
+from .planner.plan import DiagnosticFacts, ModelFacts, Plan
+
+if TYPE_CHECKING:
+    from ..spec.document import Spec
+    from ..spec.nodes import SourceMap
+    from .emit.tree import Tree
+    from .planner.serve_plan import ServeOutcome
+    from .planner.train_plan import TrainOutcome
+
+PASSES: tuple[Callable[[Graph], Graph], ...] = (
+    fuse_qkv,
+    fuse_gate_up,
+    choose_attention,
+    fuse_linear_cross_entropy,
+)
+"""In this order; today no pass needs another before it."""
+
+EXIT_FINE, EXIT_SPEC_ERROR, EXIT_NOTHING_FITS = 0, 1, 3
+NOTHING_FITS = frozenset({"P201", "P220", "P221"})
+"""Codes of specs that are right and that the machine cannot hold."""
+PLANNER_SECTIONS = ("hardware", "parallel")
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """One spec's answer: the plan with its diagnostics, and what the report tells beyond it."""
+
+    plan: Plan
+    diagnostics: tuple[Diagnostic, ...]
+    spec: Spec | None = None
+    sources: SourceMap | None = None
+    train: TrainOutcome | None = None
+    serve: ServeOutcome | None = None
+
+    @property
+    def exit_code(self) -> int:
+        errors = {each.code for each in self.diagnostics if each.severity == "error"}
+        if not errors:
+            return EXIT_FINE
+        return EXIT_NOTHING_FITS if errors <= NOTHING_FITS else EXIT_SPEC_ERROR
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A program as texts, with the plan it follows. `tree` is None where errors stand against it."""
+
+    entry: PlanEntry
+    tree: Tree | None
+    diagnostics: tuple[Diagnostic, ...]
+
+
+def plan_specs(
+    paths: Sequence[str | Path], overrides: Sequence[str] = (), *, dump_ir: Path | None = None
+) -> list[PlanEntry]:
+    """One entry a spec, in order; a spec that cannot be planned does not stop the rest."""
+    several = len(paths) > 1
+    return [plan_file(Path(path), overrides, dump_ir=_folder(dump_ir, path, several=several)) for path in paths]
+
+
+def plan_file(path: Path, overrides: Sequence[str] = (), *, dump_ir: Path | None = None) -> PlanEntry:
+    """Plan one spec."""
+    return _Compilation(path, overrides, dump_ir=dump_ir).plan()
+
+
+def build(
+    path: str | Path, out_dir: str | Path, overrides: Sequence[str] = (), *, dump_ir: Path | None = None
+) -> BuildResult:
+    """Plan one spec and render its program, without writing it (emit/tree.py does)."""
+    return _Compilation(Path(path), overrides, dump_ir=dump_ir).build(Path(out_dir))
+
+
+class _Compilation:
+    """One spec on its way through the stages, with what it was told so far."""
+
+    def __init__(self, path: Path, overrides: Sequence[str], *, dump_ir: Path | None) -> None:
+        self.path = path
+        self.overrides = overrides
+        self.dump = _Dump(dump_ir)
+        self.spec, self.sources, found = read_spec(path, overrides)
+        self.diagnostics = list(found)
+
+    def plan(self) -> PlanEntry:
+        if self.spec is None:
+            return self._entry(Plan(name=self.path.stem, spec_sha256=None))
+        with record_reads() as reads:
+            entry = self._plan(self.spec)
+            if not self._has_errors:
+                self._read_as_lowering_does(self.spec, entry.plan)
+        return self._consumed(entry, reads)
+
+    def build(self, out_dir: Path) -> BuildResult:
+        if self.spec is None:
+            return BuildResult(self.plan(), None, tuple(self.diagnostics))
+        with record_reads() as reads:
+            entry = self._plan(self.spec)
+            tree = None if self._has_errors else self._lower(self.spec, entry.plan, out_dir)
+        entry = self._consumed(entry, reads)
+        return BuildResult(entry, None if self._has_errors else tree, entry.diagnostics)
+
+    def _plan(self, spec: Spec) -> PlanEntry:
+        """Spec -> Graph -> Plan."""
+        from .lower.refuse import refuse_spec
+
+        self._tell(refuse_spec(spec))
+        graph = None if self._has_errors else self._graph(spec)
+        if graph is None:
+            return self._entry(Plan(name=spec.name, spec_sha256=spec_sha256(spec)))
+        facts = ModelFacts(parameters=graph.num_parameters(), active_parameters=graph.active_parameters())
+        train = serve = None
+        if spec.train is not None:
+            from .planner.train_plan import plan_training
+
+            train = plan_training(spec, graph)
+            self._tell(train.diagnostics)
+        if spec.serve is not None:
+            from .planner.serve_plan import plan_serving
+
+            serve = plan_serving(spec, run_passes(build_model(spec.model, name=spec.name)))
+            self._tell(serve.diagnostics)
+        plan = Plan(
+            name=spec.name,
+            spec_sha256=spec_sha256(spec),
+            model=facts,
+            train=train.plan if train else None,
+            serve=serve.plan if serve else None,
+        )
+        self.dump.write("plan.json", plan.to_text())
+        return self._entry(plan, train=train, serve=serve)
+
+    def _graph(self, spec: Spec) -> Graph | None:
+        try:
+            graph = build_graph(spec)
+        except SpecError as error:
+            self._tell(error.diagnostics)
+            return None
+        return run_passes(graph, dump=self.dump)
+
+    def _lower(self, spec: Spec, plan: Plan, out_dir: Path) -> Tree | None:
+        """Plan -> Program -> files."""
+        from .emit.manifest import locator
+        from .emit.tree import render_program
+        from .lower.lower import lower
+        from .lower.views import Place
+
+        try:
+            program = lower(spec, plan, place=Place(spec_file=self.path, out_dir=out_dir))
+        except SpecError as error:
+            self._tell(error.diagnostics)
+            return None
+        return render_program(program, locate=locator(self.sources, spec_dir=self.path.parent))
+
+    def _read_as_lowering_does(self, spec: Spec, plan: Plan) -> None:
+        """Make the views that a build would make: what they read counts as consumed."""
+        from .lower.refuse import refuse_program
+        from .lower.views import Place, lower_views
+
+        self.is_lowered = not list(refuse_program(spec, plan))
+        if self.is_lowered:
+            lower_views(spec, plan, place=Place(spec_file=self.path, out_dir=self.path.parent))
+
+    is_lowered = True
+
+    def _consumed(self, entry: PlanEntry, reads: set[tuple[str | int, ...]]) -> PlanEntry:
+        """Consume or reject, over the whole way.
+
+        A spec that is not lowered yet can be planned all the same. What a build would read of it is not known, so only
+        the sections that are the planner's alone are held to it.
+        """
+        if not self._has_errors:
+            assert self.spec is not None
+            unread = unread_keys(self.spec, self.sources, reads, already=self.diagnostics)
+            self._tell(each for each in unread if self.is_lowered or (each.path or ("",))[0] in PLANNER_SECTIONS)
+        return self._entry(entry.plan, train=entry.train, serve=entry.serve)
+
+    @property
+    def _has_errors(self) -> bool:
+        return any(each.severity == "error" for each in self.diagnostics)
+
+    def _tell(self, diagnostics: object) -> None:
+        self.diagnostics += [locate(each, self.sources) for each in diagnostics]  # type: ignore[attr-defined]
+
+    def _entry(self, plan: Plan, *, train: TrainOutcome | None = None, serve: ServeOutcome | None = None) -> PlanEntry:
+        told = tuple(DiagnosticFacts.model_validate(each.to_json()) for each in self.diagnostics)
+        plan = plan.model_copy(update={"diagnostics": told})
+        return PlanEntry(plan, tuple(self.diagnostics), self.spec, self.sources, train, serve)
+
+
+def run_passes(graph: Graph, *, dump: _Dump | None = None) -> Graph:
+    """All passes in order; with `dump`, the graph before and after each as text."""
+    if dump is not None:
+        dump.write("graph.ir.txt", print_graph(graph))
+    for each in PASSES:
+        graph = each(graph)
+        if dump is not None:
+            dump.write(f"{each.__name__}.ir.txt", print_graph(graph))
+    return graph
+
+
+def spec_sha256(spec: Spec) -> str:
+    """Of the resolved spec, so that comments, order and shorthands do not count."""
+    text = json.dumps(spec.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class _Dump:
+    """Writes stages to a folder as `01_graph.ir.txt`, `02_fuse_qkv.ir.txt`, …; nothing without a folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.count = 0
+
+    def write(self, name: str, text: str) -> None:
+        self.count += 1
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / f"{self.count:02d}_{name}").write_text(text, encoding="utf-8", newline="\n")
+
+
+def _folder(dump_ir: Path | None, path: str | Path, *, several: bool) -> Path | None:
+    return dump_ir / Path(path).stem if dump_ir is not None and several else dump_ir

@@ -1,0 +1,145 @@
+"""The serving half of a plan: search, then say it in the plan's terms, or say what stands in the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...spec.diagnostics import Diagnostic, diagnose
+from ...spec.units import GIB
+from ..cost.serving import Engine
+from ..topology.machine import Machine, machine_of
+from .plan import ServeAlternative, ServeLayout, ServeMemory, ServePlan, ServePrediction, ServeRejected
+from .serve_search import Candidate, ServeSearch, search_serving
+
+if TYPE_CHECKING:
+    from ...spec.document import Spec
+    from ..ir.graph import Graph
+
+MAX_ALTERNATIVES = 4
+MAX_REJECTED = 8
+
+
+@dataclass(frozen=True)
+class ServeOutcome:
+    """The plan, or diagnostics; and what the search saw, for the report."""
+
+    plan: ServePlan | None
+    diagnostics: tuple[Diagnostic, ...]
+    found: ServeSearch
+    machine: Machine
+
+
+def plan_serving(spec: Spec, graph: Graph) -> ServeOutcome:
+    """Plan the server of a spec. `graph` ends in logits."""
+    assert spec.serve is not None
+    machine = machine_of(spec.hardware)
+    found = search_serving(spec.serve, graph, machine)
+    if found.good:
+        return ServeOutcome(_plan(found.good[0], found, meets_slo=True), (), found, machine)
+    diagnostics = _nothing(spec, found, machine)
+    nearest = next((each for each in found.bad if each.service is not None), None)
+    plan = _plan(nearest, found, meets_slo=False) if nearest is not None else None
+    return ServeOutcome(plan, tuple(diagnostics), found, machine)
+
+
+def _nothing(spec: Spec, found: ServeSearch, machine: Machine) -> list[Diagnostic]:
+    serve = spec.serve
+    assert serve is not None
+    served = [each for each in found.bad if each.service is not None]
+    if not served and not found.bad:
+        rule, degree, size = found.skipped[0]
+        message = f"no serving layout: {rule} ({degree} and {size})"
+        return [diagnose("P202", message, path=("serve", "layout"), part="key")]
+    if not served:
+        nearest = min(found.bad, key=lambda each: each.engine.weights_bytes)
+        message = f"serving {nearest.reason}, with {machine.num_devices} × {machine.accelerator}"
+        formats = ", ".join(serve.weights.dtype)
+        notes = [
+            f"weights {nearest.engine.weights_bytes / GIB:.1f} GiB a device at tp {nearest.shape.tp} in {nearest.shape.weights}"
+        ]
+        notes.append(f"formats tried: {formats}")
+        return [diagnose("P201", message, path=("serve",), part="key", notes=notes)]
+    limit = _below_physical_limit(spec, [each.engine for each in served], machine)
+    if limit is not None:
+        return [limit]
+    nearest = served[0]
+    message = f"no layout on {machine.num_devices} × {machine.accelerator} holds the objective: the nearest has {nearest.reason}"
+    notes = [f"nearest: {describe(layout_of(nearest))}"]
+    path = ("serve", "slo", nearest.binding) if nearest.binding.startswith("t") else ("serve", "workload")
+    return [diagnose("P220", message, path=path, notes=notes)]
+
+
+def _below_physical_limit(spec: Spec, engines: list[Engine], machine: Machine) -> Diagnostic | None:
+    """P221: a time per token below what reading the weights once takes."""
+    slo = spec.serve.slo if spec.serve else None
+    if slo is None:
+        return None
+    least = min(engine.least_step_s() for engine in engines) * 1e3
+    for name in ("tpot_p50_ms", "tpot_p99_ms"):
+        asked = getattr(slo, name)
+        if asked is not None and asked < least:
+            message = (
+                f"{name} {asked:g} ms is below the {least:.2g} ms that reading the weights takes at the full bandwidth"
+                f" of {machine.accelerator}"
+            )
+            return diagnose("P221", message, path=("serve", "slo", name))
+    return None
+
+
+def layout_of(candidate: Candidate) -> ServeLayout:
+    shape = candidate.shape
+    return ServeLayout(
+        tp=shape.tp,
+        pp=shape.pp,
+        ep=shape.ep,
+        replicas=candidate.replicas,
+        max_batch=candidate.max_batch,
+        prefill_chunk=candidate.prefill_chunk,
+        weights=shape.weights,
+        kv_dtype=shape.kv_dtype,
+    )
+
+
+def predict(candidate: Candidate) -> ServePrediction:
+    """A candidate in the plan's terms."""
+    service, engine = candidate.service, candidate.engine
+    assert service is not None
+    rate = service.requests_per_s * candidate.replicas
+    # Every replica writes its answers' tokens at the rate at which it finishes requests.
+    tokens = service.batch / service.tpot_p50_s * candidate.replicas
+    weights = engine.weights_bytes / GIB
+    buffers = engine.buffers_bytes(chunk=candidate.prefill_chunk, batch=candidate.max_batch) / GIB
+    cache = candidate.kv_tokens * engine.kv_bytes_per_token / GIB
+    return ServePrediction(
+        ttft_p50_ms=service.ttft_p50_s * 1e3,
+        ttft_p99_ms=service.ttft_p99_s * 1e3,
+        tpot_p50_ms=service.tpot_p50_s * 1e3,
+        tpot_p99_ms=service.tpot_p99_s * 1e3,
+        output_tokens_per_s=tokens,
+        output_tokens_per_s_per_device=tokens / candidate.devices,
+        requests_per_s=rate,
+        memory_gib=ServeMemory(peak=weights + cache + buffers, weights=weights, kv_cache=cache, buffers=buffers),
+        kv_cache_tokens=candidate.kv_tokens,
+    )
+
+
+def _plan(chosen: Candidate, found: ServeSearch, *, meets_slo: bool) -> ServePlan:
+    others = [each for each in found.good if each is not chosen][:MAX_ALTERNATIVES]
+    return ServePlan(
+        layout=layout_of(chosen),
+        predicted=predict(chosen),
+        meets_slo=meets_slo,
+        devices=chosen.devices,
+        alternatives=tuple(ServeAlternative(layout=layout_of(each), predicted=predict(each)) for each in others),
+        rejected=tuple(
+            ServeRejected(layout=layout_of(each), reason=each.reason or "", binding=each.binding)
+            for each in found.bad[:MAX_REJECTED]
+        ),
+    )
+
+
+def describe(layout: ServeLayout) -> str:
+    from .report import serve_line
+
+    return serve_line(layout)
