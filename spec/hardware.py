@@ -53,7 +53,7 @@ class Torus(Node):
     """The wires of a torus."""
 
     dims: Literal[2, 3] = Field(description="Dimensions of the torus.")
-    gb_s: GBPerSecond = Field(description="Bandwidth a device and axis.")
+    gb_s: GBPerSecond = Field(description="Bandwidth of one link in one direction; a device has two links an axis.")
     wrap_multiple: Count | None = Field(default=None, description="Sides that are a multiple of this close into rings.")
 
 
@@ -64,7 +64,6 @@ class Accelerator(Node):
     like: str | None = Field(
         default=None, description="The catalog entry that this one resembles; fields beside it override."
     )
-    aliases: tuple[str, ...] = Field(default=(), description="Other names of the same device.")
     vendor: str | None = Field(default=None, description="Maker.")
     kind: Literal["gpu", "tpu", "npu", "cpu"] = Field(description="What kind of device; it decides the backend.")
     memory_gib: GiB = Field(description="Device memory.")
