@@ -11,7 +11,7 @@ import math
 import re
 from typing import Any
 
-_PROSE = re.compile(r"[^A-Za-z0-9 .,:;+*/=()\[\]_@&%~'^-]+")
+_PROSE = re.compile(r"[^A-Za-z0-9 .,:;+/=()_@%-]+")
 _MAX_PROSE = 200
 _LITERAL_TYPES = (bool, int, float, str, type(None))
 

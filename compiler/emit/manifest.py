@@ -10,10 +10,11 @@ Files of the spec are named relative to its folder, so that a manifest does not 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..lower.paths import relative
 
 if TYPE_CHECKING:
     from ...spec.base import Path as KeyPath
@@ -41,13 +42,9 @@ def locator(sources: SourceMap, *, spec_dir: Path) -> Locate:
         site = sources.site(path)
         if site is None:
             return None
-        return f"{_relative(site.key.file, start=spec_dir)}:{site.key.line}"
+        return f"{relative(site.key.file, start=spec_dir)}:{site.key.line}"
 
     return locate
-
-
-def _relative(file: str, *, start: Path) -> str:
-    return Path(os.path.relpath(file, start)).as_posix()
 
 
 def describe(rendered: Rendered, *, key: str, locate: Locate) -> dict[str, Any]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...spec.data import EntrySource, NamedSource, TokenizerFile
 from ..emit.literals import literal
+from .paths import relative
 
 if TYPE_CHECKING:
-    from ...spec.data import Clean, Data, PathSource
+    from ...spec.data import Clean, Data, PathSource, TrainTokenizer
     from ...spec.document import Spec
     from .views import Place
 
@@ -56,13 +55,8 @@ def lower_data(spec: Spec, data: Data, *, origin: str, place: Place) -> DataView
         tokenizer=_tokenizer(data.tokenizer, vocab_size=spec.model.vocab_size),
         valid_fraction=data.split.valid,
         seed=data.seed,
-        root=_relative(place.spec_file.parent, start=place.out_dir) if needs_root else None,
+        root=relative(place.spec_file.parent, start=place.out_dir) if needs_root else None,
     )
-
-
-def _relative(path: Path, *, start: Path) -> str:
-    """How to get from one folder to another, so that a build names no absolute path."""
-    return Path(os.path.relpath(path, start)).as_posix()
 
 
 def _call(name: str, *args: object, **options: object) -> str:
@@ -86,7 +80,7 @@ def _clean(clean: Clean) -> str:
     return f"Clean({', '.join(f'{key}={literal(value)}' for key, value in options.items())})"
 
 
-def _tokenizer(tokenizer: object, *, vocab_size: int) -> str:
+def _tokenizer(tokenizer: TrainTokenizer | TokenizerFile, *, vocab_size: int) -> str:
     if isinstance(tokenizer, TokenizerFile):
         return _call("TokenizerFile", tokenizer.path, vocab_size=vocab_size)
-    return _call("TrainBPE", vocab_size=vocab_size)
+    return _call({"bpe": "TrainBPE"}[tokenizer.train], vocab_size=vocab_size)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...spec.diagnostics import SpecError
 from ..backends.table import backend_for
+from .paths import relative
 from .program import Program
 from .refuse import refuse_program
 from .views import lower_views
@@ -23,4 +24,15 @@ def lower(spec: Spec, plan: Plan, *, place: Place) -> Program:
         raise SpecError(refused)
     views = lower_views(spec, plan, place=place)
     files = backend_for(spec.hardware.accelerator.kind)(views)
-    return Program(name=spec.name, files=files, texts={"plan.json": plan.to_text()})
+    return Program(name=spec.name, files=files, texts={"plan.json": _without_paths(plan, place=place).to_text()})
+
+
+def _without_paths(plan: Plan, *, place: Place) -> Plan:
+    """Diagnostics name files as the command line did; in a build they are named from the folder of the spec."""
+    told = [
+        each
+        if each.file is None
+        else each.model_copy(update={"file": relative(each.file, start=place.spec_file.parent)})
+        for each in plan.diagnostics
+    ]
+    return plan.model_copy(update={"diagnostics": tuple(told)})
