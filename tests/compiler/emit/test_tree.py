@@ -9,7 +9,7 @@ import pytest
 from programs import tiny_spec, tree_of
 
 from llmc.compiler.emit.manifest import MANIFEST, locator
-from llmc.compiler.emit.tree import Tree, differing, edited, render_program, write_tree
+from llmc.compiler.emit.tree import Tree, differing, edited, write_tree
 from llmc.compiler.pipeline import build
 from llmc.spec.load import load_text
 

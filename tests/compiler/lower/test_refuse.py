@@ -1,0 +1,83 @@
+"""What is not lowered yet is refused with its place, and never ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from programs import TINY, plan_of, tiny_spec
+
+from llmc.compiler.lower.lower import lower
+from llmc.compiler.lower.refuse import refuse_program, refuse_spec
+from llmc.compiler.lower.views import Place
+from llmc.compiler.planner.layout import Layout
+from llmc.spec.diagnostics import SpecError
+
+MLA = {"kind": "mla", "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+
+
+def training(**changes: Any) -> dict[str, Any]:
+    return {"train": TINY["train"] | changes}
+
+
+def serving(**changes: Any) -> dict[str, Any]:
+    return {"serve": TINY["serve"] | changes}
+
+
+def accelerator(kind: str) -> dict[str, Any]:
+    return {"hardware": {"accelerator": TINY["hardware"]["accelerator"] | {"kind": kind}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "words"),
+    [
+        ({"compress": {"weights": "int8"}}, "compress", "compression"),
+        ({"deploy": {"target": "slurm"}}, "deploy", "launch files"),
+        ({"eval": {"tasks": ["x"]}}, "eval", "evaluation"),
+        ({"train": [TINY["train"], TINY["train"]]}, "train.1", "2 training stages"),
+        (serving(speculative={"draft": "ngram"}), "serve.speculative", "speculative"),
+    ],
+)
+def test_a_spec_that_no_pass_understands_is_refused_before_planning(
+    changes: dict[str, Any], place: str, words: str
+) -> None:
+    (found,) = refuse_spec(tiny_spec(**changes))
+    assert (found.code, found.severity) == ("L301", "error")
+    assert ".".join(map(str, found.path or ())) == place
+    assert words in found.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "words"),
+    [
+        (accelerator("tpu"), "hardware.accelerator", "those for cpu and gpu are"),
+        ({"model": {"attention": MLA}}, "model.attention.kind", "mha, mqa and gqa are"),
+        ({"model": {"moe": {"num_experts": 4, "experts_per_token": 2}}}, "model.moe", "dense"),
+        ({"model": {"kind": "encoder"}}, "model.kind", "kind decoder is"),
+        (training(precision="fp8"), "train.0.precision", "in bf16 and fp32 it is"),
+        (training(optimizer={"name": "lion", "lr": 1e-4}), "train.0.optimizer.name", "adamw is"),
+        (training(objective="dpo"), "train.0.objective", "causal_lm is"),
+        (serving(weights={"dtype": "int4"}), "serve.weights.dtype", "with bf16 and fp32 it is"),
+        (serving(kv_cache={"dtype": "int8"}), "serve.kv_cache.dtype", "in bf16 and fp32 it is"),
+        ({"without": ("data",)}, "train", "`data` is missing"),
+        ({"without": ("train", "serve", "data")}, "model", "no program"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_what_works(changes: dict[str, Any], place: str, words: str) -> None:
+    spec = tiny_spec(**changes)
+    found = list(refuse_program(spec, plan_of(spec)))
+    assert [(each.code, ".".join(map(str, each.path or ()))) for each in found] == [("L301", place)]
+    assert words in found[0].message
+
+
+def test_several_devices_are_refused() -> None:
+    spec = tiny_spec()
+    (found,) = refuse_program(spec, plan_of(spec, layout=Layout(dp_shard=4)))
+    assert "training on 4 devices" in found.message
+
+
+def test_lower_raises_all_that_stands_against_a_program(tmp_path) -> None:
+    spec = tiny_spec(model={"attention": MLA}, train=TINY["train"] | {"precision": "fp16"})
+    with pytest.raises(SpecError) as error:
+        lower(spec, plan_of(spec), place=Place(tmp_path / "tiny.yaml", tmp_path))
+    assert len(error.value.diagnostics) == 2
