@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .base import Node
-from .units import Count, Elements, Flag, NonNegative, Positive, Tokens
+from .units import Count, CountOrZero, Elements, Flag, NonNegative, Positive, Tokens
 
 
 class _HeadsAttention(Node):
@@ -159,9 +159,7 @@ class Learned(Node):
     """A learned vector for each position, added to the embedding."""
 
     kind: Literal["learned"] = Field(description="A learned vector for each position.")
-    offset: Annotated[int, Field(ge=0, le=1024)] = Field(
-        default=0, description="First row of the table that is used (OPT: 2)."
-    )
+    offset: CountOrZero = Field(default=0, description="First row of the table that is used (OPT: 2).")
 
 
 class Sinusoidal(Node):

@@ -253,26 +253,36 @@ class _Composer:
 
 
 _PLAIN_WORDS = (
-    (r"found character '\\t'.*", "a tab may not indent YAML: use spaces"),
+    (r"found character '\\t'.*", "a tab may not stand here: use spaces"),
     (r"mapping values are not allowed here", "a `:` stands where no value can start; is the line above indented as meant, or a quote missing?"),
     (r"could not find expected ':'", "a `key:` was expected here"),
     (r"expected <block end>, but found .*", "this line is not indented like its neighbours"),
     (r"expected ',' or '\]'.*", "a `,` or `]` is missing in a list"),
     (r"expected ',' or '\}'.*", "a `,` or `}` is missing in a mapping"),
-    (r"found unexpected end of stream", "the text ends inside a quoted string"),
+    (r"found unexpected end of stream", "this quote is never closed"),
     (r"did not find expected .*|expected the node content.*", "a value was expected here"),
 )  # fmt: skip
+
+
+_OPENED = re.compile(r"while (parsing a flow|scanning a quoted).*")
+_NEVER_CLOSED = "found unexpected end of stream"
 
 
 def _syntax_error(error: Any, source: SourceText) -> Diagnostic:
     """ruamel's complaint in plain words, at its mark; where it began as a second label."""
     problem = (error.problem or error.context or "this is not YAML").strip()
-    mark = error.problem_mark or error.context_mark
+    context = (error.context or "").strip()
+    mark, began = error.problem_mark or error.context_mark, error.context_mark
+    if problem == _NEVER_CLOSED:
+        mark, began = began or mark, None
     message = next((plain for pattern, plain in _PLAIN_WORDS if re.fullmatch(pattern, problem)), problem)
-    at = min(mark.index, len(source.text)) if mark is not None else 0
+    span = _at(mark, source)
     labels = []
-    began = error.context_mark
-    if began is not None and error.context and source.line_of(min(began.index, len(source.text))) != source.line_of(at):
-        start = min(began.index, len(source.text))
-        labels = [Label(error.context.strip(), span=Span(source, start, start + 1))]
-    return diagnose("S101", message, span=Span(source, at, at + 1), labels=labels)
+    if began is not None and context and _at(began, source).line != span.line:
+        labels = [Label("opened here" if _OPENED.match(context) else context, span=_at(began, source))]
+    return diagnose("S101", message, span=span, labels=labels)
+
+
+def _at(mark: Any, source: SourceText) -> Span:
+    start = 0 if mark is None else min(mark.index, len(source.text))
+    return Span(source, start, start + 1)

@@ -14,6 +14,7 @@ from .model import Model
 from .parallel import Parallel, ParallelOrAuto
 from .serving import Serve
 from .training import Train
+from .units import NotAFlag
 
 
 def _one_or_many(value: Any) -> Any:
@@ -27,7 +28,7 @@ AtLeastOneStage = Annotated[tuple[Train, ...], Field(min_length=1)]
 class Spec(Node):
     """One LLM system: architecture, data, hardware, parallel layout, training recipe, serving, deployment."""
 
-    llmc: Literal[1] = Field(default=1, description="Version of the language.")
+    llmc: Annotated[Literal[1], NotAFlag] = Field(default=1, description="Version of the language.")
     name: str = Field(
         default="model",
         pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$",

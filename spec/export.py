@@ -89,16 +89,13 @@ def _tidy(schema: Any) -> Any:
 
 
 def _flat(alternatives: list[Json], outer: Json) -> list[Json]:
-    """[anyOf [a, b], null] -> [a, b, null]; notes on the inner group move out."""
+    """[anyOf [a, b], null] -> [a, b, null]; the unit and the examples move out to the field."""
     flat: list[Json] = []
     for alternative in alternatives:
-        if "anyOf" not in alternative:
-            flat.append(alternative)
-            continue
-        flat += alternative["anyOf"]
         for note in ("x-unit", "examples"):
             if note in alternative:
-                outer[note] = alternative[note]
+                outer[note] = alternative.pop(note)
+        flat += alternative.get("anyOf", [alternative])
     return flat
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -36,6 +36,8 @@ class Shape:
     is_nullable: bool = False
     is_required: bool = False
     description: str = ""
+    usual_tag: str | None = None
+    """The member of a union that is used if the field is not given."""
 
     def classes(self) -> tuple[type[Node], ...]:
         return (self.node,) if self.node is not None else tuple(self.members.values())
@@ -49,9 +51,8 @@ def fields_of(node: type[Node]) -> dict[str, Shape]:
 
 def _shape_of_field(info: FieldInfo) -> Shape:
     found = _shape(info.annotation, (*info.metadata, info))
-    return Shape(
-        **{**vars(found), "is_required": info.is_required(), "description": info.description or found.description}
-    )
+    usual = getattr(info.default, found.tag_key, None) if found.tag_key is not None else None
+    return replace(found, is_required=info.is_required(), description=info.description or "", usual_tag=usual)
 
 
 def _shape(annotation: Any, metadata: tuple[Any, ...] = ()) -> Shape:
@@ -81,7 +82,7 @@ def _shape_of_union(arguments: tuple[Any, ...], metadata: tuple[Any, ...]) -> Sh
         merged = Shape(
             node=merged.node or shape.node, item=merged.item or shape.item, choices=merged.choices + shape.choices
         )
-    return Shape(**{**vars(merged), "is_nullable": is_nullable})
+    return replace(merged, is_nullable=is_nullable)
 
 
 def _discriminator(metadata: Any) -> str | Callable[[Any], Any] | None:

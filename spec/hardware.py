@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from .base import Node
-from .units import Count, GBPerSecond, GiB, TeraFlops, Usd, Watts
+from .units import Count, GBPerSecond, GiB, NotAFlag, TeraFlops, Usd, Watts
 
 _TOPOLOGY = re.compile(r"[1-9]\d{0,4}(x[1-9]\d{0,4}){1,2}")
 
@@ -52,7 +52,7 @@ class InterNode(Node):
 class Torus(Node):
     """The wires of a torus."""
 
-    dims: Literal[2, 3] = Field(description="Dimensions of the torus.")
+    dims: Annotated[Literal[2, 3], NotAFlag] = Field(description="Dimensions of the torus.")
     gb_s: GBPerSecond = Field(description="Bandwidth of one link in one direction; a device has two links an axis.")
     wrap_multiple: Count | None = Field(default=None, description="Sides that are a multiple of this close into rings.")
 

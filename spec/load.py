@@ -75,7 +75,8 @@ def read_source(
         return None, SourceMap(), _in_order(document.diagnostics)
     judged = judge(tree)
     found = checked_help(judged.diagnostics, tree, judge=lambda edited: judge(edited).diagnostics, root=Spec)
-    diagnostics = _in_order([*document.diagnostics, *(locate(each, judged.sources) for each in found)])
+    located = [locate(each, judged.sources) for each in found]
+    diagnostics = _in_order([*document.diagnostics, *(e for e in located if not _repeats(e, document.diagnostics))])
     if judged.spec is None or any(each.severity == "error" for each in diagnostics):
         return None, judged.sources, diagnostics
     place(judged.spec)
@@ -108,6 +109,16 @@ def _follows(fault: Diagnostic, unresolved: list[tuple[str | int, ...]]) -> bool
     if fault.path is None or fault.code not in ("S105", "S106"):
         return False
     return any(fault.path[: len(place)] == place for place in unresolved)
+
+
+def _repeats(diagnostic: Diagnostic, read: list[Diagnostic]) -> bool:
+    """Whether reading has already complained about the very value: it then stands as null, which is no second fault."""
+    here = diagnostic.span
+    return here is not None and any(
+        there.source is here.source and there.start <= here.start and here.end <= there.end
+        for there in (other.span for other in read if other.code in ("S113", "S114"))
+        if there is not None
+    )
 
 
 def locate(diagnostic: Diagnostic, sources: SourceMap) -> Diagnostic:

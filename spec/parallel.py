@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from .base import Node
-from .units import Count, Flag, Sequences
+from .units import Count, Flag, NotAFlag, Sequences
 
 
 class Parallel(Node):
@@ -16,7 +16,7 @@ class Parallel(Node):
     rest: Literal["auto"] | None = Field(default=None, description="auto: the planner fills what is not given here.")
     dp_replicate: Count | None = Field(default=None, description="Replicas that hold the same shards.")
     dp_shard: Count | None = Field(default=None, description="Ranks that model states are sharded over.")
-    zero: Literal[0, 1, 2, 3] | None = Field(
+    zero: Annotated[Literal[0, 1, 2, 3], NotAFlag] | None = Field(
         default=None, description="What dp_shard shards: 0 nothing, 1 optimizer state, 2 + gradients, 3 + parameters."
     )
     tp: Count | None = Field(default=None, description="Tensor-parallel ranks.")

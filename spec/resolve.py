@@ -64,6 +64,8 @@ def _resolve_model(result: Resolved) -> None:
     model = result.tree.get("model")
     if not isinstance(model, MappingNode):
         return
+    if any(not isinstance(model.get(key), ScalarNode | None) for key in MODEL_BASES):
+        result.unresolved.append(("model",))  # a list or mapping where a name stands: validation says so
     given = [key for key in MODEL_BASES if _text(model, key) is not None]
     if len(given) > 1:
         result.fail(_several_bases(model, given), ("model",))
@@ -127,14 +129,18 @@ def _unknown_name(
     """A name that is not in the catalog: the known ones, closest first."""
     text = str(name.value)
     fixes = [Fix(f"did you mean `{near}`?", (Edit("set", path, near),)) for near in did_you_mean(text, known)]
+    notes = [f"known, closest first: {listing(by_closeness(text, known))}"]
     if other_key is not None and text in other_key:
         other = "family" if what == "preset" else "preset"
-        fixes.insert(0, Fix(f"`{text}` is a {other}: write `{other}: {text}`", (Edit("rename", path, other),)))
+        notes.insert(
+            0, f"`{text}` is a {other}" + (": `family` takes it, with dimensions" if other == "family" else "")
+        )
+        fixes.insert(0, Fix(f"write `{other}: {text}`", (Edit("rename", path, other),)))
     return diagnose(
         code,
         f"the catalog has no {what} `{text}`",
         path=path,
-        notes=[f"known, closest first: {listing(by_closeness(text, known))}"],
+        notes=notes,
         fixes=fixes,
     )
 

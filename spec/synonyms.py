@@ -92,3 +92,23 @@ SYNONYMS: dict[str, tuple[Path, ...]] = {
     "rate": (("serve", "workload", "requests_per_s"),),
     "quantization": (("serve", "weights", "dtype"),),
 }
+
+VALUE_SYNONYMS: dict[str, str] = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "half": "fp16",
+    "float32": "fp32",
+    "float": "fp32",
+    "single": "fp32",
+    "float8": "fp8",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu_squared": "relu2",
+    "squared_relu": "relu2",
+    "swish": "silu",
+    "interleaved": "interleaved_1f1b",
+    "zb": "zero_bubble",
+    "rtn": "round_to_nearest",
+}
+"""Words that other tools use for choices of ours."""

@@ -10,7 +10,7 @@ import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, Strict, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 GIB = 1024**3
 GB = 10**9
@@ -81,6 +81,17 @@ StepsOrZero = Annotated[
 Elements = Annotated[
     int, BeforeValidator(parse_count), Field(ge=1, le=2**40), _count_schema("elements", minimum=1, examples=(4096, 128))
 ]
+
+
+def _no_flag(value: Any) -> Any:
+    """To Python true equals 1; to a reader of YAML it does not."""
+    if isinstance(value, bool):
+        raise PydanticKnownError("literal_error", {"expected": "a number"})
+    return value
+
+
+NotAFlag = BeforeValidator(_no_flag)
+"""Stands before a choice of numbers."""
 
 Flag = Annotated[bool, Strict()]
 """True or false, and no word or number that means it: YAML 1.2 has no yes and no."""

@@ -18,7 +18,7 @@ from .document import Spec
 from .fields import Shape, class_at, fields_of, find_field, tag_of, untagged, walk
 from .nodes import MappingNode, ScalarNode, SequenceNode, YamlNode, to_data
 from .suggest import by_closeness, did_you_mean, listing
-from .synonyms import SYNONYMS
+from .synonyms import SYNONYMS, VALUE_SYNONYMS
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,12 @@ def _translate(error: ValidationError, tree: MappingNode) -> Iterator[Diagnostic
         path = untagged(Spec, tree, raw["loc"])
         shape, node = walk(Spec, tree, path)
         fault = Fault(raw["type"], path, raw["msg"], raw.get("ctx", {}), shape, node, tree)
+        if (
+            fault.type == "too_short"
+            and isinstance(node, SequenceNode)
+            and len(node.items) >= fault.context["min_length"]
+        ):
+            continue  # pydantic counts the valid items, and the others are reported
         by_path.setdefault(path, []).append(fault)
     missing: dict[Path, list[Fault]] = {}
     for faults in by_path.values():
@@ -130,7 +136,10 @@ def _unknown_field(fault: Fault) -> Diagnostic:
     given = set(parent.entries) if isinstance(parent, MappingNode) else set()
     open_names = [name for name in known if name not in given]
     notes = list(_belongs_to_other_kind(fault, shape))
-    notes.append(f"fields, closest first: {listing(by_closeness(fault.name, known))}")
+    if fault.name == "<<":
+        notes.append("`<<` is not part of YAML 1.2; `extends` lays one spec over another")
+    else:
+        notes.append(f"fields, closest first: {listing(by_closeness(fault.name, known))}")
     return diagnose(
         "S104",
         f"`{fault.name}` is not a field of {place(fault.path[:-1], fault.tree)}",
@@ -143,8 +152,9 @@ def _unknown_field(fault: Fault) -> Diagnostic:
 
 def _synonym(fault: Fault) -> Iterator[Fix]:
     """Names that other tools use."""
+    here = _unnumbered(fault.path[:-1])
     for target in SYNONYMS.get(fault.name, ()):
-        if target[: len(fault.path) - 1] == _unnumbered(fault.path[:-1]):
+        if target[: len(here)] == here:
             yield _move(fault, target, f"`{_dotted(target)}` is the name here")
 
 
@@ -157,10 +167,15 @@ def _dotted(path: Path) -> str:
 
 
 def _move(fault: Fault, target: Path, help: str) -> Fix:
-    """Move the value at a fault to another path, given without list indices."""
+    """Move the value at a fault to another path, given without list indices; its new home gets its usual kind."""
     stages = fault.path[:2] if fault.path[:1] == ("train",) else ("train", 0)
     numbered = (*stages, *target[1:]) if target[:1] == ("train",) else target
-    return Fix(help, (Edit("move", fault.path, numbered),))
+    edits = [Edit("move", fault.path, numbered)]
+    home, node = walk(Spec, fault.tree, numbered[:-1])
+    if node is None and home.tag_key is not None and home.usual_tag is not None:
+        edits.append(Edit("set", (*numbered[:-1], home.tag_key), home.usual_tag))
+        help += f", with `{home.tag_key}: {home.usual_tag}`"
+    return Fix(help, tuple(edits))
 
 
 def _misspelt(fault: Fault, known: list[str]) -> Iterator[Fix]:
@@ -177,22 +192,23 @@ def _elsewhere(fault: Fault) -> Iterator[Fix]:
 
 def _belongs_to_other_kind(fault: Fault, shape: Shape) -> Iterator[str]:
     owners = [tag for tag, cls in shape.members.items() if fault.name in fields_of(cls)]
-    if owners:
-        yield f"it is a field of {shape.tag_key or 'the kind'} {listing(owners)}"
+    if owners and shape.tag_key:
+        yield f"it is a field of {shape.tag_key} {listing(owners)}"
+    elif owners:
+        yield f"one of the keys {listing(list(shape.members))} says what it is, not two"
 
 
 def _unknown_kind(fault: Fault) -> Diagnostic:
     key = fault.shape.tag_key or "kind"
-    node = fault.node.get(key) if isinstance(fault.node, MappingNode) else None
+    node = fault.node.get(key) if isinstance(fault.node, MappingNode) else fault.node
+    path = (*fault.path, key) if isinstance(fault.node, MappingNode) else fault.path
     given = str(node.value) if isinstance(node, ScalarNode) else ""
     known = list(fault.shape.members)
-    fixes = [
-        Fix(f"did you mean `{near}`?", (Edit("set", (*fault.path, key), near),)) for near in did_you_mean(given, known)
-    ]
+    fixes = [Fix(f"did you mean `{near}`?", (Edit("set", path, near),)) for near in did_you_mean(given, known)]
     return diagnose(
         "S109",
         f"{shown(node)} is no {key} of {place(fault.path)}".replace("the text ", ""),
-        path=(*fault.path, key),
+        path=path,
         notes=[f"known, closest first: {listing(by_closeness(given, known))}"],
         fixes=fixes,
     )
@@ -210,15 +226,20 @@ def _unknown_choice(fault: Fault) -> Diagnostic:
     given = _choice(fault.node.value) if isinstance(fault.node, ScalarNode) else ""
     fixes = [
         Fix(f"did you mean `{near}`?", (Edit("set", fault.path, fault.shape.choices[known.index(near)]),))
-        for near in did_you_mean(given, known)
+        for near in [*_same_value(given, known), *did_you_mean(given, known)]
     ]
     return diagnose(
         "S108",
-        f"`{fault.name}` cannot be {shown(fault.node)}",
+        f"`{_field_name(fault)}` cannot be {shown(fault.node)}",
         path=fault.path,
         notes=[f"it is one of {listing(by_closeness(given, known) if given else known)}"],
         fixes=fixes,
     )
+
+
+def _same_value(given: str, known: list[str]) -> list[str]:
+    """The choice that other tools call by this word."""
+    return [ours for ours in (VALUE_SYNONYMS.get(given.lower()),) if ours in known]
 
 
 def _choice(value: Any) -> str:
@@ -278,7 +299,7 @@ def _out_of_range(fault: Fault) -> Diagnostic:
     bound = fault.context.get(key)
     bound_text = f"{bound:g}" if isinstance(bound, float) else f"{bound:,}" if isinstance(bound, int) else str(bound)
     return diagnose(
-        "S107", f"`{_field_name(fault)}` is {shown(fault.node)}, it is {relation} {bound_text}", path=fault.path
+        "S107", f"`{_field_name(fault)}` is {shown(fault.node)}, it must be {relation} {bound_text}", path=fault.path
     )
 
 
@@ -312,10 +333,13 @@ def _slug(fault: Fault) -> Iterator[Fix]:
 
 
 def _bad_count(fault: Fault) -> Diagnostic:
+    value = fault.node.value if isinstance(fault.node, ScalarNode) else None
+    is_binary = isinstance(value, str) and value.strip().endswith("K")
     return diagnose(
         "S115",
         f"`{_field_name(fault)}` is a whole number such as 4096, 4k or 15T, not {shown(fault.node)}",
         path=fault.path,
+        notes=["`k` is 1,000; a multiple of 1,024 is written out"] if is_binary else (),
         fixes=list(_count_fixes(fault)),
     )
 
@@ -328,6 +352,8 @@ def _count_fixes(fault: Fault) -> Iterator[Fix]:
     if not isinstance(value, str):
         return
     plain = value.replace("_", "").replace(",", "").replace(" ", "")
+    for word, suffix in (("thousand", "k"), ("million", "M"), ("billion", "B"), ("trillion", "T")):
+        plain = plain.replace(word, suffix)
     for other, meant in (("K", "k"), ("m", "M"), ("b", "B"), ("G", "B"), ("g", "B"), ("t", "T"), ("", "")):
         if plain[:-1].replace(".", "", 1).isdecimal() and other and plain.endswith(other):
             yield Fix(f"write `{plain[:-1]}{meant}`", (Edit("set", fault.path, plain[:-1] + meant),))

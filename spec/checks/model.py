@@ -41,15 +41,15 @@ def kv_heads_suit_the_kind(model: Model) -> Iterator[Diagnostic]:
         return
     path = (*PATH, "num_kv_heads")
     kind = (*PATH, "attention", "kind")
+    to_gqa = Fix("`kind: gqa` takes any number that divides the query heads", (Edit("set", kind, "gqa"),))
+    to_needed = Fix(f"`num_kv_heads: {needed}`", (Edit("set", path, needed),))
     yield diagnose(
         "M102",
-        f"{model.attention.kind} attention has {needed:,} key/value heads, `num_kv_heads` is {model.num_kv_heads:,}",
+        f"{model.attention.kind} attention has {needed:,} key/value head{'s' if needed > 1 else ''}, "
+        f"`num_kv_heads` is {model.num_kv_heads:,}",
         path=path,
         labels=[Label(model.attention.kind, kind)],
-        fixes=[
-            Fix("`kind: gqa` takes any number that divides the query heads", (Edit("set", kind, "gqa"),)),
-            Fix(f"`num_kv_heads: {needed}`", (Edit("set", path, needed),)),
-        ],
+        fixes=[to_needed, to_gqa] if needed == 1 else [to_gqa, to_needed],
     )
 
 

@@ -71,7 +71,7 @@ def longer_than_model(model: Model, length: int, path: Path, words: str) -> Iter
     """Longer than max_seq_len: impossible with learned positions, worth a word with others."""
     if length <= model.max_seq_len:
         return
-    name = path[-1]
+    name = ".".join(key for key in path if isinstance(key, str))
     message = f"{words} {length:,} tokens, the model's `max_seq_len` is {model.max_seq_len:,}"
     shorter = Fix(f"`{name}: {model.max_seq_len}`", (Edit("set", path, model.max_seq_len),))
     longer = Fix(f"`model.max_seq_len: {length}` if it is meant", (Edit("set", ("model", "max_seq_len"), length),))

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from mutations import MACHINE, base_texts, mutated_texts
 
 from llmc.spec.compose import compose
 from llmc.spec.document import Spec
 from llmc.spec.load import read_source
 from llmc.spec.rendering import render_all
 from llmc.spec.source import SourceText
+
+from .mutations import MACHINE, base_texts, mutated_texts
 
 TEXTS = [text.replace(line, MACHINE.strip()) if line else text for text in base_texts() for line in [
     next((line for line in text.splitlines() if line.startswith("hardware: {")), "")]]  # fmt: skip
