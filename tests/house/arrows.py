@@ -30,12 +30,11 @@ MAY_IMPORT_HEAVY = {  # the longest path that a module's path starts with decide
     "spec": "never",
     "compiler": "never",
     "cli": "inside functions",
-    "runtimes": "inside functions",  # data, scheduler and API are tested and simulated without a framework
-    "runtimes/ascend": "anywhere",
-    "runtimes/pytorch": "anywhere",
-    "runtimes/reference": "anywhere",
+    "runtimes": "anywhere",
+    "runtimes/common": "inside functions",  # tested, and simulated on a virtual clock, without a framework
+    "runtimes/data": "inside functions",
+    "runtimes/serving": "inside functions",
     "runtimes/serving/sampler.py": "anywhere",
-    "runtimes/torch_xla": "anywhere",
 }
 
 
