@@ -6,6 +6,7 @@ import json
 import logging
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -26,9 +27,10 @@ def note(request: Request, **values: Any) -> None:
 class AccessLog:
     """ASGI middleware. Gives every response an `x-request-id`."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, routes: Mapping[Any, str]) -> None:
         self.app = app
         self.metrics = metrics
+        self.routes = routes  # handler -> path: a label must not be something that clients make up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,7 +51,7 @@ class AccessLog:
         try:
             await self.app(scope, receive, send_and_look)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
+            route = self.routes.get(scope.get("endpoint"), "other")
             self.metrics.add("llmc_http_responses_total", route=route, status=str(status))
             if route not in QUIET:
                 seconds = round(time.monotonic() - began_s, 4)

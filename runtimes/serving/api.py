@@ -42,7 +42,7 @@ def create_app(service: Service) -> Starlette:
     app = Starlette(
         routes=routes,
         lifespan=_lifespan,
-        middleware=[Middleware(AccessLog, metrics=service.metrics)],
+        middleware=[Middleware(AccessLog, metrics=service.metrics, routes={r.endpoint: r.path for r in routes})],
         exception_handlers={
             ApiError: _on_api_error,
             HTTPException: _on_http_error,

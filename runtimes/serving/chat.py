@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ApiError
+from .vocabulary import TokenizerFiles
 
 WORKER = Path(__file__).with_name("template_worker.py")
 MEMORY_BYTES = 512 * 2**20
@@ -83,6 +84,14 @@ class ChatTemplate:
         if not line:
             raise _failed("the chat template ended its process")
         return json.loads(line)
+
+
+def open_chat_template(tokenizer: Path | None) -> ChatTemplate | None:
+    """The chat template that lies with a tokenizer, if one does."""
+    files = TokenizerFiles(tokenizer) if tokenizer is not None else None
+    if files is None or files.chat_template is None:
+        return None
+    return ChatTemplate(files.chat_template, variables={n: files.special(n) for n in ("bos_token", "eos_token")})
 
 
 def _unless_error(reply: dict[str, str]) -> dict[str, str]:

@@ -220,6 +220,7 @@ class Engine:
             raise RuntimeError(f"{len(generations)} rows of logits were wanted, the model gave {len(sampled)}")
         with self._changed:
             self.scheduler.commit([None if s is None else s.token for s in sampled])
+            self._count("llmc_output_tokens_total", len(sampled))
             news = [self._news(g, s) for g, s in zip(generations, sampled, strict=True)]
         for post, deltas in _by_request(item for item in news if item is not None):
             post(deltas)
@@ -244,7 +245,6 @@ class Engine:
     def _take(self, entry: _Entry, generation: Generation, sampled: Sampled) -> None:
         """Remember a token until its text is delivered."""
         entry.tokens.append(sampled.token)
-        self._count("llmc_output_tokens_total")
         if entry.first_token_s is None:
             entry.first_token_s = time.monotonic()
             self._observe("llmc_time_to_first_token_seconds", entry.first_token_s - entry.arrived_s)

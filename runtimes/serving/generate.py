@@ -19,7 +19,7 @@ def generate(
     *,
     max_tokens: int,
     sampling: Sampling,
-    out: TextIO = sys.stdout,
+    out: TextIO | None = None,
 ) -> int:
     """Print the prompt and its continuation as it comes; the exit status. Ctrl-C ends the answer early."""
     tokens = vocabulary.encode(prompt, add_special=True) or ([vocabulary.bos] if vocabulary.bos is not None else [])
@@ -38,14 +38,15 @@ def generate(
         rng=generator_for(sampling.seed, choice=0),
     )
     news: queue.SimpleQueue[list[Delta]] = queue.SimpleQueue()
+    terminal = out or sys.stdout
     engine.start()
     try:
         engine.submit([generation], news.put)
-        return _print(prompt, news, out)
+        return _print(prompt, news, terminal)
     except KeyboardInterrupt:
         return 130
     finally:
-        out.write("\n")
+        terminal.write("\n")
         engine.stop()
 
 

@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from ..common.errors import RunError
+
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
 
@@ -30,8 +32,8 @@ END_NAMES = (
 SPACE = "\u2581"  # how SentencePiece vocabularies write a space
 
 
-class VocabularyError(Exception):
-    """The tokenizer cannot be used. The message is for whoever starts the server."""
+class VocabularyError(RunError):
+    """The tokenizer cannot be used."""
 
 
 class Vocabulary(Protocol):
@@ -146,7 +148,8 @@ class TokenizerFiles:
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises plain Exception for everything, a missing file included
-            raise VocabularyError(f"{file}: not a tokenizer: {error}") from error
+            message = f"{file} cannot be read as a tokenizer: {error}"
+            raise VocabularyError(message, help="give the tokenizer.json of this model with --tokenizer") from error
         tokenizer.no_truncation()  # a file may carry the settings it was trained with, and a prompt is never cut silently
         tokenizer.no_padding()
         bos = self.special("bos_token")
@@ -157,15 +160,16 @@ class TokenizerFiles:
         )
         if vocabulary.num_tokens > num_embeddings:
             raise VocabularyError(
-                f"{file}: {vocabulary.num_tokens} tokens, but the model has {num_embeddings} embeddings: "
-                "this tokenizer belongs to another model"
+                f"{file} has {vocabulary.num_tokens} tokens, the model has {num_embeddings} embeddings",
+                help="this tokenizer belongs to another model; give the right one with --tokenizer",
             )
         return vocabulary
 
     def _eos(self, tokenizer: Tokenizer, names: tuple[str, ...]) -> frozenset[int]:
         if names:
             if missing := [name for name in names if tokenizer.token_to_id(name) is None]:
-                raise VocabularyError(f"{self.path}: the tokenizer has no token {missing[0]!r}")
+                message = f"the tokenizer of {self.path} has no token {missing[0]!r}, which is to end answers"
+                raise VocabularyError(message, help="name one of its tokens")
             return _ids(tokenizer, names)
         ids = self.generation_config.get("eos_token_id", [])
         found = frozenset(ids if isinstance(ids, list) else [ids])
@@ -183,13 +187,20 @@ def _ids(tokenizer: Tokenizer, names: Iterable[str]) -> frozenset[int]:
     return frozenset(token for token in ids if token is not None)
 
 
+def open_vocabulary(path: Path | None, *, num_embeddings: int) -> Vocabulary:
+    """The tokenizer in a folder or file; without one, numbers in place of text."""
+    if path is None:
+        return NumberVocabulary(num_embeddings)
+    return TokenizerFiles(path).vocabulary(num_embeddings=num_embeddings)
+
+
 def _json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise VocabularyError(f"{file}: not JSON: {error}") from error
+        raise VocabularyError(f"{file} is not JSON: {error}", help="check the folder with the tokenizer") from error
 
 
 def _speller(tokenizer: Tokenizer) -> Callable[[str], bytes]:
@@ -203,7 +214,8 @@ def _speller(tokenizer: Tokenizer) -> Callable[[str], bytes]:
         return _spell_byte_level
     if "Metaspace" in kinds or "ByteFallback" in kinds:
         return _spell_sentencepiece
-    raise VocabularyError(f"text cannot be streamed with a tokenizer whose decoder is {' + '.join(kinds)}")
+    message = f"text cannot be streamed with a tokenizer whose decoder is {' + '.join(kinds)}"
+    raise VocabularyError(message, help="byte-level and SentencePiece-like tokenizers work")
 
 
 def _spell_byte_level(name: str) -> bytes:

@@ -80,6 +80,45 @@ def test_concurrent_requests_get_the_tokens_they_would_get_alone(make):
     assert together.wait_empty()
 
 
+def test_churn_leaves_nothing_behind(make):
+    """Submits, cancels and finishes from several threads at once; then every slot is free and nothing is remembered."""
+    parts = make(num_slots=3, prefill_chunk=8, max_waiting=6, step_s=0.0005)
+    outcomes: list[str] = []
+
+    def client(seed: int) -> None:
+        pick = random.Random(seed)
+        for _ in range(25):
+            inbox = Inbox()
+            group = [
+                generation(
+                    [pick.randrange(256)] * pick.randint(1, 20), index=at, max_tokens=pick.randint(1, 12), seed=seed
+                )
+                for at in range(pick.randint(1, 3))
+            ]
+            try:
+                parts.engine.submit(group, inbox.post)
+            except Overloaded:
+                outcomes.append("refused")
+                continue
+            if pick.random() < 0.4:
+                time.sleep(pick.random() * 0.005)
+                parts.engine.cancel(group)
+                outcomes.append("cancelled")
+            else:
+                assert all(delta.error is None for delta in inbox.finished(len(group)))
+                outcomes.append("finished")
+
+    threads = [threading.Thread(target=client, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(outcomes) == 150
+    assert set(outcomes) == {"refused", "cancelled", "finished"}
+    assert parts.wait_empty()
+    assert parts.engine.health().status == "ok"
+
+
 def test_choices_of_a_request_come_back_under_their_index(make, vocabulary):
     parts, inbox = make(), Inbox()
     choices = [generation([1, 2], index=at, seed=7, vocabulary=vocabulary) for at in range(3)]

@@ -13,7 +13,7 @@ from llmc.runtimes.serving import sampler as module
 from llmc.runtimes.serving.generation import Generation, Sampling, generator_for
 from llmc.runtimes.serving.sampler import Sampler
 
-DRAWS = 20_000
+DRAWS = 10_000
 
 
 def generation(prompt=(0,), output=(), *, seed: int = 0, **sampling) -> Generation:

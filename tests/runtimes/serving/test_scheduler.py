@@ -157,7 +157,7 @@ class Traffic(RuleBasedStateMachine):
 
 
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=150, stateful_step_count=40)
+TestTraffic.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 def drain(sched: Scheduler, cache: Cache) -> list[list[tuple[int, int]]]:

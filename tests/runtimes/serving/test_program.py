@@ -1,0 +1,229 @@
+"""The generated serve.py: it reads as written by hand, and serves the model that model.py is."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from programs import build, imported, tiny_spec
+
+from llmc.compiler.emit.render import render
+from llmc.compiler.lower.serving import ServeView
+from llmc.runtimes.common.errors import RunError
+from llmc.runtimes.pytorch.weights import save_weights
+
+VIEW = ServeView(
+    name="tiny",
+    origin="tiny.yaml",
+    plan_lines=("8 sequences at a time, time to first token 20 ms.",),
+    device="cpu",
+    is_bf16=False,
+    is_kv_bf16=False,
+    vocab_size=512,
+    max_seq_len=128,
+    num_slots=8,
+    num_slots_reason="their keys and values take 1.5 MiB",
+    prefill_chunk=16,
+    prefill_chunk_reason="9 ms",
+    max_waiting=32,
+    max_waiting_reason="4 for each slot",
+    max_waiting_tokens=4000,
+    max_waiting_tokens_reason="(ttft 0.5 s - prefill 0.1 s) * 10000 tokens/s",
+    stall_s=30.0,
+    drain_s=20,
+)
+VARIANTS = {
+    "cpu-fp32": VIEW,
+    "cpu-bf16": replace(VIEW, is_bf16=True, is_kv_bf16=True),
+    "gpu": replace(VIEW, device="cuda", is_bf16=True, is_kv_bf16=True),
+    "hostile": replace(VIEW, name='a"""\nimport os\n{{ 7 * 7 }}', origin='"""; x', num_slots_reason="\n1/0"),
+}
+
+
+def text_of(view: ServeView) -> str:
+    return render("pytorch/serve.py.j2", {"s": view}).text
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build of a tiny model with its server."""
+    spec = tiny_spec(without=("train", "data"), serve={"max_seq_len": 128, "weights": {"dtype": "fp32"}})
+    path = build(spec, tmp_path_factory.mktemp("build"))
+    (path / "serve.py").write_text(text_of(VIEW))
+    return path
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_program_is_formatted_and_linted(name: str, folder: Path):
+    file = folder / f"serve_{name.replace('-', '_')}.py"
+    file.write_text(text_of(VARIANTS[name]))
+    ruff = Path(sys.executable).with_name("ruff")
+    for command in (["format", "--diff"], ["check"]):
+        done = subprocess.run([ruff, *command, file.name], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_program_is_well_typed(folder: Path, import_root: Path, tmp_path: Path):
+    for name, view in VARIANTS.items():
+        (folder / f"serve_{name.replace('-', '_')}.py").write_text(text_of(view))
+    config = {"include": [str(folder)], "typeCheckingMode": "standard", "extraPaths": [str(import_root), str(folder)]}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
+    checker = Path(sys.executable).with_name("basedpyright")
+    done = subprocess.run([checker, "-p", tmp_path, "--pythonpath", sys.executable], capture_output=True, text=True)
+    assert "0 errors" in done.stdout, done.stdout
+
+
+def test_a_spec_reaches_the_program_as_text_only():
+    text = text_of(VARIANTS["hostile"])
+    tree = ast.parse(text)
+    values = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
+    assert ast.literal_eval(values["NAME"]) == VARIANTS["hostile"].name
+    plain = ast.parse(text_of(VIEW))
+    assert [type(node) for node in ast.walk(tree)] == [type(node) for node in ast.walk(plain)]
+
+
+def test_batched_steps_give_the_logits_of_the_whole_forward_pass(folder: Path):
+    """Through the real scheduler: many prompts at once, in chunks, against `model.forward` of each alone."""
+    from llmc.runtimes.serving.generation import Generation, Sampling
+    from llmc.runtimes.serving.kv import KVSlots
+    from llmc.runtimes.serving.scheduler import Scheduler
+
+    with imported(folder, "model", "serve") as (model_module, serve_module):
+        torch.manual_seed(0)
+        model = model_module.Model()
+        runner = serve_module.Runner(model, model_module.KVCache(8, 128, torch.float32))
+        scheduler = Scheduler(KVSlots(8, max_seq_len=128), prefill_chunk=16, max_waiting=99, max_waiting_tokens=9999)
+        prompts = [torch.randint(0, 512, (length,)).tolist() for length in (1, 2, 15, 16, 17, 40, 3, 90, 8, 33, 1, 60)]
+        waiting = [
+            Generation(tokens=list(p), num_prompt=len(p), max_tokens=6, sampling=Sampling(temperature=0))
+            for p in prompts
+        ]
+        scheduler.submit(waiting)
+        while scheduler.has_work:
+            work = scheduler.step_plan()
+            logits = runner.step(work)
+            for row, generation in zip(logits, scheduler.awaiting_token, strict=True):
+                with torch.no_grad():
+                    expected = model.logits(model(torch.tensor([generation.tokens]))[0, -1])
+                torch.testing.assert_close(row, expected, atol=1e-4, rtol=0)
+            scheduler.commit(logits.argmax(-1).tolist())
+        assert all(generation.num_output == 6 for generation in waiting)
+
+
+@contextmanager
+def running(folder: Path, *flags: str) -> Iterator[str]:
+    """The program serving on a free port; its address. Ends it with SIGTERM, which must be a clean end."""
+    process = subprocess.Popen(
+        [sys.executable, "serve.py", "--port", "0", "--threads", "1", *flags],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ},
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    try:
+        assert line.startswith("serving on http://127.0.0.1:"), process.communicate(timeout=20)[1]
+        yield line.removeprefix("serving on ").strip()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+
+
+def greedy(module, weights: dict, prompt: list[int], count: int) -> list[int]:
+    """Plain decoding, without a cache."""
+    model = module.Model()
+    model.load_state_dict(weights)
+    tokens = list(prompt)
+    with torch.no_grad():
+        for _ in range(count):
+            tokens.append(int(model.logits(model(torch.tensor([tokens]))[0, -1]).argmax()))
+    return tokens[len(prompt) :]
+
+
+def test_the_program_serves_the_greedy_tokens_of_plain_decoding(folder: Path, tmp_path: Path):
+    with imported(folder, "model") as (module,):
+        torch.manual_seed(3)
+        model = module.Model()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(3)  # so that answers vary
+        save_weights(model, tmp_path)
+        prompt = list(range(40, 70))
+        expected = greedy(module, model.state_dict(), prompt, 20)
+    save_tokenizer(tmp_path)
+    with running(folder, "--weights", str(tmp_path)) as url:
+        body = {
+            "model": "tiny",
+            "prompt": prompt,
+            "temperature": 0,
+            "max_tokens": 20,
+            "ignore_eos": True,
+            "logprobs": 0,
+        }
+        answer = httpx.post(f"{url}/v1/completions", json=body, timeout=30).json()
+        models = httpx.get(f"{url}/v1/models").json()
+    assert answer["choices"][0]["logprobs"]["tokens"] == [f"<{token}>" for token in expected]
+    assert models["data"][0]["id"] == "tiny"
+
+
+def save_tokenizer(folder: Path) -> None:
+    """512 added tokens named `<id>`: their names tell which ids were sampled."""
+    from tokenizers import Tokenizer, decoders, models
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([f"<{token}>" for token in range(512)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message", "help"),
+    [
+        ([], "there is no checkpoint in runs/tiny", "give --weights DIR, or --random to try without"),
+        (["--weights", "."], "tokenizer.json cannot be read as a tokenizer", "give the tokenizer.json of this model"),
+        (["--random", "--tokenizer", "t"], "has 512 tokens, the model has 300", "belongs to another model"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_an_error_with_a_help(
+    folder: Path, tmp_path: Path, monkeypatch, flags, message, help
+):
+    (tmp_path / "t").mkdir()
+    save_tokenizer(tmp_path / "t")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["serve.py", "--threads", "1", *flags])
+    with imported(folder, "model", "serve") as (_, program):
+        monkeypatch.setattr(program, "VOCAB_SIZE", 300)
+        with pytest.raises(RunError) as caught:
+            program.main()
+    assert message in caught.value.message
+    assert help in caught.value.help
+
+
+def test_random_weights_complete_a_text_on_the_command_line_and_a_seed_repeats_it(folder: Path, monkeypatch, capsys):
+    flags = ["--random", "--prompt", "abc", "--max-tokens", "8", "--threads", "1", "--seed"]
+    texts = []
+    with imported(folder, "model", "serve") as (_, program):
+        for seed in ("5", "5", "6"):
+            monkeypatch.setattr(sys, "argv", ["serve.py", *flags, seed])
+            with pytest.raises(SystemExit) as caught:
+                program.main()
+            assert caught.value.code == 0
+            texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0].startswith("abc ")
