@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 
 def files(views: Views) -> tuple[File, ...]:
-    """model.py always; train.py and data.py, serve.py, and the kernels, as the spec asks for them."""
+    """model.py always; train.py and data.py, serve.py, and the kernels, as the spec asks for them; convert.py where Hugging
+    Face has the same model."""
     found = [File("model.py", "pytorch/model.py.j2", {"m": views.model}, key="model")]
     if views.train is not None:
         found.append(File("train.py", "pytorch/train.py.j2", {"t": views.train}, key="train"))
@@ -21,6 +22,9 @@ def files(views: Views) -> tuple[File, ...]:
         found.append(
             File(f"kernels/{kernel.name}.py", f"kernels/pytorch/{kernel.name}.py.j2", {"k": kernel}, key="train")
         )
+    if views.convert is not None:
+        found.append(File("convert.py", "pytorch/convert.py.j2", {"c": views.convert}, key="model"))
+        found.append(File("hf_config.json", "pytorch/hf_config.json.j2", {"c": views.convert}, key="model"))
     found.append(File("README.md", "pytorch/README.md.j2", {"r": views.readme}, key="name"))
     found.append(File("pyproject.toml", "pytorch/pyproject.toml.j2", {}, key="name"))
     return tuple(found)

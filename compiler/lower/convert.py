@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...spec.hf_config import UnsupportedConfig, to_hf_config
-from ..emit.literals import literal
+from ..emit.literals import json_text, literal
 from .hf_names import HfNames, names_of
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ class ConvertView:
     config: Mapping[str, Any]
     """config.json of an exported checkpoint; it becomes hf_config.json beside convert.py."""
     rows: tuple[TensorRow, ...]
+
+    @property
+    def config_text(self) -> str:
+        return json_text(self.config)
 
     @property
     def imports(self) -> tuple[str, ...]:
@@ -70,7 +74,8 @@ def _rows(model: Model, names: HfNames) -> Iterator[TensorRow]:
     if model.embedding.norm:
         yield from _norm(model, "embed_norm", names.embed_norm)
     yield from _layer_rows(model, names)
-    yield from _norm(model, "norm", names.norm)
+    if model.block.norms != "post":
+        yield from _norm(model, "norm", names.norm)
     if not model.tie_embeddings:
         yield TensorRow("head.weight", _same(f"{names.head}.weight"))
     if model.head.bias:
@@ -120,24 +125,25 @@ def _matrix(names: HfNames, stem: str, *, kind: str) -> str:
     return f"{'Transposed' if is_transposed else 'Same'}({literal(f'{stem}.{kind}')})"
 
 
-def _joined(stems: tuple[str, ...], rows: tuple[int, ...], *, kind: str) -> str:
-    return f"Joined({literal(tuple(f'{stem}.{kind}' for stem in stems))}, rows={literal(rows)})"
+def _joined(stem: str, rows: dict[str, int], *, kind: str) -> str:
+    parts = ", ".join(f"{literal(part)}: {count}" for part, count in rows.items())
+    return f"Joined({literal(f'{stem}.{kind}')}, {{{parts}}})"
 
 
 def _qkv(model: Model, names: HfNames, *, kind: str) -> str:
     kv_size = model.num_kv_heads * model.head_dim
-    if len(names.qkv) == 3:
-        return _joined(names.qkv, (model.num_heads * model.head_dim, kv_size, kv_size), kind=kind)
+    if "{part}" in names.qkv:
+        return _joined(names.qkv, {"q": model.num_heads * model.head_dim, "k": kv_size, "v": kv_size}, kind=kind)
     if names.qkv_rows == "grouped" and model.num_kv_heads > 1:  # with one key/value head both orders are the same
         group = model.num_heads // model.num_kv_heads
         return (
-            f"Grouped({literal(f'{names.qkv[0]}.{kind}')}, kv_heads={model.num_kv_heads}, group={group}, "
+            f"Grouped({literal(f'{names.qkv}.{kind}')}, kv_heads={model.num_kv_heads}, group={group}, "
             f"head_dim={model.head_dim})"
         )
-    return _matrix(names, names.qkv[0], kind=kind)
+    return _matrix(names, names.qkv, kind=kind)
 
 
 def _up(model: Model, names: HfNames, *, kind: str) -> str:
-    if len(names.up) == 2:
-        return _joined(names.up, (model.intermediate_size, model.intermediate_size), kind=kind)
-    return _matrix(names, names.up[0], kind=kind)
+    if "{part}" in names.up:
+        return _joined(names.up, {"gate": model.intermediate_size, "up": model.intermediate_size}, kind=kind)
+    return _matrix(names, names.up, kind=kind)

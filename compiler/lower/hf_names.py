@@ -12,13 +12,13 @@ class HfNames:
 
     embed: str
     attn_norm: str
-    qkv: tuple[str, ...]
-    """Three tensors, or one that holds all."""
+    qkv: str
+    """One tensor that holds all; with `{part}`, three of which the parts are q, k and v."""
     out: str
     down: str
     norm: str
-    up: tuple[str, ...]
-    """Up alone, or gate and up, or one tensor that holds both."""
+    up: str
+    """Up alone, or one tensor that holds gate and up; with `{part}`, two of which the parts are gate and up."""
     mlp_norm: str = ""
     attn_post_norm: str = ""
     mlp_post_norm: str = ""
@@ -36,12 +36,12 @@ class HfNames:
 _LLAMA = HfNames(
     embed="model.embed_tokens",
     attn_norm="model.layers.{i}.input_layernorm",
-    qkv=tuple(f"model.layers.{{i}}.self_attn.{x}_proj" for x in "qkv"),
+    qkv="model.layers.{i}.self_attn.{part}_proj",
     q_norm="model.layers.{i}.self_attn.q_norm",
     k_norm="model.layers.{i}.self_attn.k_norm",
     out="model.layers.{i}.self_attn.o_proj",
     mlp_norm="model.layers.{i}.post_attention_layernorm",
-    up=("model.layers.{i}.mlp.gate_proj", "model.layers.{i}.mlp.up_proj"),
+    up="model.layers.{i}.mlp.{part}_proj",
     down="model.layers.{i}.mlp.down_proj",
     norm="model.norm",
 )
@@ -55,10 +55,10 @@ _GPT2 = HfNames(
     embed="transformer.wte",
     positions="transformer.wpe",
     attn_norm="transformer.h.{i}.ln_1",
-    qkv=("transformer.h.{i}.attn.c_attn",),
+    qkv="transformer.h.{i}.attn.c_attn",
     out="transformer.h.{i}.attn.c_proj",
     mlp_norm="transformer.h.{i}.ln_2",
-    up=("transformer.h.{i}.mlp.c_fc",),
+    up="transformer.h.{i}.mlp.c_fc",
     down="transformer.h.{i}.mlp.c_proj",
     norm="transformer.ln_f",
     is_transposed=True,
@@ -67,11 +67,11 @@ _BLOOM = HfNames(
     embed="transformer.word_embeddings",
     embed_norm="transformer.word_embeddings_layernorm",
     attn_norm="transformer.h.{i}.input_layernorm",
-    qkv=("transformer.h.{i}.self_attention.query_key_value",),
+    qkv="transformer.h.{i}.self_attention.query_key_value",
     qkv_rows="grouped",
     out="transformer.h.{i}.self_attention.dense",
     mlp_norm="transformer.h.{i}.post_attention_layernorm",
-    up=("transformer.h.{i}.mlp.dense_h_to_4h",),
+    up="transformer.h.{i}.mlp.dense_h_to_4h",
     down="transformer.h.{i}.mlp.dense_4h_to_h",
     norm="transformer.ln_f",
 )
@@ -79,36 +79,36 @@ _BLOOM = HfNames(
 HF_NAMES: dict[str, HfNames] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "granite", "stablelm"), _LLAMA),
     **dict.fromkeys(("gemma2", "gemma3_text"), _SANDWICH),
-    "phi3": replace(_LLAMA, qkv=("model.layers.{i}.self_attn.qkv_proj",), up=("model.layers.{i}.mlp.gate_up_proj",)),
-    "glm": replace(_LLAMA, up=("model.layers.{i}.mlp.gate_up_proj",)),
-    "nemotron": replace(_LLAMA, up=("model.layers.{i}.mlp.up_proj",)),
+    "phi3": replace(_LLAMA, qkv="model.layers.{i}.self_attn.qkv_proj", up="model.layers.{i}.mlp.gate_up_proj"),
+    "glm": replace(_LLAMA, up="model.layers.{i}.mlp.gate_up_proj"),
+    "nemotron": replace(_LLAMA, up="model.layers.{i}.mlp.up_proj"),
     "phi": replace(
         _LLAMA,
         out="model.layers.{i}.self_attn.dense",
-        up=("model.layers.{i}.mlp.fc1",),
+        up="model.layers.{i}.mlp.fc1",
         down="model.layers.{i}.mlp.fc2",
         norm="model.final_layernorm",
     ),
-    "starcoder2": replace(_LLAMA, up=("model.layers.{i}.mlp.c_fc",), down="model.layers.{i}.mlp.c_proj"),
+    "starcoder2": replace(_LLAMA, up="model.layers.{i}.mlp.c_fc", down="model.layers.{i}.mlp.c_proj"),
     "gpt2": _GPT2,
     "gpt_bigcode": replace(_GPT2, qkv_rows="grouped", is_transposed=False),
     "gptj": HfNames(
         embed="transformer.wte",
         attn_norm="transformer.h.{i}.ln_1",
-        qkv=tuple(f"transformer.h.{{i}}.attn.{x}_proj" for x in "qkv"),
+        qkv="transformer.h.{i}.attn.{part}_proj",
         out="transformer.h.{i}.attn.out_proj",
-        up=("transformer.h.{i}.mlp.fc_in",),
+        up="transformer.h.{i}.mlp.fc_in",
         down="transformer.h.{i}.mlp.fc_out",
         norm="transformer.ln_f",
     ),
     "gpt_neox": HfNames(
         embed="gpt_neox.embed_in",
         attn_norm="gpt_neox.layers.{i}.input_layernorm",
-        qkv=("gpt_neox.layers.{i}.attention.query_key_value",),
+        qkv="gpt_neox.layers.{i}.attention.query_key_value",
         qkv_rows="grouped",
         out="gpt_neox.layers.{i}.attention.dense",
         mlp_norm="gpt_neox.layers.{i}.post_attention_layernorm",
-        up=("gpt_neox.layers.{i}.mlp.dense_h_to_4h",),
+        up="gpt_neox.layers.{i}.mlp.dense_h_to_4h",
         down="gpt_neox.layers.{i}.mlp.dense_4h_to_h",
         norm="gpt_neox.final_layer_norm",
         head="embed_out",
@@ -118,10 +118,10 @@ HF_NAMES: dict[str, HfNames] = {
     "mpt": HfNames(
         embed="transformer.wte",
         attn_norm="transformer.blocks.{i}.norm_1",
-        qkv=("transformer.blocks.{i}.attn.Wqkv",),
+        qkv="transformer.blocks.{i}.attn.Wqkv",
         out="transformer.blocks.{i}.attn.out_proj",
         mlp_norm="transformer.blocks.{i}.norm_2",
-        up=("transformer.blocks.{i}.ffn.up_proj",),
+        up="transformer.blocks.{i}.ffn.up_proj",
         down="transformer.blocks.{i}.ffn.down_proj",
         norm="transformer.norm_f",
     ),
@@ -129,10 +129,10 @@ HF_NAMES: dict[str, HfNames] = {
         embed="model.decoder.embed_tokens",
         positions="model.decoder.embed_positions",
         attn_norm="model.decoder.layers.{i}.self_attn_layer_norm",
-        qkv=tuple(f"model.decoder.layers.{{i}}.self_attn.{x}_proj" for x in "qkv"),
+        qkv="model.decoder.layers.{i}.self_attn.{part}_proj",
         out="model.decoder.layers.{i}.self_attn.out_proj",
         mlp_norm="model.decoder.layers.{i}.final_layer_norm",
-        up=("model.decoder.layers.{i}.fc1",),
+        up="model.decoder.layers.{i}.fc1",
         down="model.decoder.layers.{i}.fc2",
         norm="model.decoder.final_layer_norm",
     ),

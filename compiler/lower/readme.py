@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ...spec.document import Spec
     from ..planner.plan import Plan
+    from .convert import ConvertView
     from .model import ModelView
     from .train import TrainView
 
@@ -24,10 +25,14 @@ class ReadmeView:
     has_train: bool
     has_serve: bool
     has_kernels: bool
+    model_type: str
+    """Hugging Face's name for the model; empty if it has none."""
     run_dir: str
 
 
-def lower_readme(spec: Spec, plan: Plan, *, model: ModelView, train: TrainView | None, origin: str) -> ReadmeView:
+def lower_readme(
+    spec: Spec, plan: Plan, *, model: ModelView, train: TrainView | None, convert: ConvertView | None, origin: str
+) -> ReadmeView:
     return ReadmeView(
         name=spec.name,
         origin=origin,
@@ -37,5 +42,6 @@ def lower_readme(spec: Spec, plan: Plan, *, model: ModelView, train: TrainView |
         has_train=train is not None,
         has_serve=spec.serve is not None,
         has_kernels=train is not None,
+        model_type=convert.model_type if convert else "",
         run_dir=f"runs/{spec.name}",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .convert import lower_convert
 from .data import lower_data
 from .kernels import lower_kernels
 from .model import lower_model
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from ...spec.document import Spec
     from ..planner.plan import Plan
+    from .convert import ConvertView
     from .data import DataView
     from .kernels import LinearCrossEntropyView
     from .model import ModelView
@@ -31,6 +33,7 @@ class Views:
     train: TrainView | None
     data: DataView | None
     kernels: tuple[LinearCrossEntropyView, ...]
+    convert: ConvertView | None
     readme: ReadmeView
 
 
@@ -53,6 +56,7 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
     device = "cuda" if spec.hardware.accelerator.kind == "gpu" else "cpu"
     recompute = plan.train.layout.recompute if plan.train else "none"
     model = lower_model(spec, origin=place.origin, num_parameters=plan.model.parameters, recompute=recompute)
+    convert = lower_convert(spec.model, name=spec.name, origin=place.origin)
     train = None
     if spec.train is not None and plan.train is not None:
         train = lower_train(spec, plan.train, origin=place.origin, device=device)
@@ -64,5 +68,6 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
         train=train,
         data=data,
         kernels=lower_kernels(spec),
-        readme=lower_readme(spec, plan, model=model, train=train, origin=place.origin),
+        convert=convert,
+        readme=lower_readme(spec, plan, model=model, train=train, convert=convert, origin=place.origin),
     )
