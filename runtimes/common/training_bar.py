@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 if TYPE_CHECKING:
     from .training_run import RunPlan
@@ -21,7 +21,8 @@ class TrainingBar(Protocol):
 
 def training_bar(plan: RunPlan, *, first_step: int, last_step: int, stream: TextIO | None = None) -> TrainingBar:
     """The view for `stream`, stderr unless told otherwise."""
-    stream = stream or sys.stderr
+    if stream is None:
+        stream = cast(TextIO, sys.stderr)
     figures = _Figures(plan, first_step=first_step, last_step=last_step)
     return _Bar(figures, stream) if stream.isatty() else _Lines(figures, stream)
 
@@ -37,11 +38,8 @@ class _Figures:
     def text(self, line: dict[str, Any]) -> str:
         self._speeds.append(line["tokens_per_s"])
         tokens_per_s = sum(self._speeds) / len(self._speeds)
-        words = [f"loss {line['loss']:.3f}"]
-        if "valid_loss" in line:
-            words.append(f"validation {line['valid_loss']:.3f}")
-        words += [f"{tokens_per_s:,.0f} tokens/s", f"MFU {100 * self.plan.mfu(tokens_per_s):.0f} %"]
-        return ", ".join([*words, f"{_clock(self._left_s(line['step']))} left"])
+        speed = f"{tokens_per_s:,.0f} tokens/s, MFU {100 * self.plan.mfu(tokens_per_s):.0f} %"
+        return f"loss {line['loss']:.3f}, {speed}, {_clock(self._left_s(line['step']))} left"
 
     def _left_s(self, step: int) -> float:
         elapsed_s = time.monotonic() - self._started_s
@@ -58,7 +56,9 @@ class _Lines:
         is_due = time.monotonic() - self._told_at_s >= LINE_INTERVAL_S
         if is_due or "valid_loss" in line or line["step"] == self._figures.last_step:
             self._told_at_s = time.monotonic()
-            print(f"step {line['step']}/{self._figures.last_step}: {text}", file=self._stream, flush=True)
+            validation = f", validation {line['valid_loss']:.3f}" if "valid_loss" in line else ""
+            where = f"step {line['step']}/{self._figures.last_step}"
+            print(f"{where}: {text}{validation}", file=self._stream, flush=True)
 
     def close(self) -> None:
         pass
@@ -69,7 +69,11 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        columns = (
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+        )  # 80 characters in all
         self._figures = figures
         self._progress = Progress(*columns, console=Console(file=stream), refresh_per_second=4)
         self._task = self._progress.add_task("", total=figures.last_step, completed=figures.first_step)
@@ -79,7 +83,8 @@ class _Bar:
         text = self._figures.text(line)
         self._progress.update(self._task, completed=line["step"], description=text)
         if "valid_loss" in line:
-            self._progress.print(f"step {line['step']}: loss {line['loss']:.3f}, validation {line['valid_loss']:.3f}")
+            told = f"step {line['step']}: loss {line['loss']:.3f}, validation {line['valid_loss']:.3f}"
+            self._progress.console.print(told, highlight=False)
 
     def close(self) -> None:
         self._progress.stop()

@@ -2,7 +2,7 @@
 
     step-00000100/
         model.safetensors       parameters by name
-        optimizer.safetensors   exp_avg.<name>, exp_avg_sq.<name>, and the state of the random generators
+        optimizer.safetensors   exp_avg.<name>, exp_avg_sq.<name>, …, and the state of the random generators
         tokenizer.json          so that the folder can be served as it is
         meta.json               step, data cursor, sha256 of the files above
 
@@ -128,6 +128,8 @@ def read_meta(folder: Path) -> Saved:
         if meta["format"] != FORMAT or meta["version"] != VERSION:
             raise ValueError(f"format {meta['format']} {meta['version']}")
         for name in (MODEL, OPTIMIZER, *meta["sha256"]):
+            if Path(name).name != name:
+                raise ValueError(f"{META} names {name}, which is not beside it")
             if _sha256(folder / name) != meta["sha256"][name]:
                 raise ValueError(f"{name} has another checksum than when it was written")
         return Saved(folder=folder, step=meta["step"], cursor=meta["cursor"])
@@ -172,11 +174,11 @@ def _load_optimizer(
     cuda_state = tensors.pop("rng.cuda", None)
     if cuda_state is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(cuda_state)
+    keys = {name.partition(".")[0] for name in tensors}
     for name, parameter in model.named_parameters():
-        state: dict[str, Tensor] = {"step": torch.tensor(float(step), device=parameter.device)}
-        for key in ("exp_avg", "exp_avg_sq"):
-            state[key] = tensors[f"{key}.{name}"].to(parameter.device)
-        optimizer.state[parameter] = state
+        found = {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in tensors}
+        state = {key: value.to(parameter.device) for key, value in found.items()}
+        optimizer.state[parameter] = {"step": torch.tensor(float(step), device=parameter.device), **state}
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,49 @@
+"""bf16 is used where it was measured to be fast, and given up with the price elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llmc.runtimes.pytorch import cpu
+from llmc.runtimes.pytorch.steps import check_finite
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, *, bf16: float, fp32: float) -> None:
+    monkeypatch.setattr(cpu, "gemm_flops_per_s", {torch.bfloat16: bf16, torch.float32: fp32}.__getitem__)
+
+
+def test_fast_bf16_is_used(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    measured(monkeypatch, bf16=4e11, fp32=2e11)
+    assert cpu.has_fast_bf16()
+    assert capsys.readouterr().err == "matrix products in bf16: this CPU does 400 GFLOP/s in bf16, 200 in fp32\n"
+
+
+def test_slow_bf16_is_given_up_with_its_price(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured(monkeypatch, bf16=2e10, fp32=2e11)
+    assert not cpu.has_fast_bf16()
+    told = capsys.readouterr().err
+    assert "warning" in told
+    assert "10.0 times faster" in told
+
+
+def test_the_measurement_is_of_this_machine() -> None:
+    assert 1e8 < cpu.gemm_flops_per_s(torch.float32) < 1e15
+
+
+def test_threads_are_as_asked() -> None:
+    before = torch.get_num_threads()
+    try:
+        assert cpu.use_threads(1) == 1
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("loss", "grad_norm"), [(float("nan"), 1.0), (1.0, float("inf"))])
+def test_a_diverged_step_is_an_error_with_words(loss: float, grad_norm: float) -> None:
+    with pytest.raises(Exception, match="diverged"):
+        check_finite(loss=loss, grad_norm=grad_norm)
+    check_finite(loss=1.0, grad_norm=1.0)
