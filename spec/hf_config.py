@@ -35,6 +35,8 @@ HF_TYPES: tuple[HfType, ...] = (
     *(INTERNLM, INTERNLM2, BAICHUAN, QWEN, CHATGLM, MINICPM),
 )
 
+MAX_LAYERS = 10_000
+
 _BY_NAME = {name: hf_type for hf_type in HF_TYPES for name in (hf_type.model_type, *hf_type.reads_as)}
 
 
@@ -46,16 +48,25 @@ def from_hf_config(config: Mapping[str, Any]) -> Values:
     """
     model_type = config.get("model_type")
     if model_type == "gemma3" and isinstance(config.get("text_config"), Mapping):
-        return from_hf_config({"model_type": "gemma3_text", **config["text_config"]})
-    if model_type not in _BY_NAME:
+        return from_hf_config({**config["text_config"], "model_type": "gemma3_text"})
+    if not isinstance(model_type, str) or model_type not in _BY_NAME:
         known = ", ".join(sorted(_BY_NAME))
         raise UnsupportedConfig("model_type", f"{model_type!r} is none of the types that llmc reads: {known}")
+    _check_num_layers(config)
     try:
         return _BY_NAME[model_type].read(config)
-    except (TypeError, ZeroDivisionError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         raise UnsupportedConfig(
             "model_type", f"a {model_type} config with a value of the wrong kind: {error}"
         ) from error
+
+
+def _check_num_layers(config: Mapping[str, Any]) -> None:
+    """Lists of layers are built while reading, so their number is looked at first: a config is untrusted text."""
+    for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+        count = config.get(key)
+        if count is not None and not (type(count) is int and 0 < count <= MAX_LAYERS):
+            raise UnsupportedConfig(key, f"{count!r} is not between 1 and {MAX_LAYERS:,}")
 
 
 def stored_format(config: Mapping[str, Any]) -> str | None:

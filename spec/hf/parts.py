@@ -201,11 +201,15 @@ def expert_flags(values: Values) -> list[bool]:
 
 
 def set_expert_layers(values: Values, flags: Sequence[bool], *, key: str) -> None:
-    """Our first_dense_layers and every from a list of flags, the smallest that give them."""
-    for every in range(1, len(flags) + 1):
-        for first in range(len(flags)):
-            set_path(values, "moe.first_dense_layers", first)
-            set_path(values, "moe.every", every)
-            if expert_flags(values) == list(flags):
-                return
-    raise UnsupportedConfig(key, "only experts in each N-th layer after some dense ones can be expressed")
+    """Our first_dense_layers and every from a list of flags.
+
+    Layers with experts are first - 1 + every, first - 1 + 2 every …: their distance is `every`, and the first of them
+    gives `first`.
+    """
+    sparse = [layer for layer, has_experts in enumerate(flags) if has_experts]
+    every = sparse[1] - sparse[0] if len(sparse) > 1 else sparse[0] + 1 if sparse else 1
+    first = sparse[0] + 1 - every if sparse else len(flags)
+    set_path(values, "moe.first_dense_layers", first)
+    set_path(values, "moe.every", every)
+    if first < 0 or expert_flags(values) != list(flags):
+        raise UnsupportedConfig(key, "only experts in each N-th layer after some dense ones can be expressed")

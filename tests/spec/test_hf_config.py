@@ -1,9 +1,14 @@
 """config.json both ways: published files, all presets against transformers, and what is rejected."""
 
+from contextlib import suppress
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmc.compiler.frontend.model import build_model
 from llmc.spec import catalog
+from llmc.spec.hf.parts import set_expert_layers
 from llmc.spec.hf_config import HF_TYPES, UnsupportedConfig, from_hf_config, stored_format, to_hf_config
 from llmc.spec.model import Model
 
@@ -130,6 +135,8 @@ REJECTED = {
     ),
     "a partial rotation in Llama": ({**LLAMA, "partial_rotary_factor": 0.5}, "partial_rotary_factor"),
     "a value of the wrong kind": ({**LLAMA, "num_attention_heads": "many"}, "model_type"),
+    "layers without end": ({**LLAMA, "num_hidden_layers": 10**12}, "num_hidden_layers"),
+    "experts that begin too early": ({**QWEN_3, "mlp_only_layers": list(range(1, 48, 2))}, "mlp_only_layers"),
     "no heads": ({**LLAMA, "num_attention_heads": 0}, "model_type"),
     "a window pattern": ({**GEMMA_2, "layer_types": ["full_attention"] + ["sliding_attention"] * 45}, "layer_types"),
     "a chunked attention": ({**GEMMA_2, "layer_types": ["chunked_attention"] * 46}, "layer_types"),
@@ -188,6 +195,40 @@ def test_an_export_never_loses_a_feature(field: str, value: dict):
     model = Model.model_validate({**model_of("llama-3-8b").model_dump(), "family": None, field: value})
     with pytest.raises(UnsupportedConfig):
         to_hf_config(model)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=6,
+)
+
+
+@given(name=st.sampled_from(sorted(CONFIGS)), data=st.data())
+@settings(max_examples=400)
+def test_a_damaged_config_is_read_or_rejected_and_never_crashes(name: str, data: st.DataObject):
+    config = dict(CONFIGS[name])
+    for key in data.draw(st.lists(st.sampled_from(sorted(config)), min_size=1, max_size=3)):
+        config[key] = data.draw(JSON)
+    with suppress(UnsupportedConfig):
+        assert isinstance(from_hf_config(config), dict)
+
+
+@pytest.mark.parametrize(
+    ("flags", "first", "every"),
+    [
+        ([True] * 6, 0, 1),
+        ([False, True, True, True], 1, 1),
+        ([False, True, False, True, False], 0, 2),
+        ([False, False, False, True, False, True], 2, 2),
+        ([False, False, True, False], 0, 3),
+        ([False] * 3, 3, 1),
+    ],
+)
+def test_layers_with_experts_become_a_first_and_a_stride(flags: list[bool], first: int, every: int):
+    values = {"num_layers": len(flags)}
+    set_expert_layers(values, flags, key="mlp_only_layers")
+    assert (values["moe"]["first_dense_layers"], values["moe"]["every"]) == (first, every)
 
 
 def test_reading_one_config_leaves_the_next_untouched():
