@@ -67,13 +67,14 @@ def build(
     spec: SpecFile,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Where to write; build/NAME if not given.")] = None,
     overrides: Overrides = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that were edited by hand.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if the folder differs.")] = False,
     dump_ir: Annotated[Path | None, typer.Option(help="Write one file a stage and pass here.")] = None,
 ) -> None:
     """Write the program: model.py, train.py, serve.py, plan.json, manifest.json."""
     from .compiling import build_file
 
-    _exit(build_file(spec, out, overrides or [], check=check, dump_ir=dump_ir))
+    _exit(build_file(spec, out, overrides or [], check=check, force=force, dump_ir=dump_ir))
 
 
 @runs.command("train", context_settings=PASS_ON)

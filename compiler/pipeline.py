@@ -74,6 +74,7 @@ class BuildResult:
     entry: PlanEntry
     tree: Tree | None
     diagnostics: tuple[Diagnostic, ...]
+    out_dir: Path
 
 
 def plan_specs(
@@ -90,10 +91,12 @@ def plan_file(path: Path, overrides: Sequence[str] = (), *, dump_ir: Path | None
 
 
 def build(
-    path: str | Path, out_dir: str | Path, overrides: Sequence[str] = (), *, dump_ir: Path | None = None
+    path: str | Path, out_dir: str | Path | None = None, overrides: Sequence[str] = (), *, dump_ir: Path | None = None
 ) -> BuildResult:
-    """Plan one spec and render its program, without writing it (emit/tree.py does)."""
-    return _Compilation(Path(path), overrides, dump_ir=dump_ir).build(Path(out_dir))
+    """Plan one spec and render its program for `out_dir` (build/NAME if not given), without writing it (emit/tree.py does)."""
+    compilation = _Compilation(Path(path), overrides, dump_ir=dump_ir)
+    name = compilation.spec.name if compilation.spec is not None else Path(path).stem
+    return compilation.build(Path("build", name) if out_dir is None else Path(out_dir))
 
 
 class _Compilation:
@@ -117,12 +120,12 @@ class _Compilation:
 
     def build(self, out_dir: Path) -> BuildResult:
         if self.spec is None:
-            return BuildResult(self.plan(), None, tuple(self.diagnostics))
+            return BuildResult(self.plan(), None, tuple(self.diagnostics), out_dir)
         with record_reads() as reads:
             entry = self._plan(self.spec)
             tree = None if self._has_errors else self._lower(self.spec, entry.plan, out_dir)
         entry = self._consumed(entry, reads)
-        return BuildResult(entry, None if self._has_errors else tree, entry.diagnostics)
+        return BuildResult(entry, None if self._has_errors else tree, entry.diagnostics, out_dir)
 
     def _plan(self, spec: Spec) -> PlanEntry:
         """Spec -> Graph -> Plan."""
@@ -196,7 +199,9 @@ class _Compilation:
         if not self._has_errors:
             assert self.spec is not None
             unread = unread_keys(self.spec, self.sources, reads, already=self.diagnostics)
-            self._tell(each for each in unread if self.is_lowered or (each.path or ("",))[0] in PLANNER_SECTIONS)
+            nothing_asked = self.spec.train is None and self.spec.serve is None
+            held = () if nothing_asked else PLANNER_SECTIONS
+            self._tell(each for each in unread if self.is_lowered or (each.path or ("",))[0] in held)
         return self._entry(entry.plan, train=entry.train, serve=entry.serve)
 
     @property

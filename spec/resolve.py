@@ -6,9 +6,7 @@ that the user wrote.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path as FilePath
 from typing import Any
 
 from .base import Path
@@ -20,7 +18,6 @@ from .nodes import Entry, MappingNode, ScalarNode, YamlNode, from_data
 from .suggest import by_closeness, did_you_mean, listing
 
 MODEL_BASES = ("preset", "family", "hf")
-MAX_CONFIG_BYTES = 1 << 20
 
 
 @dataclass
@@ -149,12 +146,13 @@ def _hf_model(result: Resolved, name: ScalarNode) -> dict[str, Any] | None:
     """The fields that a Hugging Face config.json means."""
     from .hf.families import family_of_config
     from .hf_config import UnsupportedConfig, from_hf_config
+    from .hf_folder import Unreadable, read_config
 
     try:
-        config = _read_config(
+        config = read_config(
             name.span.source.folder / str(name.value) / "config.json", shown=f"{name.value}/config.json"
         )
-    except _Unreadable as problem:
+    except Unreadable as problem:
         result.fail(diagnose("S207", str(problem), path=("model", "hf")), ("model",))
         return None
     try:
@@ -163,24 +161,6 @@ def _hf_model(result: Resolved, name: ScalarNode) -> dict[str, Any] | None:
         message = f"`{problem.field}` of config.json is not supported: {problem.why}"
         result.fail(diagnose("S208", message, path=("model", "hf")), ("model",))
         return None
-
-
-class _Unreadable(Exception):
-    """A file that should hold a configuration does not."""
-
-
-def _read_config(path: FilePath, *, shown: str) -> dict[str, Any]:
-    try:
-        if not path.is_file():
-            raise _Unreadable(f"there is no file {shown}")
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise _Unreadable(f"{shown} has more than {MAX_CONFIG_BYTES:,} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
-        raise _Unreadable(f"{shown} cannot be read: {problem}") from problem
-    if not isinstance(config, dict):
-        raise _Unreadable(f"{shown} holds no mapping")
-    return config
 
 
 def _resolve_accelerator(result: Resolved) -> None:
