@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ...spec.batch import Batch
     from ...spec.document import Spec
     from ...spec.training import Train
+    from ..kernels.kernel import Kernel
     from ..planner.plan import TrainPlan
 
 
@@ -49,6 +50,8 @@ class TrainView:
     init_std: float
     seed: int
     data_seed: int
+    has_kernel: bool
+    """Whether the optimizer is the kernel that keeps bf16 matrices with the rest of their fp32 masters."""
     has_validation: bool
     validate_every: int
     validation_batches: int
@@ -62,7 +65,7 @@ class TrainView:
 _OBJECTIVE_WORDS = {"causal_lm": "predict each next token"}
 
 
-def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str) -> TrainView:
+def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str, kernels: tuple[Kernel, ...]) -> TrainView:
     """The one stage of the spec."""
     assert spec.train is not None
     train, layout = spec.train[0], plan.layout
@@ -99,6 +102,7 @@ def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str) -> Tra
         init_std=train.init_std,
         seed=train.seed,
         data_seed=spec.data.seed if spec.data else 0,
+        has_kernel=any(kernel.name == "adamw" for kernel in kernels),
         has_validation=spec.data is not None and spec.data.split.valid > 0,
         validate_every=train.validation.every_steps,
         validation_batches=train.validation.batches,
@@ -106,7 +110,7 @@ def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str) -> Tra
         checkpoints_kept=train.checkpoint.keep,
         flops_per_token=scientific(flops_per_token),
         peak_flops_per_s=scientific(plan.predicted.model_tflops_per_device * 1e12 / plan.predicted.mfu),
-        peak_words=f"{spec.hardware.accelerator.name or 'device'}, {train.precision}",
+        peak_words=f"{_device(spec)} in {train.precision}",
     )
 
 
@@ -117,12 +121,16 @@ def _plan_lines(spec: Spec, plan: TrainPlan, *, batch: Batch) -> tuple[str, ...]
     parts = {"parameters": memory.parameters, "gradients": memory.gradients, "optimizer": memory.optimizer}
     parts |= {"activations": memory.activations, "buffers": memory.buffers}
     listed = ", ".join(f"{name} {gib(size * GIB)}" for name, size in sorted(parts.items(), key=lambda part: -part[1]))
-    device = prose(accelerator.name or accelerator.kind)
     return (
-        f"Plan: one {device}, {batch.steps:,} steps of {batch.global_batch} sequences of {batch.seq_len:,} tokens, in {spec.train[0].precision if spec.train else ''}.",
+        f"Plan: one {prose(_device(spec))}, {batch.steps:,} steps of {batch.global_batch} sequences of {batch.seq_len:,} tokens, in {spec.train[0].precision if spec.train else ''}.",
         f"Expected: {predicted.step_time_s:.3g} s a step, {predicted.tokens_per_s:,.0f} tokens/s, {gib(memory.peak * GIB)} of {accelerator.memory_gib:.4g} GiB:",
         f"{listed}.",
     )
+
+
+def _device(spec: Spec) -> str:
+    accelerator = spec.hardware.accelerator
+    return accelerator.name or accelerator.like or accelerator.kind
 
 
 def _steps_reason(train: Train, *, batch: Batch) -> str:
