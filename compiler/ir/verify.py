@@ -19,7 +19,7 @@ class GraphError(Exception):
 def verify(graph: Graph, *, after: str) -> Graph:
     """The graph itself, or a GraphError that names the stage `after` which it broke."""
     problems = [problem for op in graph.all_ops for problem in _op_problems(graph, op)]
-    problems += _graph_problems(graph)
+    problems = problems or _graph_problems(graph)
     if problems:
         raise GraphError(f"{after} made a broken graph:\n  " + "\n  ".join(problems))
     return graph

@@ -48,21 +48,37 @@ OPEN = Given()
 
 
 def given(parallel: Parallel) -> Given:
-    """The fields of `parallel`; degrees that are not left to the planner get their plain value."""
+    """The fields of `parallel`; degrees that are not left to the planner get their plain value.
+
+    A field that only means something with a degree above 1 is read only if it may be: otherwise it has no effect, and a
+    key without effect is an error (spec/consumption.py).
+    """
     auto = parallel.is_auto
     plain = None if auto else 1
+    dp_shard, tp, cp, pp = (
+        parallel.dp_shard or plain,
+        parallel.tp or plain,
+        parallel.cp or plain,
+        parallel.pp or plain,
+    )
+    zero = parallel.zero if dp_shard != 1 or cp != 1 else None
+    schedule = parallel.schedule if pp != 1 else None
+    virtual_stages = parallel.virtual_stages if pp != 1 else None
+    if not auto:
+        zero = zero if zero is not None else (1 if (dp_shard or 1) * (cp or 1) > 1 else 0)
+        virtual_stages = virtual_stages or (None if schedule == "interleaved_1f1b" else 1)
     return Given(
         dp_replicate=parallel.dp_replicate or plain,
-        dp_shard=parallel.dp_shard or plain,
-        zero=parallel.zero if parallel.zero is not None or auto else (1 if (parallel.dp_shard or 1) > 1 else 0),
-        tp=parallel.tp or plain,
-        sequence_parallel=parallel.sequence_parallel,
-        cp=parallel.cp or plain,
-        cp_kind=parallel.cp_kind,
-        pp=parallel.pp or plain,
+        dp_shard=dp_shard,
+        zero=zero,
+        tp=tp,
+        sequence_parallel=parallel.sequence_parallel if tp != 1 else None,
+        cp=cp,
+        cp_kind=parallel.cp_kind if cp != 1 else None,
+        pp=pp,
         ep=parallel.ep or plain,
-        schedule=parallel.schedule,
-        virtual_stages=parallel.virtual_stages or (1 if not auto and parallel.schedule != "interleaved_1f1b" else None),
+        schedule=schedule,
+        virtual_stages=virtual_stages,
         micro_batch=parallel.micro_batch,
         grad_accumulation=parallel.grad_accumulation,
         recompute=parallel.recompute if parallel.recompute is not None or auto else "none",
@@ -136,7 +152,7 @@ def divisors(number: int, *, at_most: int) -> list[int]:
 
 def _degrees(value: int | None, devices: int, *, at_most: int) -> Iterable[int]:
     if value is not None:
-        return (value,) if value <= devices else ()
+        return (value,) if devices % value == 0 else ()
     return divisors(devices, at_most=at_most)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...spec.units import GIB
 from .layout import Layout
-from .plan import Plan, ServeLayout, TrainPrediction
+from .plan import Plan, ServeLayout, ServePrediction, TrainPrediction
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
@@ -189,6 +189,9 @@ def _serving(serve: ServeOutcome) -> list[str]:
         f"each token {milliseconds(predicted.tpot_p50_ms)} (p99 {milliseconds(predicted.tpot_p99_ms)})   "
         f"{short(predicted.output_tokens_per_s)} tokens/s   {predicted.requests_per_s:.3g} requests/s"
     )
+    if serve.price_per_hour_usd is not None:
+        an_hour = plan.devices * serve.price_per_hour_usd
+        times += f"   ${an_hour:.2f}/h, ${an_hour / (predicted.output_tokens_per_s * 3600 / 1e6):.2f} a million tokens"
     lines += wrap(times, indent="  ")
     memory = predicted.memory_gib
     rows = [("weights", memory.weights), ("kv cache", memory.kv_cache), ("buffers", memory.buffers)]
@@ -196,16 +199,21 @@ def _serving(serve: ServeOutcome) -> list[str]:
     lines += [f"      {row}" for row in bars(rows, total=memory.peak, text=lambda size: f"{size:.2f}")]
     lines.append(f"      room for {short(predicted.kv_cache_tokens)} tokens of keys and values a replica")
     if plan.alternatives:
-        lines += ["", "  other layouts that hold it"]
-        for other in plan.alternatives[:3]:
-            each = other.predicted
-            lines.append(
-                f"    {serve_line(other.layout)}: {milliseconds(each.tpot_p50_ms)} a token, p99 first token {milliseconds(each.ttft_p99_ms)}"
-            )
+        rows = [(engine_words(each.layout), _serve_times(each.predicted)) for each in plan.alternatives[:3]]
+        lines += ["", "  other layouts that hold it", *_columns(rows)]
     if plan.rejected:
-        lines += ["", "  ruled out"]
-        lines += [f"    {serve_line(other.layout)}: {other.reason}" for other in plan.rejected[:3]]
+        rows = [(engine_words(each.layout), each.reason) for each in plan.rejected[:3]]
+        lines += ["", "  ruled out", *_columns(rows)]
     return lines
+
+
+def _serve_times(predicted: ServePrediction) -> str:
+    return f"{milliseconds(predicted.tpot_p50_ms)} a token, first token p99 {milliseconds(predicted.ttft_p99_ms)}"
+
+
+def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
+    width = max(len(first) for first, _ in rows)
+    return [f"    {first:<{width}}   {second}" for first, second in rows]
 
 
 def _next(file: str, *, train: TrainOutcome | None, serve: ServeOutcome | None) -> str:
@@ -243,6 +251,14 @@ def serve_line(layout: ServeLayout) -> str:
     engine = " × ".join([f"{layout.replicas} replica{'s' if layout.replicas > 1 else ''}", *parts])
     formats = f"{layout.weights} weights, {layout.kv_dtype} cache"
     return f"{engine} · batch {layout.max_batch} · prefill chunk {layout.prefill_chunk} · {formats}"
+
+
+def engine_words(layout: ServeLayout) -> str:
+    """`24 devices = 6 × tp 4 · batch 48 · fp8`"""
+    degrees = [f"{name} {getattr(layout, name)}" for name in ("tp", "pp", "ep") if getattr(layout, name) > 1]
+    devices = layout.replicas * layout.tp * layout.pp
+    engine = " × ".join([str(layout.replicas), *degrees])
+    return f"{devices} device{'s' if devices > 1 else ''} = {engine} · batch {layout.max_batch} · {layout.weights}"
 
 
 # Figures as people read them.

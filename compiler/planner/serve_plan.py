@@ -28,6 +28,8 @@ class ServeOutcome:
     diagnostics: tuple[Diagnostic, ...]
     found: ServeSearch
     machine: Machine
+    price_per_hour_usd: float | None
+    """Of a device."""
 
 
 def plan_serving(spec: Spec, graph: Graph) -> ServeOutcome:
@@ -35,12 +37,13 @@ def plan_serving(spec: Spec, graph: Graph) -> ServeOutcome:
     assert spec.serve is not None
     machine = machine_of(spec.hardware)
     found = search_serving(spec.serve, graph, machine)
+    price = spec.hardware.price_per_hour_usd
     if found.good:
-        return ServeOutcome(_plan(found.good[0], found, meets_slo=True), (), found, machine)
+        return ServeOutcome(_plan(found.good[0], found, meets_slo=True), (), found, machine, price)
     diagnostics = _nothing(spec, found, machine)
     nearest = next((each for each in found.bad if each.service is not None), None)
     plan = _plan(nearest, found, meets_slo=False) if nearest is not None else None
-    return ServeOutcome(plan, tuple(diagnostics), found, machine)
+    return ServeOutcome(plan, tuple(diagnostics), found, machine, price)
 
 
 def _nothing(spec: Spec, found: ServeSearch, machine: Machine) -> list[Diagnostic]:
@@ -72,7 +75,7 @@ def _nothing(spec: Spec, found: ServeSearch, machine: Machine) -> list[Diagnosti
 
 def _below_physical_limit(spec: Spec, engines: list[Engine], machine: Machine) -> Diagnostic | None:
     """P221: a time per token below what reading the weights once takes."""
-    slo = spec.serve.slo if spec.serve else None
+    slo = spec.serve.slo if spec.serve and spec.serve.workload else None
     if slo is None:
         return None
     least = min(engine.least_step_s() for engine in engines) * 1e3

@@ -74,7 +74,9 @@ def search_serving(serve: Serve, graph: Graph, machine: Machine) -> ServeSearch:
         return (candidate.devices if has_load else 0, order, candidate.service.tpot_p50_s, candidate.shape.tp)
 
     found.good.sort(key=cost)
-    found.bad.sort(key=lambda each: (each.service is None, -each.devices, _distance(each, serve.slo)))
+    found.bad.sort(
+        key=lambda each: (each.service is None, -each.devices, _distance(each, serve.slo if has_load else None))
+    )
     return found
 
 
@@ -138,7 +140,7 @@ def _candidates(serve: Serve, engine: Engine, machine: Machine) -> Iterator[Cand
         service = serve_load(engine, share, max_batch=max_batch)
         if layout.max_batch is None and load is not None:
             max_batch = min(capacity, max(LEAST_SLOTS, _round_up(service.batch_p99)))
-        reason = _misses(service, serve.slo)
+        reason = _misses(service, serve.slo if load is not None else None)
         last = Candidate(
             shape,
             replicas,

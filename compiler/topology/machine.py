@@ -86,9 +86,10 @@ def machine_of(hardware: Hardware) -> Machine:
     device = hardware.accelerator
     per_node = hardware.per_node or device.per_node
     num_devices = hardware.num_devices
-    fast, slow = _fast_bytes_per_s(hardware), _slow_bytes_per_s(hardware)
     is_torus = device.torus is not None
     domain = num_devices if is_torus else max(device.intra_node.domain or 0, min(per_node, num_devices))
+    fast = _fast_bytes_per_s(hardware)
+    slow = _slow_bytes_per_s(hardware) if num_devices > domain else None
     peak = device.peak_tflops
     peaks = {
         "fp32": peak.fp32,

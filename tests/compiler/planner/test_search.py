@@ -1,0 +1,172 @@
+"""The search, over random models and machines: what no planner may get wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from llmc.compiler.cost.step import step_time
+from llmc.compiler.cost.workload import Workload
+from llmc.compiler.ir.graph import Graph
+from llmc.compiler.planner.enumerate import OPEN, Given, divisors, layouts
+from llmc.compiler.planner.layout import Layout
+from llmc.compiler.planner.rules import violations
+from llmc.compiler.planner.train_search import Search, search
+from llmc.compiler.topology.machine import Machine
+
+from ..models import DEEPSEEK_V3, LLAMA_3_8B, h100s, training_graph
+
+SMALL = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+
+GRAPHS: dict[tuple, Graph] = {}
+
+
+def graph_of_shape(layers: int, heads: int, kv_heads: int, experts: int | None) -> Graph:
+    key = (layers, heads, kv_heads, experts)
+    if key not in GRAPHS:
+        moe = {"num_experts": experts, "experts_per_token": 2, "intermediate_size": 2048} if experts else None
+        fields = LLAMA_3_8B | {
+            "num_layers": layers,
+            "num_heads": heads,
+            "num_kv_heads": kv_heads,
+            "head_dim": 128,
+            "hidden_size": 128 * heads,
+            "intermediate_size": 4096,
+            "vocab_size": 32000,
+            "moe": moe,
+        }
+        GRAPHS[key] = training_graph(fields)
+    return GRAPHS[key]
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Graph:
+    heads = draw(st.sampled_from([4, 12, 16]))
+    return graph_of_shape(
+        draw(st.sampled_from([2, 7, 24])), heads, draw(st.sampled_from([2, 4])), draw(st.sampled_from([None, 8]))
+    )
+
+
+MACHINES = st.builds(
+    lambda devices, gib: h100s(devices, memory_gib=gib),
+    st.sampled_from([1, 2, 6, 8, 16]),
+    st.sampled_from([8.0, 24.0, 80.0]),
+)
+
+
+def run(graph: Graph, machine: Machine, wanted: Given = OPEN, *, global_batch: int = 32, seq_len: int = 2048) -> Search:
+    work = Workload(graph, machine, seq_len=seq_len, precision="bf16", optimizer="adamw")
+    candidates = layouts(wanted, graph, machine, seq_len=seq_len, global_batch=global_batch)
+    return search(candidates, work, global_batch=global_batch)
+
+
+@SMALL
+@given(graphs(), MACHINES)
+def test_what_is_chosen_fits_uses_every_device_and_breaks_no_rule(graph: Graph, machine: Machine):
+    for priced in run(graph, machine).fitting[:5]:
+        assert priced.ledger.peak <= machine.memory_bytes
+        assert priced.layout.devices == machine.num_devices
+        layout = priced.layout
+        assert layout.micro_batch * layout.grad_accumulation * layout.data_parallel == 32
+        assert not list(violations(layout, graph, seq_len=2048, global_batch=32))
+
+
+@SMALL
+@given(graphs(), MACHINES, st.floats(1.0, 4.0))
+def test_more_memory_never_makes_a_fitting_plan_unfit_or_slower(graph: Graph, machine: Machine, factor: float):
+    before = run(graph, machine)
+    assume(before.fitting)
+    after = run(graph, replace(machine, memory_bytes=machine.memory_bytes * factor))
+    assert after.fitting
+    assert after.fitting[0].time.total <= before.fitting[0].time.total * 1.005 + 1e-12
+
+
+@SMALL
+@given(graphs(), MACHINES, st.floats(1.0, 4.0))
+def test_a_faster_network_never_makes_the_best_plan_slower(graph: Graph, machine: Machine, factor: float):
+    before = run(graph, machine)
+    assume(before.fitting)
+    slow = machine.slow
+    faster = replace(machine, slow=replace(slow, bytes_per_s=slow.bytes_per_s * factor))
+    assert run(graph, faster).fitting[0].time.total <= before.fitting[0].time.total * 1.005 + 1e-12
+
+
+@SMALL
+@given(graphs(), MACHINES, st.sampled_from(["tp", "pp", "dp_shard", "zero", "micro_batch", "recompute", "ep"]))
+def test_a_pinned_degree_reproduces_its_cost(graph: Graph, machine: Machine, field: str):
+    free = run(graph, machine)
+    assume(free.fitting)
+    best = free.fitting[0]
+    pinned = run(graph, machine, replace(OPEN, **{field: getattr(best.layout, field)}))
+    same = [each for each in pinned.fitting if each.layout == best.layout]
+    assert [each.time.total for each in same] == [best.time.total]
+
+
+@SMALL
+@given(graphs(), MACHINES)
+def test_the_best_is_what_trying_everything_finds(graph: Graph, machine: Machine):
+    """Without the shortcut that drops recompute once a layout fits without it."""
+    found = run(graph, machine)
+    assume(found.fitting and not found.fitting[0].is_tight)
+    work = Workload(graph, machine, seq_len=2048, precision="bf16", optimizer="adamw")
+    everything = [
+        step_time(work, layout).total
+        for group in layouts(OPEN, graph, machine, seq_len=2048, global_batch=32)
+        for layout in group
+        if not list(violations(layout, graph, seq_len=2048, global_batch=32))
+        and work.ledger(layout).peak <= 0.96 * machine.memory_bytes
+    ]
+    assert found.fitting[0].time.total <= min(everything) * 1.005 + 1e-12
+
+
+def test_what_is_given_is_kept():
+    wanted = replace(OPEN, ep=4, tp=2, recompute="full")
+    found = run(graph_of_shape(24, 16, 4, 8), h100s(16), wanted)
+    assert found.fitting
+    assert {(each.layout.ep, each.layout.tp, each.layout.recompute) for each in found.fitting} == {(4, 2, "full")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tp": 3}, "tp 3 does not divide num_heads 32"),
+        ({"tp": 32, "pp": 1}, None),
+        ({"tp": 2, "sequence_parallel": True}, None),
+        ({"pp": 64}, "pp 64 is 64 stages; the model has 32 layers"),
+        ({"pp": 16, "virtual_stages": 4}, "pp 16 × virtual_stages 4 is 64 stages; the model has 32 layers"),
+        ({"ep": 8}, "ep 8 needs experts; the model has none"),
+        ({"cp": 3}, "cp 3 needs seq_len divisible by 6 (an early and a late part a rank); it is 4096"),
+        ({"dp_shard": 3}, "global_batch 32 does not divide over 3 data-parallel ranks"),
+        ({"pp": 3, "schedule": "dualpipe"}, "dualpipe needs an even number of pipeline ranks; pp is 3"),
+        (
+            {"pp": 4, "schedule": "interleaved_1f1b", "virtual_stages": 2, "grad_accumulation": 6},
+            "interleaved_1f1b needs micro-batches in multiples of pp 4; there are 6",
+        ),
+        (
+            {"micro_batch": 3},
+            "global_batch 32 over 1 data-parallel ranks is 32 sequences a rank; micro_batch 3 × grad_accumulation 32 is 96",
+        ),
+    ],
+)
+def test_a_rule_is_told_with_both_numbers(changes: dict, message: str | None):
+    layout = Layout(**{"grad_accumulation": 32} | changes)
+    found = [each.message for each in violations(layout, training_graph(LLAMA_3_8B), seq_len=4096, global_batch=32)]
+    assert (found[0] if found else None) == message
+
+
+def test_experts_divide_over_the_ranks_they_are_taken_from():
+    graph = training_graph(DEEPSEEK_V3)
+    layout = Layout(dp_shard=6, ep=4, grad_accumulation=1)
+    found = [each.message for each in violations(layout, graph, seq_len=4096, global_batch=6)]
+    assert found == ["ep 4 does not divide the 6 ranks of dp_shard 6 × cp 1"]
+    layout = Layout(dp_shard=6, ep=3, grad_accumulation=1)
+    found = [each.message for each in violations(layout, graph, seq_len=4096, global_batch=6)]
+    assert found == ["ep 3 does not divide num_experts 256"]
+
+
+def test_divisors_are_not_only_powers_of_two():
+    assert divisors(24, at_most=24) == [1, 2, 3, 4, 6, 8, 12, 24]
+    assert divisors(10**18, at_most=8) == [1, 2, 4, 5, 8]
