@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 import torch
 
 _GEMM_SIZE = 512
-_REPEATS = 5
+_MEASURED_S = 0.3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BYTES = (1 << 31) - 1
 
 
 def use_threads(threads: int | None) -> int:
@@ -19,21 +24,42 @@ def use_threads(threads: int | None) -> int:
     return chosen
 
 
-def gemm_flops_per_s(dtype: torch.dtype) -> float:
-    """FLOP/s of a square matrix product: the best of a few, so that a busy machine blurs it less."""
-    a = torch.ones(_GEMM_SIZE, _GEMM_SIZE, dtype=dtype)
-    best_s = float("inf")
-    for _ in range(_REPEATS):
-        started_s = time.perf_counter()
-        torch.mm(a, a)
-        best_s = min(best_s, time.perf_counter() - started_s)
-    return 2 * _GEMM_SIZE**3 / best_s
+def keep_freed_memory() -> None:
+    """Have the C library keep large blocks that are freed, for the next step to use again.
+
+    By default glibc gives them back to the kernel, which then clears them page by page each time they are asked for.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def gemm_flops_per_s(dtypes: Sequence[torch.dtype]) -> list[float]:
+    """FLOP/s that one thread does in a square matrix product of each dtype: the best of many turns, taken alternately.
+
+    One thread, because several wait for each other: on a busy machine they measure the scheduler.
+    """
+    matrices = [torch.ones(_GEMM_SIZE, _GEMM_SIZE, dtype=dtype) for dtype in dtypes]
+    best_s = [math.inf] * len(dtypes)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        stop_s = time.perf_counter() + _MEASURED_S
+        while time.perf_counter() < stop_s:
+            for i, a in enumerate(matrices):
+                started_s = time.perf_counter()
+                torch.mm(a, a)
+                best_s[i] = min(best_s[i], time.perf_counter() - started_s)
+    finally:
+        torch.set_num_threads(threads)
+    return [2 * _GEMM_SIZE**3 / best for best in best_s]
 
 
 def has_fast_bf16() -> bool:
     """Whether this CPU multiplies bf16 faster than fp32 (AMX, AVX-512-BF16). Warns, with the price, where it does not."""
-    bf16, fp32 = gemm_flops_per_s(torch.bfloat16), gemm_flops_per_s(torch.float32)
-    figures = f"{bf16 / 1e9:,.0f} GFLOP/s in bf16, {fp32 / 1e9:,.0f} in fp32"
+    bf16, fp32 = gemm_flops_per_s((torch.bfloat16, torch.float32))
+    figures = f"{bf16 / 1e9:,.0f} GFLOP/s in bf16, {fp32 / 1e9:,.0f} in fp32 a thread"
     if bf16 > fp32:
         print(f"matrix products in bf16: this CPU does {figures}", file=sys.stderr)
         return True

@@ -10,13 +10,16 @@ from llmc.runtimes.pytorch.steps import check_finite
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, *, bf16: float, fp32: float) -> None:
-    monkeypatch.setattr(cpu, "gemm_flops_per_s", {torch.bfloat16: bf16, torch.float32: fp32}.__getitem__)
+    figures = {torch.bfloat16: bf16, torch.float32: fp32}
+    monkeypatch.setattr(cpu, "gemm_flops_per_s", lambda dtypes: [figures[dtype] for dtype in dtypes])
 
 
 def test_fast_bf16_is_used(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     measured(monkeypatch, bf16=4e11, fp32=2e11)
     assert cpu.has_fast_bf16()
-    assert capsys.readouterr().err == "matrix products in bf16: this CPU does 400 GFLOP/s in bf16, 200 in fp32\n"
+    assert (
+        capsys.readouterr().err == "matrix products in bf16: this CPU does 400 GFLOP/s in bf16, 200 in fp32 a thread\n"
+    )
 
 
 def test_slow_bf16_is_given_up_with_its_price(
@@ -30,7 +33,10 @@ def test_slow_bf16_is_given_up_with_its_price(
 
 
 def test_the_measurement_is_of_this_machine() -> None:
-    assert 1e8 < cpu.gemm_flops_per_s(torch.float32) < 1e15
+    threads = torch.get_num_threads()
+    (fp32,) = cpu.gemm_flops_per_s([torch.float32])
+    assert 1e8 < fp32 < 1e15
+    assert torch.get_num_threads() == threads
 
 
 def test_threads_are_as_asked() -> None:
