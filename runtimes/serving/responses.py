@@ -17,8 +17,8 @@ DONE = b"data: [DONE]\n\n"
 
 
 def event(body: Json) -> bytes:
-    """One server-sent event. JSON on one line, so it needs no splitting."""
-    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    """One server-sent event: JSON on one line, in ASCII, because some clients take U+2028 for the end of a line."""
+    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
 
 
 def model_list(name: str, *, created: int, max_seq_len: int) -> Json:

@@ -36,6 +36,7 @@ def prepare(app: Starlette, *, host: str, port: int, drain_s: int) -> tuple[Serv
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=65,  # longer than the idle time of common load balancers, which else meet closed connections
         timeout_graceful_shutdown=drain_s,
     )
     return Server(config, url=_url(host, listener)), listener

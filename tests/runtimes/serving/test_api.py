@@ -117,6 +117,15 @@ def test_a_stream_has_no_half_characters_and_ends_with_the_reason(api, say):
     assert all("usage" not in c for c in chunks)
 
 
+def test_events_are_single_lines_whatever_the_text(api, say):
+    text = "a\u2028b\x85\r\n\n\x0c"
+    call, _ = api(logits=say(text.encode()))
+    response = call.complete(stream=True, **PLAIN)
+    lines = [line for line in response.text.splitlines() if line]  # as clients do that split text, not bytes
+    assert all(line.startswith("data: ") for line in lines)
+    assert "".join(c["choices"][0]["text"] for c in events(response)) == text
+
+
 def test_a_stream_tells_the_usage_when_asked(api, say):
     call, _ = api(logits=say(b"abc"))
     chunks = events(call.complete(stream=True, stream_options={"include_usage": True}, **PLAIN))

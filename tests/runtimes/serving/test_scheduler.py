@@ -235,6 +235,18 @@ def test_a_token_that_could_not_be_sampled_ends_its_request_only():
     assert sched.kv.num_used == 1
 
 
+@pytest.mark.parametrize("max_tokens", [1, 5])
+def test_what_is_cancelled_while_its_step_runs_gets_no_token(max_tokens: int):
+    sched = scheduler()
+    stays, goes = generation([1], max_tokens=5, ignore_eos=True), generation([2], max_tokens=max_tokens)
+    sched.submit([goes, stays])
+    sched.step_plan()
+    sched.cancel(goes)
+    assert sched.commit([4, 5]) == [stays]
+    assert (goes.tokens, goes.finish) == ([2], "cancelled")
+    assert (stays.tokens, sched.kv.num_used) == ([1, 5], 1)
+
+
 def test_a_plan_is_committed_before_the_next():
     sched = scheduler()
     sched.submit([generation([1], max_tokens=1)])

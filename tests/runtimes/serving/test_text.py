@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmc.runtimes.serving.text import TextStream
 
-ALPHABET = "abAB é€😀\n"
+ALPHABET = "aab€😀"  # few characters, so that stop strings begin often and overlap
 
 
 def cut(data: bytes, cuts: list[int]) -> list[bytes]:
