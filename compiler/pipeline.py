@@ -22,9 +22,11 @@ from .frontend.model import build_graph, build_model
 from .ir.graph import Graph
 from .ir.text import print_graph
 from .passes.choose_attention import choose_attention
+from .passes.fuse_add_norm import fuse_add_norm
 from .passes.fuse_gate_up import fuse_gate_up
 from .passes.fuse_linear_cross_entropy import fuse_linear_cross_entropy
 from .passes.fuse_qkv import fuse_qkv
+from .passes.fuse_rope_attention import fuse_rope_attention
 from .planner.plan import DiagnosticFacts, ModelFacts, Plan
 
 if TYPE_CHECKING:
@@ -40,7 +42,12 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     choose_attention,
     fuse_linear_cross_entropy,
 )
-"""In this order; today no pass needs another before it."""
+"""In this order, for every spec; none of these needs another before it."""
+KERNEL_PASSES: dict[str, Callable[[Graph], Graph]] = {
+    "add_rms_norm": fuse_add_norm,
+    "causal_attention": fuse_rope_attention,  # after fuse_qkv, whose output it reads
+}
+"""Kernel of the program (compiler/kernels/table.py) -> the pass that shows it in the graph, after PASSES."""
 
 EXIT_FINE, EXIT_SPEC_ERROR, EXIT_NOTHING_FITS = 0, 1, 3
 NOTHING_FITS = frozenset({"P201", "P220", "P221"})
@@ -140,7 +147,7 @@ class _Compilation:
         if spec.train is not None:
             from .planner.train_plan import plan_training
 
-            train = plan_training(spec, graph)
+            train = plan_training(spec, graph, kernels=kernels_of(spec))
             self._tell(train.diagnostics)
         if spec.serve is not None:
             from .planner.serve_plan import plan_serving
@@ -163,7 +170,7 @@ class _Compilation:
         except SpecError as error:
             self._tell(error.diagnostics)
             return None
-        return run_passes(graph, dump=self.dump)
+        return run_passes(graph, kernels=kernels_of(spec), dump=self.dump)
 
     def _lower(self, spec: Spec, plan: Plan, out_dir: Path) -> Tree | None:
         """Plan -> Program -> files."""
@@ -217,11 +224,23 @@ class _Compilation:
         return PlanEntry(plan, tuple(self.diagnostics), self.spec, self.sources, train, serve)
 
 
-def run_passes(graph: Graph, *, dump: _Dump | None = None) -> Graph:
-    """All passes in order; with `dump`, the graph before and after each as text."""
+def kernels_of(spec: Spec) -> frozenset[str]:
+    """Names of the kernels that the training program will have: those of one device, as others are not lowered yet."""
+    from .kernels.setting import Setting
+    from .kernels.table import choose_kernels
+    from .lower.model import longest_sequence
+
+    if spec.train is None or spec.hardware.num_devices > 1:
+        return frozenset()
+    setting = Setting(spec, spec.train[0], grad_accumulation=1, longest=longest_sequence(spec))
+    return frozenset(kernel.template for kernel in choose_kernels(setting))
+
+
+def run_passes(graph: Graph, *, kernels: frozenset[str] = frozenset(), dump: _Dump | None = None) -> Graph:
+    """All passes in order, then those of the program's kernels; with `dump`, the graph before and after each as text."""
     if dump is not None:
         dump.write("graph.ir.txt", print_graph(graph))
-    for each in PASSES:
+    for each in (*PASSES, *(KERNEL_PASSES[name] for name in KERNEL_PASSES if name in kernels)):
         graph = each(graph)
         if dump is not None:
             dump.write(f"{each.__name__}.ir.txt", print_graph(graph))

@@ -93,7 +93,7 @@ def _context_parallel_s(
     group = machine.group(layout.cp, stride=layout.tp)
     if layout.cp_kind == "ulysses":
         return 8 * all_to_all_s(hidden_bytes / layout.tp, group)
-    attention = next((op for op in ops if op.group == "attention"), None)
+    attention = next((op for op in ops if op.kind in ("attention", "eager_attention")), None)
     if attention is None:
         return 0.0
     _, keys, values = attention.line.inputs[:3]

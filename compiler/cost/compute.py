@@ -9,14 +9,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..ir.facts import bytes_moved, flops
+from ..ir.facts import bytes_moved, flops, head_dims
 from ..ir.ops import Op
 from ..ir.types import DType
-from .constants import ATTENTION_BACKWARD, EXPERT_SHARE, DeviceConstants
+from .constants import EXPERT_SHARE, DeviceConstants
 from .sharding import Degrees, local_extent, shard
 
 if TYPE_CHECKING:
     from ..topology.machine import Machine
+    from .memory import StateBytes
 
 TimeClass = str
 """matmul, attention, norms and activations, experts' routing, embedding, loss: the rows of a report."""
@@ -84,7 +85,7 @@ def op_time(op: Op, free: Mapping[str, float], *, machine: Machine, formats: For
         if op.kind == "eager_attention":
             moved += 6.0 * free["B"] * op.sizes["H"] * free["T"] * free["S"]  # unfused softmax: 6 bytes a score
         forward = law_s(launch_s=launch, flops=work, flops_per_s=rate, moved_bytes=moved, bytes_per_s=bandwidth)
-        return OpTime(forward, launch + (forward - launch) * ATTENTION_BACKWARD)
+        return OpTime(forward, launch + (forward - launch) * constants.attention_backward)
     if op.group == "matmul" or op.kind == "linear_cross_entropy":
         return _matmul_time(op, free, work=work, moved=moved, machine=machine, formats=formats)
     bandwidth = machine.memory_bytes_per_s * constants.memory_share
@@ -117,7 +118,7 @@ def _matmul_time(
 
 
 def _head_size(op: Op) -> int:
-    return op.sizes[op.line.inputs[0].dims[-1]]
+    return op.sizes[head_dims(op)[0]]
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def block_time(
     return BlockTime(forward_s=forward, backward_s=backward, attention_forward_s=again, by_class=by_class)
 
 
-def optimizer_s(parameters: float, *, optimizer_bytes: float, machine: Machine) -> float:
-    """Read and write the state, read the gradient, write the weights: bound by memory."""
-    moved = parameters * (2 * optimizer_bytes + 4.0 + 2.0)
+def optimizer_s(parameters: float, *, states: StateBytes, machine: Machine) -> float:
+    """Read and write weights and optimizer state, read the gradient: bound by memory."""
+    moved = parameters * (2 * (states.weights + states.optimizer) + states.gradients)
     return moved / (machine.memory_bytes_per_s * machine.constants.memory_share)

@@ -9,8 +9,9 @@ tensors that the backward pass works on, and what the runtime itself holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from ..ir.facts import Saved, saved_tensors
 from ..ir.graph import Graph
@@ -20,8 +21,11 @@ from .sharding import TENSOR_DIMS, Degrees, shard
 
 RUNTIME_BYTES = {"gpu": 0.9e9, "npu": 0.9e9, "tpu": 0.5e9, "cpu": 0.35e9}
 """What the context of a device, or the interpreter and its libraries, hold (assumed; a CPU process measured 0.3-0.4)."""
-LOSS_CHUNK_BYTES = 256 * 2**20
-"""Most that a chunk of fp32 logits takes in the fused loss."""
+LOSS_CHUNK_BYTES = 1 << 26
+"""Most that a chunk of logits takes in the fused loss (compiler/kernels/linear_cross_entropy.py)."""
+
+Program = Literal["halves", "autocast", "mixed", "sharded"]
+"""How a program holds weights and their optimizer state, see `state_bytes`."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +71,26 @@ _MOMENTS = {"adamw": 8.0, "adafactor": 0.1, "lion": 4.0, "muon": 4.0, "sophia": 
 """fp32 moments a parameter; Adafactor keeps rows and columns only."""
 
 
-def state_bytes(*, precision: str, optimizer: str, is_sharded: bool) -> StateBytes:
+def state_bytes(*, program: Program, precision: str, optimizer: str, accumulates: bool = True) -> StateBytes:
     """Weights, gradients, optimizer state in bytes a parameter.
 
-    Mixed precision: 2-byte weights, fp32 gradients and master copy (Megatron: 18 in all with Adam). Where parameters
-    themselves are sharded (ZeRO-3, FSDP2) the fp32 master *is* the parameter and 2-byte weights exist only as gathered.
-    fp16 keeps 2-byte gradients.
+    halves    one CPU: bf16 weights beside the other half of their fp32 master; gradients in bf16, with fp32 sums where
+              micro-batches accumulate (compiler/kernels/adamw.py): 14, or 18, with AdamW
+    autocast  one device: fp32 weights, their bf16 casts, fp32 gradients: 18
+    mixed     several: 2-byte weights, fp32 gradients and master (Megatron): 18
+    sharded   ZeRO-3, FSDP2: the fp32 master *is* the parameter; 2-byte weights exist only as gathered: 16
+
+    fp16 keeps 2-byte gradients; fp32 has no second copy.
     """
     moments = _MOMENTS[optimizer]
+    if precision == "fp32":
+        return StateBytes(weights=4.0, gradients=4.0, optimizer=moments)
+    if program == "halves":
+        return StateBytes(weights=2.0, gradients=6.0 if accumulates else 2.0, optimizer=2.0 + moments)
     gradients = 2.0 if precision == "fp16" else 4.0
-    if precision == "fp32" or is_sharded:
+    if program == "autocast":
+        return StateBytes(weights=6.0, gradients=gradients, optimizer=moments)
+    if program == "sharded":
         return StateBytes(weights=4.0, gradients=gradients, optimizer=moments)
     return StateBytes(weights=2.0, gradients=gradients, optimizer=4.0 + moments)
 
@@ -122,9 +136,25 @@ def kept_bytes(ops: Iterable[Op], degrees: Degrees, *, tokens: int, values: DTyp
     everything = sum(sizes.values())
     of_attention = {op.id for op in local if op.name == "attn" or op.name.startswith("attn.")}
     attention = sum(size for key, size in sizes.items() if key.partition("#")[0] in of_attention)
-    block_input = sum(size for key, size in sizes.items() if key.endswith("/x"))
     largest = sorted(sizes.values(), reverse=True)[:2]
-    return KeptBytes(none=everything, selective=everything - attention, full=block_input, two_largest=sum(largest))
+    return KeptBytes(
+        none=everything,
+        selective=everything - attention,
+        full=_input_bytes(local, degrees, tokens=tokens, values=values),
+        two_largest=sum(largest),
+    )
+
+
+def _input_bytes(ops: Sequence[Op], degrees: Degrees, *, tokens: int, values: DType) -> float:
+    """A layer's input; programs that fuse the residual sum hand on the fp32 stream and what is yet to be added."""
+    start = next((op for op in ops if op.kind == "block_input"), None)
+    if start is None:
+        return 0.0
+    dtype = DType.FP32 if any(op.kind == "add_rms_norm" for op in ops) else None
+    stream = Saved(key=start.id, term=start.line.output, sizes=start.sizes, dtype=dtype)
+    added = Saved(key=start.id, term=start.line.output, sizes=start.sizes, dtype=None) if dtype else None
+    parts = [each for each in (stream, added) if each is not None]
+    return sum(_saved_bytes(each, degrees, tokens=tokens, values=values) for each in parts)
 
 
 def _saved_bytes(saved: Saved, degrees: Degrees, *, tokens: int, values: DType) -> float:
@@ -134,16 +164,19 @@ def _saved_bytes(saved: Saved, degrees: Degrees, *, tokens: int, values: DType) 
     return saved.size_bytes(free, values=values)
 
 
-def loss_bytes(graph: Graph, degrees: Degrees, *, tokens: int, micro_batch: int) -> float:
+def loss_bytes(graph: Graph, degrees: Degrees, *, tokens: int, micro_batch: int, values: DType) -> float:
     """What the loss holds at its peak.
 
-    Fused: one chunk of fp32 logits and its gradient in the weights' format. Unfused: tokens · V/t · (2 + 4 + 4).
+    Fused: a chunk of logits, which become their gradient, and the gradient of the head, with an fp32 sum where there are
+    several chunks. Unfused: tokens · V/t · (2 + 4 + 4).
     """
     vocab = -(-graph.sizes["V"] // degrees.tp)
     rows = micro_batch * -(-tokens // degrees.cp)
-    if any(True for _ in graph.ops("linear_cross_entropy")):
-        return min(rows * vocab * 4.0, LOSS_CHUNK_BYTES) * 1.5
-    return rows * vocab * 10.0
+    if not any(True for _ in graph.ops("linear_cross_entropy")):
+        return rows * vocab * 10.0
+    logits = rows * vocab * values.size_bytes
+    sums = 4.0 if logits > LOSS_CHUNK_BYTES else 0.0
+    return min(logits, LOSS_CHUNK_BYTES) + vocab * graph.sizes["D"] * (values.size_bytes + sums)
 
 
 @dataclass(frozen=True)

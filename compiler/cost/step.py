@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from .communication import gradient_s, pass_on_s, traffic_of
 from .compute import BlockTime, optimizer_s
 from .constants import OVERLAP, SCALE_PER_DOUBLING
-from .memory import state_bytes
 from .pipeline import bubble_s
 from .provenance import combine
 
@@ -182,7 +181,7 @@ def _gradients(work: Workload, layout: Layout, kinds: tuple[Rank, ...], *, backw
 
 
 def _optimizer_s(work: Workload, layout: Layout, first: Rank) -> float:
-    states = state_bytes(precision=work.precision, optimizer=work.optimizer, is_sharded=layout.zero == 3)
+    states = work.states(layout)
     shards = layout.shards if layout.zero >= 1 else 1
     parameters = _rank_parameters(work, layout, first) / shards
-    return optimizer_s(parameters, optimizer_bytes=states.optimizer, machine=work.machine)
+    return optimizer_s(parameters, states=states, machine=work.machine)

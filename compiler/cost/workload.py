@@ -14,7 +14,9 @@ from .compute import BlockTime, Formats, block_time
 from .memory import (
     KeptBytes,
     Ledger,
+    Program,
     StageParts,
+    StateBytes,
     kept_bytes,
     ledger_of_stage,
     local_parameters,
@@ -45,7 +47,17 @@ class Rank:
 class Workload:
     """One training stage on one machine. `part` is a block's name, or `before` or `after` the layers."""
 
-    def __init__(self, graph: Graph, machine: Machine, *, seq_len: int, precision: str, optimizer: str) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        machine: Machine,
+        *,
+        seq_len: int,
+        precision: str,
+        optimizer: str,
+        program: Program | None = None,
+    ) -> None:
+        self.program: Program = program or ("autocast" if machine.num_devices == 1 else "mixed")
         self.graph = graph
         self.machine = machine
         self.seq_len = seq_len
@@ -158,7 +170,7 @@ class Workload:
         )
         return ledger_of_stage(
             stage,
-            states=state_bytes(precision=self.precision, optimizer=self.optimizer, is_sharded=layout.zero == 3),
+            states=self.states(layout),
             zero=layout.zero,
             shards=layout.shards,
             expert_shards=max(1, layout.shards // layout.ep),
@@ -166,5 +178,15 @@ class Workload:
             kind=self.machine.kind,
         )
 
+    def states(self, layout: Layout) -> StateBytes:
+        """Bytes a parameter under a layout."""
+        return state_bytes(
+            program="sharded" if layout.zero == 3 else self.program,
+            precision=self.precision,
+            optimizer=self.optimizer,
+            accumulates=layout.grad_accumulation > 1,
+        )
+
     def _loss_bytes(self, degrees: Degrees, *, micro_batch: int) -> float:
-        return loss_bytes(self.graph, degrees, tokens=self.seq_len, micro_batch=micro_batch)
+        values = self.formats.values
+        return loss_bytes(self.graph, degrees, tokens=self.seq_len, micro_batch=micro_batch, values=values)

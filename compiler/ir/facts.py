@@ -69,13 +69,19 @@ def flops(op: Op, free: Free) -> float:
         return 2.0 * op.line.output.size(sizes) * math.prod(sizes[dim] for dim in summed_dims(op))
     if op.group == "attention":
         pairs = visible_pairs(tokens=int(sizes["T"]), keys=int(sizes["S"]), window=op.attrs.get("window"))
-        query, value = op.line.inputs[0].dims[-1], op.line.output.dims[-1]
+        query, value = head_dims(op)
         return 2.0 * sizes["B"] * sizes["H"] * pairs * (sizes[query] + sizes[value])
     if op.kind == "linear_cross_entropy":
         return sizes["B"] * sizes["T"] * sizes["V"] * (2.0 * sizes["D"] + KINDS[op.kind].work)
     if not op.inputs:
         return 0.0
     return KINDS[op.kind].work * op.line.inputs[0].size(sizes)
+
+
+def head_dims(op: Op) -> tuple[str, str]:
+    """The dims of a query and of a value head of an attention op."""
+    read, written = op.line.inputs[0].dims[-1], op.line.output.dims[-1]
+    return (written if read == "W" else read), written
 
 
 def summed_dims(op: Op) -> tuple[str, ...]:
@@ -97,7 +103,7 @@ def bytes_moved(op: Op, free: Free, *, values: DType, weights: DType) -> float:
     if op.group in ("input", "view"):
         return 0.0
     sizes = {**op.sizes, **free}
-    output = op.line.output.size(sizes) * values.size_bytes
+    output = op.line.output.size(sizes) * (values.size_bytes + KINDS[op.kind].moves)
     if op.group == "embedding":
         return 2 * output
     read = sum(term.size(sizes) for term in op.line.inputs[: len(op.inputs)]) * values.size_bytes

@@ -27,6 +27,7 @@ class OpKind:
     group: Group
     saves: tuple[str, ...] = ()
     work: float = 0.0
+    moves: float = 0.0
 
     def __post_init__(self) -> None:
         KINDS[self.name] = self
@@ -82,6 +83,12 @@ FUSED_GATED_ACTIVATION = OpKind("fused_gated_activation", "B T W -> B T F", "poi
 LINEAR_CROSS_ENTROPY = OpKind(
     "linear_cross_entropy", "B T D, B T, D V! -> B T", "loss", saves=("x0", "B T:fp32"), work=6
 )
+
+
+# What a program has a kernel of its own for (compiler/kernels/).
+ADD_RMS_NORM = OpKind("add_rms_norm", "B T D!, D -> B T D", "norm", saves=("own", "rows:fp32"), work=6, moves=10)
+STREAM_ADD = OpKind("stream_add", "B T D, B T D -> B T D", "view")
+ROPE_ATTENTION = OpKind("rope_attention", "B T W -> B T H C", "attention", saves=("x0", "out", "B T H:fp32"))
 
 
 @dataclass(frozen=True)

@@ -42,13 +42,20 @@ class TrainOutcome:
         return self.found.fitting[0]
 
 
-def plan_training(spec: Spec, graph: Graph) -> TrainOutcome:
-    """Plan the (first) training stage of a spec."""
+def plan_training(spec: Spec, graph: Graph, *, kernels: frozenset[str] = frozenset()) -> TrainOutcome:
+    """Plan the (first) training stage of a spec, for a program with these kernels."""
     assert spec.train is not None
     train, parallel = spec.train[0], spec.parallel
     machine = machine_of(spec.hardware)
     batch = solve_batch(train, parallel, fixed_dp(parallel))
-    work = Workload(graph, machine, seq_len=train.seq_len, precision=train.precision, optimizer=train.optimizer.name)
+    work = Workload(
+        graph,
+        machine,
+        seq_len=train.seq_len,
+        precision=train.precision,
+        optimizer=train.optimizer.name,
+        program="halves" if machine.num_devices == 1 and "adamw" in kernels else None,
+    )
     wanted = given(parallel)
     found = _search(wanted, work, batch)
     diagnostics = list(_network_warnings(machine))
@@ -80,7 +87,14 @@ def _nothing(spec: Spec, wanted: Given, work: Workload, batch: Batch, found: Sea
     """Why no layout is left: memory, a rule, or the number of devices."""
 
     def retry(other: Given, machine: Machine) -> Search:
-        again = Workload(work.graph, machine, seq_len=work.seq_len, precision=work.precision, optimizer=work.optimizer)
+        again = Workload(
+            work.graph,
+            machine,
+            seq_len=work.seq_len,
+            precision=work.precision,
+            optimizer=work.optimizer,
+            program=work.program if machine.num_devices == 1 else None,
+        )
         return _search(other, again, batch)
 
     if found.misfits:

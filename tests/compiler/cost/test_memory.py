@@ -33,13 +33,24 @@ def stage(parameters: int = 1_000_000) -> StageParts:
     [(0, 18), (1, 6 + 12 / 8), (2, 2 + 4 / 8 + 12 / 8), (3, 16 / 8)],
 )
 def test_model_states_a_parameter(zero: int, bytes_a_parameter: float):
-    states = state_bytes(precision="bf16", optimizer="adamw", is_sharded=zero == 3)
+    states = state_bytes(program="sharded" if zero == 3 else "mixed", precision="bf16", optimizer="adamw")
     ledger = ledger_of_stage(stage(), states=states, zero=zero, shards=8, expert_shards=8, num_ranks=1, kind="gpu")
     assert ledger.parameters + ledger.gradients + ledger.optimizer == pytest.approx(1e6 * bytes_a_parameter)
 
 
-def test_fp16_keeps_two_byte_gradients():
-    assert state_bytes(precision="fp16", optimizer="adamw", is_sharded=False).gradients == 2
+@pytest.mark.parametrize(
+    ("program", "precision", "accumulates", "bytes_a_parameter"),
+    [
+        ("halves", "bf16", False, 14),
+        ("halves", "bf16", True, 18),
+        ("autocast", "bf16", True, 18),
+        ("autocast", "fp32", True, 16),
+        ("mixed", "fp16", True, 16),
+    ],
+)
+def test_states_of_each_program(program: str, precision: str, accumulates: bool, bytes_a_parameter: float):
+    states = state_bytes(program=program, precision=precision, optimizer="adamw", accumulates=accumulates)  # pyright: ignore[reportArgumentType]
+    assert states.weights + states.gradients + states.optimizer == bytes_a_parameter
 
 
 def test_full_recompute_keeps_the_input_of_a_layer():

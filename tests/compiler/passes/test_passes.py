@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 
 from llmc.compiler.frontend.model import build_model
-from llmc.compiler.ir.facts import extent, flops
+from llmc.compiler.ir.facts import extent, flops, saved_tensors
 from llmc.compiler.ir.graph import Graph
 from llmc.compiler.ir.text import print_graph
+from llmc.compiler.ir.types import DType
 from llmc.compiler.passes.choose_attention import choose_attention
+from llmc.compiler.passes.fuse_add_norm import fuse_add_norm
 from llmc.compiler.passes.fuse_gate_up import fuse_gate_up
 from llmc.compiler.passes.fuse_linear_cross_entropy import fuse_linear_cross_entropy
 from llmc.compiler.passes.fuse_qkv import fuse_qkv
-from llmc.compiler.pipeline import run_passes
+from llmc.compiler.passes.fuse_rope_attention import fuse_rope_attention
+from llmc.compiler.pipeline import KERNEL_PASSES, run_passes
 from llmc.spec.model import Model
 from llmc.spec.training import Train
 
@@ -110,11 +113,49 @@ def test_choose_attention_is_eager_for_caps_and_sinks_only():
         assert {op.kind for op in after.all_ops if op.name == "attn"} == {kind}
 
 
+def test_fuse_add_norm():
+    after = fuse_add_norm(graph_of(LLAMA_3_8B))
+    assert lines_of(after, starting="attn_") + lines_of(after, starting="mlp_") == [
+        "attn_norm = add_rms_norm(x)  [B T D!, D -> B T D]  weight  eps=1e-05",
+        "attn_add = stream_add(x, attn.out)  [B T D, B T D -> B T D]",
+        "mlp_norm = add_rms_norm(attn_add)  [B T D!, D -> B T D]  weight  eps=1e-05",
+        "mlp_add = stream_add(attn_add, mlp.down)  [B T D, B T D -> B T D]",
+    ]
+
+
+def test_fuse_rope_attention():
+    after = fuse_rope_attention(fuse_qkv(graph_of(LLAMA_3_8B)))
+    assert lines_of(after, starting="attn") == [
+        "attn_norm = rms_norm(x)  [B T D!, D -> B T D]  weight  eps=1e-05",
+        "attn.qkv = fused_qkv(attn_norm)  [B T D, D W -> B T W]  W=6144  weight",
+        "attn = rope_attention(attn.qkv)  [B T W -> B T H C]  W=6144  cached=K C, K C  rotary_dim=128  theta=500000",
+        "attn.out = linear(attn)  [B T H C, H C D -> B T D]  weight",
+        "attn_add = add(x, attn.out)  [B T D, B T D -> B T D]",
+    ]
+
+
+def test_fuse_rope_attention_leaves_norms_between_alone():
+    before = fuse_qkv(graph_of(LLAMA_3_8B | {"attention": {"kind": "gqa", "qk_norm": "head"}}))
+    assert print_graph(fuse_rope_attention(before)) == print_graph(before)
+
+
+def test_what_the_kernels_keep_is_what_they_say():
+    """compiler/kernels/: a norm keeps 2 D + 4 bytes a token, attention (2 H + 2 K) C · 2 + 4 H."""
+    graph = run_passes(with_loss(LLAMA_3_8B), kernels=frozenset({"add_rms_norm", "causal_attention"}))
+    kept = {
+        saved.key: saved.size_bytes(extent(batch=1, tokens=1), values=DType.BF16)
+        for saved in saved_tensors(graph.all_ops)
+    }
+    attention = sum(size for key, size in kept.items() if key.partition("#")[0] in ("block/attn", "block/attn.qkv"))
+    assert attention == (2 * 32 + 2 * 8) * 128 * 2 + 4 * 32
+    assert sum(size for key, size in kept.items() if key.startswith("block/mlp_norm#")) == 2 * 4096 + 4
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_passes_keep_parameters_and_products(name: str):
     """Names of parameters change as the state dict's do; their number and the FLOPs of products do not."""
     before = with_loss(MODELS[name])
-    after = run_passes(before)
+    after = run_passes(before, kernels=frozenset(KERNEL_PASSES))
     assert after.num_parameters() == before.num_parameters()
     assert after.active_parameters() == before.active_parameters()
     assert _block_flops(after) == _block_flops(before)
