@@ -119,7 +119,7 @@ def import_model(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Where to write the spec and the weights.")] = None,
 ) -> None:
     """Turn a published checkpoint into a spec and weights."""
-    from .running import import_checkpoint
+    from .importing import import_checkpoint
 
     _exit(import_checkpoint(source, out))
 

@@ -1,11 +1,9 @@
-"""`llmc run` and `llmc import`: build if need be, then hand over to the generated program."""
+"""`llmc run`: build if need be, then hand over to the generated program."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -71,57 +69,3 @@ def _build(spec: Path, command: str, overrides: Sequence[str]) -> tuple[Path | N
     else:
         write_tree(result.tree, result.out_dir)
     return result.out_dir, FINE
-
-
-def import_checkpoint(source: Path, out: Path | None) -> int:
-    """A published checkpoint -> OUT/spec.yaml, OUT/program/ and OUT/weights/."""
-    if not source.exists():
-        print(f"llmc import: there is no {source}", file=sys.stderr)
-        return WRONG_USAGE
-    name = _slug(source.stem if source.is_file() else source.resolve().name)
-    folder = out or Path(name)
-    if (folder / "spec.yaml").exists():
-        print(f"llmc import: {folder / 'spec.yaml'} exists; -o names another folder", file=sys.stderr)
-        return WRONG_USAGE
-    if source.is_dir():
-        return _import_folder(source, folder, name=name)
-    with tempfile.TemporaryDirectory() as work:
-        reader = [sys.executable, "-m", "llmc.runtimes.pytorch.huggingface.gguf", str(source), work]
-        status = subprocess.run(reader, check=False).returncode
-        return status or _import_folder(Path(work), folder, name=name)
-
-
-def _import_folder(source: Path, folder: Path, *, name: str) -> int:
-    """A Hugging Face folder: its config becomes a spec, its weights those of the program built from that."""
-    from ..compiler.emit.tree import write_tree
-    from ..spec.diagnostics import SpecError
-    from .importing import spec_text
-
-    text, fault = spec_text(source, name=name)
-    if fault is not None:
-        raise SpecError([fault])
-    folder.mkdir(parents=True, exist_ok=True)
-    spec = folder / "spec.yaml"
-    spec.write_text(text, encoding="utf-8")
-    result = build(spec, folder / "program")
-    print_diagnostics(result.diagnostics)
-    if result.tree is None:
-        return result.entry.exit_code
-    write_tree(result.tree, result.out_dir)
-    convert = result.out_dir / "convert.py"
-    if not convert.exists():
-        print(
-            "llmc import: the spec is written; checkpoints of this kind of model are not converted yet", file=sys.stderr
-        )
-        return WRONG_USAGE
-    command = [sys.executable, str(convert), "import", str(source), str(folder / "weights")]
-    status = subprocess.run(command, check=False).returncode
-    if status == FINE:
-        print(f"next: llmc run serve {spec} --weights {folder / 'weights'}")
-    return status
-
-
-def _slug(name: str) -> str:
-    """A name that a spec accepts."""
-    plain = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in name.lower())
-    return plain.strip("._-")[:64].strip("._-") or "imported"

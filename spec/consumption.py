@@ -6,11 +6,14 @@
 
 Nothing has to be remembered by a pass: reading `spec.model.head_dim` is what consumes the key (base.py). A key that stays
 unread would have no effect on the plan or the program, which is never what its author meant.
+
+A pass may read a key and find that another one makes it void (`global_every` without `window`). Those are few, known from
+the language alone, and found when the spec is loaded: `void_keys`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .attention import LatentAttention
@@ -18,8 +21,10 @@ from .base import Path
 from .diagnostics import Diagnostic, diagnose
 from .document import Spec
 from .fields import fields_of
-from .load import locate
 from .nodes import SourceMap
+
+NEEDED_ANYWAY: frozenset[Path] = frozenset({("model", "intermediate_size"), ("model", "mlp")})
+"""Fields that a model must give even where every layer has experts with figures of their own."""
 
 LOADER_READS: frozenset[Path] = frozenset(
     {("llmc",), ("name",), ("extends",), ("model", "preset"), ("model", "family"), ("model", "hf"),
@@ -28,10 +33,23 @@ LOADER_READS: frozenset[Path] = frozenset(
 """Keys whose work is done when the spec is loaded."""
 
 
+def void_keys(spec: Spec, sources: SourceMap) -> Iterator[Diagnostic]:
+    """Written keys that other values of the spec make void, whoever reads them."""
+    for dotted, why in _VOID:
+        path = tuple(dotted.split("."))
+        if sources.is_written(path) and _get(spec, path) is not None:
+            reason = why(spec)
+            if reason is not None:
+                yield _without_effect(path, reason)
+
+
 def unread_keys(
     spec: Spec, sources: SourceMap, reads: set[Path], *, already: Iterable[Diagnostic] = ()
 ) -> list[Diagnostic]:
-    """A diagnostic for each written key that no pass read, the outermost only, except where `already` speaks of it."""
+    """A diagnostic for each written key that no pass read, the outermost only, except where `already` speaks of it.
+
+    They say where by path; the pipeline locates them.
+    """
     reported = [diagnostic.path for diagnostic in already if diagnostic.path is not None]
     unread: list[Path] = []
     for path in sources.written:
@@ -39,12 +57,12 @@ def unread_keys(
             continue
         if _counts(path, spec) and path not in reads and not _is_spoken_of(path, reported):
             unread.append(path)
-    return [locate(_diagnose(path, spec), sources) for path in unread]
+    return [_diagnose(path, spec) for path in unread]
 
 
 def _counts(path: Path, spec: Spec) -> bool:
     """Whether a path is a key that some pass should read. Items of lists, nulls and kinds are read with what holds them."""
-    if not path or isinstance(path[-1], int) or path in LOADER_READS:
+    if not path or isinstance(path[-1], int) or path in LOADER_READS | NEEDED_ANYWAY:
         return False
     holder = _get(spec, path[:-1])
     if holder is None or isinstance(holder, (str, int, float, tuple)):
@@ -79,8 +97,13 @@ def _is_spoken_of(path: Path, reported: list[Path]) -> bool:
 
 
 def _diagnose(path: Path, spec: Spec) -> Diagnostic:
-    dotted = ".".join(str(key) for key in path if not isinstance(key, int))
+    dotted = _dotted(path)
     reason = next(filter(None, (why(spec) for names, why in _REASONS if dotted in names.split())), None)
+    return _without_effect(path, reason)
+
+
+def _without_effect(path: Path, reason: str | None) -> Diagnostic:
+    dotted = _dotted(path)
     return diagnose(
         "S401",
         f"`{dotted}` has no effect in this spec: {reason}" if reason else f"nothing reads `{dotted}` in this spec",
@@ -90,17 +113,16 @@ def _diagnose(path: Path, spec: Spec) -> Diagnostic:
     )
 
 
+def _dotted(path: Path) -> str:
+    return ".".join(str(key) for key in path if not isinstance(key, int))
+
+
 def _mla(spec: Spec) -> str | None:
     return "mla attention has head sizes of its own" if isinstance(spec.model.attention, LatentAttention) else None
 
 
 def _no_window(spec: Spec) -> str | None:
     return "`attention.window` is not set" if getattr(spec.model.attention, "window", None) is None else None
-
-
-def _all_experts(spec: Spec) -> str | None:
-    moe = spec.model.moe
-    return "every layer has experts" if moe is not None and moe.every == 1 and moe.first_dense_layers == 0 else None
 
 
 def _balance(spec: Spec) -> str | None:
@@ -132,13 +154,17 @@ def _no_load(spec: Spec) -> str | None:
     return "there is no `serve.workload` to hold it against" if spec.serve and spec.serve.workload is None else None
 
 
+_VOID: tuple[tuple[str, Callable[[Spec], str | None]], ...] = (
+    ("model.attention.global_every", _no_window),
+    ("model.position.local_theta", _no_window),
+    ("model.moe.router.aux_loss_weight", _balance),
+    ("model.moe.router.topk_groups", _one_group),
+)
+"""Dotted keys -> what makes them void."""
+
 _REASONS: tuple[tuple[str, Callable[[Spec], str | None]], ...] = (
     ("parallel data", _no_train),
     ("model.num_kv_heads model.head_dim", _mla),
-    ("model.attention.global_every model.position.local_theta", _no_window),
-    ("model.mlp model.intermediate_size", _all_experts),
-    ("model.moe.router.aux_loss_weight", _balance),
-    ("model.moe.router.topk_groups", _one_group),
     ("parallel.schedule parallel.virtual_stages", _degree("pp")),
     ("parallel.cp_kind", _degree("cp")),
     ("parallel.sequence_parallel", _degree("tp")),

@@ -17,6 +17,7 @@ from pathlib import Path as FilePath
 from .base import place
 from .checks import check
 from .compose import MAX_CHARACTERS, compose
+from .consumption import void_keys
 from .diagnostics import Diagnostic, Label, SpecError, diagnose
 from .document import Spec
 from .fixes import checked_help
@@ -101,6 +102,8 @@ def judge(tree: YamlNode) -> Judged:
     spec, faults = validate(resolved.tree)
     faults = [fault for fault in faults if not _follows(fault, resolved.unresolved)]
     diagnostics = [*resolved.diagnostics, *faults, *check(spec, resolved.tree)]
+    if spec is not None:
+        diagnostics += void_keys(spec, sources)
     return Judged(spec, sources, diagnostics)
 
 

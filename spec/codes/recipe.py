@@ -350,7 +350,6 @@ class UnreadKey(Code):
     """
 
     id, slug = "S401", "unread-key"
-    stage = "plan"
     failing = """
         model: {preset: llama-3-8b, attention: {global_every: 2}}
         hardware: {accelerator: h100-sxm-80g}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,14 @@ SNIPPETS = ("\t", "\n", "  ", ":", ": ", "- ", "{", "}", "[", "]", ",", "'", '"'
 """Text to insert anywhere."""
 
 
-def base_texts() -> list[str]:
-    """The examples, with a machine of their own in place of the catalog's, and without."""
-    found = []
-    for path in sorted((ROOT / "examples").glob("*.yaml")):
-        found.append(path.read_text(encoding="utf-8"))
-    return found
+def base_texts(*, devices: int | None = None) -> list[str]:
+    """The examples; with `devices`, on so many instead of thousands, so that planning one takes milliseconds."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "examples").glob("*.yaml"))]
+    if devices is None:
+        return texts
+    texts = [re.sub(r"\bnodes: \d+", "nodes: 1", text) for text in texts]
+    texts = [re.sub(r"\bper_node: \d+", f"per_node: {devices}", text) for text in texts]
+    return [re.sub(r"\btopology: [\dx]+", f"topology: 1x1x{devices}", text) for text in texts]
 
 
 @st.composite

@@ -33,7 +33,7 @@ def check_text(text: str) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=2000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, suppress_health_check=list(HealthCheck))
 @given(mutated_texts(TEXTS))
 def test_mutated_specs_load_or_are_refused(text: str):
     check_text(text)
