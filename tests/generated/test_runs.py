@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -35,7 +36,12 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tokenizer": {"train": "bpe"},
         "split": {"valid": 0.1},
     }
-    train = TINY["train"] | {"steps": 16, "checkpoint": {"every_steps": 5, "keep": 2}, "validation": {"every_steps": 6}}
+    train = TINY["train"] | {
+        "steps": 16,
+        "precision": "bf16",
+        "checkpoint": {"every_steps": 5, "keep": 2},
+        "validation": {"every_steps": 6},
+    }
     spec = tiny_spec(model={"vocab_size": 280}, data=data, train=train)
     build(spec, folder / "build" / "tiny")
     finished(folder, "--max-steps", "1", "--run-dir", "runs/first")
@@ -44,7 +50,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, "build/tiny/train.py", "--threads", "1", *flags]
-    return subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    environment = {**os.environ, "LLMC_KERNELS": "auto"}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 def finished(folder: Path, *flags: str) -> str:

@@ -1,0 +1,57 @@
+"""Generated trees as committed files in tests/golden/trees: `make goldens` rewrites them, and the diff is read as code."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from architectures import ARCHITECTURES
+from programs import TINY, tiny_spec, tree_of
+from syrupy.assertion import SnapshotAssertion
+
+from llmc.compiler.pipeline import build
+
+Compare = Callable[[str, Mapping[str, str]], None]
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest, root: Path, snapshot: SnapshotAssertion) -> Compare:
+    """Compares a tree with the committed one of that name. `snapshot` marks the test as one with goldens."""
+    is_update = bool(request.config.getoption("update_snapshots"))
+
+    def compare(name: str, texts: Mapping[str, str]) -> None:
+        folder = root / "tests" / "golden" / "trees" / name
+        if is_update:
+            write(folder, texts)
+        found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        assert sorted(found) == sorted(texts)
+        for path in texts:
+            assert found[path].read_text(encoding="utf-8") == texts[path], f"{name}/{path}: see `make goldens`"
+
+    return compare
+
+
+def write(folder: Path, texts: Mapping[str, str]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    for path, text in texts.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+
+
+def test_tree_of_the_demo(golden: Compare, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    result = build("examples/tiny-code.yaml")
+    assert result.tree is not None, result.diagnostics
+    golden("tiny-code", result.tree.texts)
+
+
+def test_tree_of_a_gpt2_trained_in_fp32_on_a_gpu(golden: Compare) -> None:
+    hardware = {"accelerator": TINY["hardware"]["accelerator"] | {"name": "gpu", "kind": "gpu"}}
+    golden("gpt2-gpu", tree_of(tiny_spec(without=("serve",), hardware=hardware, model=ARCHITECTURES["gpt2"])).texts)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "bloom", "sinks"])
+def test_tree_of_a_served_model(name: str, golden: Compare) -> None:
+    golden(f"{name}-served", tree_of(tiny_spec(without=("train", "data"), model=ARCHITECTURES[name])).texts)
