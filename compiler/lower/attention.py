@@ -65,7 +65,8 @@ class AttentionView:
 
 def lower_attention(model: Model, attention: HeadsAttention, *, longest: int) -> AttentionView:
     """`longest` is the longest sequence that the program will see: a window that holds all of it is no window."""
-    q_size, kv_size = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+    num_kv_heads = 1 if attention.kind == "mqa" else model.num_kv_heads
+    q_size, kv_size = model.num_heads * model.head_dim, num_kv_heads * model.head_dim
     window, global_every = attention.window, attention.global_every
     if window is not None and window >= longest:
         window = None
@@ -73,7 +74,7 @@ def lower_attention(model: Model, attention: HeadsAttention, *, longest: int) ->
         kind=attention.kind,
         hidden_size=model.hidden_size,
         num_heads=model.num_heads,
-        num_kv_heads=model.num_kv_heads,
+        num_kv_heads=num_kv_heads,
         head_dim=model.head_dim,
         q_size=q_size,
         kv_size=kv_size,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...spec.diagnostics import diagnose
 from ..backends.table import BACKENDS
+from .model import longest_sequence
 
 if TYPE_CHECKING:
     from ...spec.base import Path
@@ -76,6 +77,14 @@ def _model(spec: Spec) -> Iterator[Diagnostic]:
     if model.moe is not None:
         message = "mixtures of experts are not lowered yet; the dense feed-forward block is: `moe: null`"
         yield _refused(message, ("model", "moe"), part="key")
+    scaling = getattr(model.position, "scaling", None)
+    longest = longest_sequence(spec)
+    if scaling is not None and scaling.kind == "dynamic" and longest > model.max_seq_len:
+        message = (
+            f"dynamic scaling of sequences of {longest:,} tokens, beyond `max_seq_len` {model.max_seq_len:,}, is not"
+            " lowered yet; linear, llama3, yarn and longrope are, and dynamic within `max_seq_len`"
+        )
+        yield _refused(message, ("model", "position", "scaling"), part="key")
 
 
 def _training(stage: Train, path: Path) -> Iterator[Diagnostic]:

@@ -15,6 +15,8 @@ from llmc.spec.diagnostics import SpecError
 
 MLA = {"kind": "mla", "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
 
+DYNAMIC = {"kind": "rope", "scaling": {"kind": "dynamic", "factor": 2.0}}
+
 
 def training(**changes: Any) -> dict[str, Any]:
     return {"train": TINY["train"] | changes}
@@ -54,6 +56,11 @@ def test_a_spec_that_no_pass_understands_is_refused_before_planning(
         ({"model": {"attention": MLA}}, "model.attention.kind", "mha, mqa and gqa are"),
         ({"model": {"moe": {"num_experts": 4, "experts_per_token": 2}}}, "model.moe", "dense"),
         ({"model": {"kind": "encoder"}}, "model.kind", "kind decoder is"),
+        (
+            {"model": {"position": DYNAMIC}, "serve": TINY["serve"] | {"max_seq_len": 200}},
+            "model.position.scaling",
+            "200 tokens",
+        ),
         (training(precision="fp8"), "train.0.precision", "in bf16 and fp32 it is"),
         (training(optimizer={"name": "lion", "lr": 1e-4}), "train.0.optimizer.name", "adamw is"),
         (training(objective="dpo"), "train.0.objective", "causal_lm is"),
