@@ -109,9 +109,8 @@ def judge(tree: YamlNode) -> Judged:
 
 def _follows(fault: Diagnostic, unresolved: list[tuple[str | int, ...]]) -> bool:
     """Fields missing or a bare name unread, because a preset or accelerator was not found: already reported."""
-    if fault.path is None or fault.code not in ("S105", "S106"):
-        return False
-    return any(fault.path[: len(place)] == place for place in unresolved)
+    is_bare_word = fault.path == ("hardware", "accelerator") and fault.code == "S106"
+    return fault.path in unresolved and (fault.code == "S105" or is_bare_word)
 
 
 def _repeats(diagnostic: Diagnostic, read: list[Diagnostic]) -> bool:

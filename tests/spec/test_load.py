@@ -261,5 +261,10 @@ def test_a_preset_that_is_not_found_is_the_only_fault():
     assert codes("model: {preset: nonsense}\n" + MACHINE) == ["S204"]
 
 
+@pytest.mark.parametrize("value", ["[gpt2]", "{a: gpt2}", "3", "true"])
+def test_a_preset_that_is_no_name_is_said_to_be_none(value: str):
+    assert codes(f"model: {{preset: {value}}}\n" + MACHINE)[-1] == "S106"
+
+
 def test_nothing_is_read_from_a_source_map_that_is_empty():
     assert SourceMap().site(("model",)) is None
