@@ -189,10 +189,11 @@ class _Compilation:
     def _read_as_lowering_does(self, spec: Spec, plan: Plan) -> None:
         """Make the views that a build would make: what they read counts as consumed."""
         from .lower.refuse import refuse_program
-        from .lower.views import Place, lower_views
 
         self.is_lowered = not list(refuse_program(spec, plan))
         if self.is_lowered:
+            from .lower.views import Place, lower_views
+
             lower_views(spec, plan, place=Place(spec_file=self.path, out_dir=self.path.parent))
 
     is_lowered = True

@@ -10,11 +10,10 @@ cp and ep communicate and compute does not hide (communication.py), and 1.3 % of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .communication import gradient_s, pass_on_s, traffic_of
+from .communication import gradient_s, pass_on_s
 from .compute import BlockTime, optimizer_s
 from .constants import OVERLAP, SCALE_PER_DOUBLING
 from .pipeline import bubble_s
@@ -41,8 +40,6 @@ class StepTime:
     ep_comm: float
     low: float
     high: float
-    by_class: Mapping[str, float]
-    """Rows of a report; they sum to the step."""
 
     @property
     def total(self) -> float:
@@ -86,8 +83,7 @@ def step_time(work: Workload, layout: Layout) -> StepTime:
         backward_s=share * (busiest.backward + busiest.again + busiest.exposed / 2),
     )
     bubble += m * OVERLAP.imbalance * (busiest.whole - mean)
-    overhead = constants.step_overhead_s + m * (constants.micro_batch_overhead_s + share * busiest.overhead)
-    compute = m * share * (busiest.forward + busiest.backward) + overhead
+    compute = m * share * (busiest.forward + busiest.backward) + _overheads(work, layout)
     recompute = m * share * busiest.again
     optimizer = _optimizer_s(work, layout, kinds[0])
     dp_comm, dp_exposed = _gradients(work, layout, kinds, backward_s=share * busiest.backward)
@@ -96,9 +92,6 @@ def step_time(work: Workload, layout: Layout) -> StepTime:
     doublings = max(0.0, math.log2(layout.devices / 8))
     exposed += SCALE_PER_DOUBLING * doublings * (compute + recompute + bubble + optimizer + exposed)
 
-    by_class = _by_class(work, layout, kinds[which], times=m * share)
-    by_class |= {"recompute": recompute, "exposed comm": exposed, "bubble": bubble}
-    by_class |= {"optimizer": optimizer, "overheads": overhead}
     total = compute + recompute + bubble + optimizer + exposed
     low, high = combine([(total, constants.spread)])
     return StepTime(
@@ -114,23 +107,15 @@ def step_time(work: Workload, layout: Layout) -> StepTime:
         ep_comm=m * share * busiest.ep,
         low=low,
         high=high,
-        by_class=by_class,
     )
 
 
 def _rank_time(work: Workload, layout: Layout, rank: Rank) -> RankTime:
     total, degrees = RankTime(), layout.degrees
+    total.overhead = _expert_layers(work, rank) * work.machine.constants.moe_layer_overhead_s
     for block, count in rank.layers:
         time = work.time(block, degrees, micro_batch=layout.micro_batch)
-        traffic = traffic_of(
-            work.ops_of[block],
-            layout,
-            time=time,
-            parameters=work.parameters(block, degrees),
-            hidden_size=work.graph.sizes["D"],
-            tokens=work.seq_len,
-            machine=work.machine,
-        )
+        traffic = work.traffic(block, layout)
         total.forward += count * time.forward_s
         total.backward += count * time.backward_s
         total.again += count * _again_s(time, layout.recompute)
@@ -139,8 +124,6 @@ def _rank_time(work: Workload, layout: Layout, rank: Rank) -> RankTime:
         total.cp += count * traffic.cp_s
         total.ep += count * traffic.ep_s
         total.fsdp += count * traffic.fsdp_s
-        if work.has_experts[block]:
-            total.overhead += count * work.machine.constants.moe_layer_overhead_s
     for part in rank.parts:
         time = work.time(part, degrees, micro_batch=layout.micro_batch)
         total.forward += time.forward_s
@@ -155,14 +138,33 @@ def _again_s(time: BlockTime, recompute: str) -> float:
     return time.attention_forward_s if recompute == "selective" else 0.0
 
 
-def _by_class(work: Workload, layout: Layout, rank: Rank, *, times: float) -> dict[str, float]:
-    """Compute of a rank by class of op, `times` micro-batches."""
+def time_by_class(work: Workload, layout: Layout, time: StepTime) -> dict[str, float]:
+    """Rows of a report: seconds of a step by class of op, then what is not compute; they sum to the step."""
+    kinds = work.ranks(pp=layout.pp, virtual=layout.virtual_stages)
+    busiest = max(kinds, key=lambda rank: _rank_time(work, layout, rank).whole)
     rows: dict[str, float] = {}
-    for part, count in (*rank.layers, *((part, 1) for part in rank.parts)):
-        time = work.time(part, layout.degrees, micro_batch=layout.micro_batch)
-        for name, seconds in time.by_class.items():
-            rows[name] = rows.get(name, 0.0) + times * count * seconds
-    return rows
+    for part, count in (*busiest.layers, *((part, 1) for part in busiest.parts)):
+        for name, seconds in work.time(part, layout.degrees, micro_batch=layout.micro_batch).by_class.items():
+            rows[name] = rows.get(name, 0.0) + count * seconds
+    overheads = _overheads(work, layout)
+    scale = (time.compute - overheads) / sum(rows.values())
+    rows = {name: seconds * scale for name, seconds in rows.items()}
+    rows |= {"recompute": time.recompute, "exposed comm": time.exposed_comm, "bubble": time.bubble}
+    return rows | {"optimizer": time.optimizer, "overheads": overheads}
+
+
+def _overheads(work: Workload, layout: Layout) -> float:
+    """Launching and synchronising: a step, a micro-batch, a layer with experts."""
+    constants, m = work.machine.constants, layout.grad_accumulation
+    layers = sum(
+        rank.times * _expert_layers(work, rank) for rank in work.ranks(pp=layout.pp, virtual=layout.virtual_stages)
+    )
+    a_micro_batch = constants.micro_batch_overhead_s + layers / layout.pp * constants.moe_layer_overhead_s
+    return constants.step_overhead_s + m * a_micro_batch
+
+
+def _expert_layers(work: Workload, rank: Rank) -> int:
+    return sum(count for block, count in rank.layers if work.has_experts[block])
 
 
 def _rank_parameters(work: Workload, layout: Layout, rank: Rank) -> float:

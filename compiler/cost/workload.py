@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..ir.facts import extent, flops
 from ..ir.graph import Graph
 from ..ir.ops import Op
+from .communication import Traffic, traffic_of
 from .compute import BlockTime, Formats, block_time
 from .memory import (
     KeptBytes,
@@ -32,6 +33,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What a pipeline rank holds: parameters, and bytes of activations for one sequence."""
+
+    dense: int
+    experts: int
+    kept: float
+    one_layer: float
+    """What is rebuilt while one layer runs backward."""
+    two_largest: float
+    largest_block: int
+
+
+@dataclass(frozen=True, eq=False)
 class Rank:
     """Equal pipeline ranks: what they hold. `first` is the earliest of them."""
 
@@ -73,6 +87,8 @@ class Workload:
         self._times: dict[tuple[str, Degrees, int], BlockTime] = {}
         self._kept: dict[tuple[str, Degrees], KeptBytes] = {}
         self._parameters: dict[tuple[str, Degrees], tuple[int, int]] = {}
+        self._contents: dict[tuple[Rank, Degrees, str], Contents] = {}
+        self._traffic: dict[tuple[object, ...], Traffic] = {}
         self._ranks: dict[tuple[int, int], tuple[Rank, ...]] = {}
 
     def time(self, part: str, degrees: Degrees, *, micro_batch: int) -> BlockTime:
@@ -102,6 +118,22 @@ class Workload:
         if key not in self._parameters:
             self._parameters[key] = local_parameters(self.ops_of[part], degrees)
         return self._parameters[key]
+
+    def traffic(self, block: str, layout: Layout) -> Traffic:
+        """What one layer and one micro-batch communicate; layouts that differ in other things share it."""
+        shards = (layout.dp_shard, layout.dp_replicate) if layout.zero == 3 else None
+        key = (block, layout.degrees, layout.micro_batch, layout.recompute == "full", layout.cp_kind, shards)
+        if key not in self._traffic:
+            self._traffic[key] = traffic_of(
+                self.ops_of[block],
+                layout,
+                time=self.time(block, layout.degrees, micro_batch=layout.micro_batch),
+                parameters=self.parameters(block, layout.degrees),
+                hidden_size=self.graph.sizes["D"],
+                tokens=self.seq_len,
+                machine=self.machine,
+            )
+        return self._traffic[key]
 
     def ranks(self, *, pp: int, virtual: int) -> tuple[Rank, ...]:
         """The kinds of pipeline ranks, from the first to the last."""
@@ -135,27 +167,11 @@ class Workload:
         return max(ledgers, key=lambda ledger: ledger.peak)
 
     def _rank_ledger(self, rank: Rank, layout: Layout) -> Ledger:
-        degrees, micro_batch = layout.degrees, layout.micro_batch
-        dense = experts = largest = 0
-        kept = one_layer = two_largest = 0.0
-        for block, count in rank.layers:
-            block_dense, block_experts = self.parameters(block, degrees)
-            saved = self.kept(block, degrees)
-            stays = saved.of(layout.recompute)
-            dense, experts = dense + count * block_dense, experts + count * block_experts
-            largest = max(largest, block_dense + block_experts)
-            kept += count * stays
-            one_layer = max(one_layer, saved.none - stays)
-            two_largest = max(two_largest, saved.two_largest)
-        for part in rank.parts:
-            dense += self.parameters(part, degrees)[0]
-            kept += self.kept(part, degrees).none
-        if rank.parts == ("after",) and self.is_tied:  # the embedding is on the first rank and on the last
-            dense += self.parameters("before", degrees)[0]
+        micro_batch, holds = layout.micro_batch, self.contents(rank, layout.degrees, recompute=layout.recompute)
         stage = StageParts(
-            dense=dense,
-            experts=experts,
-            kept=kept * micro_batch,
+            dense=holds.dense,
+            experts=holds.experts,
+            kept=holds.kept * micro_batch,
             in_flight=in_flight(
                 layout.schedule,
                 rank=rank.first,
@@ -163,10 +179,10 @@ class Workload:
                 micro_batches=layout.grad_accumulation,
                 virtual=layout.virtual_stages,
             ),
-            one_layer=one_layer * micro_batch,
-            two_largest=two_largest * micro_batch,
-            largest_block=largest,
-            loss=self._loss_bytes(degrees, micro_batch=micro_batch) if "after" in rank.parts else 0.0,
+            one_layer=holds.one_layer * micro_batch,
+            two_largest=holds.two_largest * micro_batch,
+            largest_block=holds.largest_block,
+            loss=self._loss_bytes(layout.degrees, micro_batch=micro_batch) if "after" in rank.parts else 0.0,
         )
         return ledger_of_stage(
             stage,
@@ -177,6 +193,32 @@ class Workload:
             num_ranks=layout.data_parallel * layout.cp,
             kind=self.machine.kind,
         )
+
+    def contents(self, rank: Rank, degrees: Degrees, *, recompute: str) -> Contents:
+        """What a pipeline rank holds, before sharding over data-parallel ranks."""
+        key = (rank, degrees, recompute)
+        if key not in self._contents:
+            self._contents[key] = self._add_up(rank, degrees, recompute=recompute)
+        return self._contents[key]
+
+    def _add_up(self, rank: Rank, degrees: Degrees, *, recompute: str) -> Contents:
+        dense = experts = largest = 0
+        kept = one_layer = two_largest = 0.0
+        for block, count in rank.layers:
+            block_dense, block_experts = self.parameters(block, degrees)
+            saved = self.kept(block, degrees)
+            stays = saved.of(recompute)
+            dense, experts = dense + count * block_dense, experts + count * block_experts
+            largest = max(largest, block_dense + block_experts)
+            kept += count * stays
+            one_layer = max(one_layer, saved.none - stays)
+            two_largest = max(two_largest, saved.two_largest)
+        for part in rank.parts:
+            dense += self.parameters(part, degrees)[0]
+            kept += self.kept(part, degrees).none
+        if rank.parts == ("after",) and self.is_tied:  # the embedding is on the first rank and on the last
+            dense += self.parameters("before", degrees)[0]
+        return Contents(dense, experts, kept, one_layer, two_largest, largest)
 
     def states(self, layout: Layout) -> StateBytes:
         """Bytes a parameter under a layout."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ...spec.units import GIB
+from ..cost.step import time_by_class
 from .layout import Layout
 from .plan import Plan, ServeLayout, ServePrediction, TrainPrediction
 
@@ -69,7 +70,7 @@ def _training(train: TrainOutcome, spec: Spec, *, precision: str) -> list[str]:
     lines = wrap(f"{layout_line(plan.layout)} · {precision}", indent="  ")
     step = f"step {seconds(predicted.step_time_s)} ({seconds(predicted.step_time_low_s)} – {seconds(predicted.step_time_high_s)})"
     rate = f"{short(predicted.tokens_per_s_per_device)} tokens/s{' a device' if plan.layout.devices > 1 else ''}"
-    lines += wrap("   ".join([step, rate, f"MFU {predicted.mfu:.0%}", _whole_run(train, predicted)]), indent="  ")
+    lines += _row([step, rate, f"MFU {predicted.mfu:.0%}", _whole_run(train, predicted)])
     ledger = train.chosen.ledger if plan.fits else train.found.nearest_miss.ledger if train.found.nearest_miss else None
     if ledger is not None:
         lines += ["", *_two_tables(_memory_table(train, ledger), _time_table(train, predicted))]
@@ -93,7 +94,7 @@ def _whole_run(train: TrainOutcome, predicted: TrainPrediction) -> str:
 
 def _memory_table(train: TrainOutcome, ledger: Ledger) -> list[str]:
     title = f"memory{' a device' if train.work.machine.num_devices > 1 else ''}   {gib(ledger.peak)} of {gib(train.work.machine.memory_bytes)}"
-    names = {"gathered": "gathered", "working": "working set"}
+    names = {"logits": "loss", "working": "working set"}
     classes = ("parameters", "gradients", "optimizer", "activations", "logits", "gathered", "working", "runtime")
     rows = [(names.get(name, name), getattr(ledger, name)) for name in classes]
     return [title, *bars(rows, total=ledger.peak, text=gib_short)]
@@ -102,7 +103,7 @@ def _memory_table(train: TrainOutcome, ledger: Ledger) -> list[str]:
 def _time_table(train: TrainOutcome, predicted: TrainPrediction) -> list[str]:
     if not train.found.fitting:
         return []
-    rows = list(train.chosen.time.by_class.items())
+    rows = list(time_by_class(train.work, train.chosen.layout, train.chosen.time).items())
     return [f"time a step   {seconds(predicted.step_time_s)}", *bars(rows, total=predicted.step_time_s, text=seconds)]
 
 
@@ -184,15 +185,17 @@ def _serving(serve: ServeOutcome) -> list[str]:
         f"{plan.devices:,} of {serve.machine.num_devices:,} devices" if serve.machine.num_devices > 1 else "one device"
     )
     lines = wrap(f"serve: {serve_line(plan.layout)} · {devices}", indent="  ")
-    times = (
-        f"first token {milliseconds(predicted.ttft_p50_ms)} (p99 {milliseconds(predicted.ttft_p99_ms)})   "
-        f"each token {milliseconds(predicted.tpot_p50_ms)} (p99 {milliseconds(predicted.tpot_p99_ms)})   "
-        f"{short(predicted.output_tokens_per_s)} tokens/s   {predicted.requests_per_s:.3g} requests/s"
-    )
+    facts = [
+        f"first token {milliseconds(predicted.ttft_p50_ms)} (p99 {milliseconds(predicted.ttft_p99_ms)})",
+        f"each token {milliseconds(predicted.tpot_p50_ms)} (p99 {milliseconds(predicted.tpot_p99_ms)})",
+        f"{short(predicted.output_tokens_per_s)} tokens/s",
+        f"{predicted.requests_per_s:.3g} requests/s",
+    ]
     if serve.price_per_hour_usd is not None:
         an_hour = plan.devices * serve.price_per_hour_usd
-        times += f"   ${an_hour:.2f}/h, ${an_hour / (predicted.output_tokens_per_s * 3600 / 1e6):.2f} a million tokens"
-    lines += wrap(times, indent="  ")
+        a_million = an_hour / (predicted.output_tokens_per_s * 3600 / 1e6)
+        facts.append(f"${an_hour:.2f}/h, ${a_million:.2f} a million tokens")
+    lines += _row(facts)
     memory = predicted.memory_gib
     rows = [("weights", memory.weights), ("kv cache", memory.kv_cache), ("buffers", memory.buffers)]
     lines += ["", f"    memory a device   {memory.peak:.1f} of {serve.machine.memory_bytes / GIB:.1f} GiB"]
@@ -306,6 +309,17 @@ def wrap(text: str, *, indent: str, hanging: str | None = None) -> list[str]:
             line = hanging if hanging is not None else indent
         line += word + " "
     return [*lines, line.rstrip()]
+
+
+def _row(facts: Sequence[str]) -> list[str]:
+    """Facts on a line, three spaces apart; a fact is never broken."""
+    lines, line = [], " "
+    for fact in facts:
+        if len(line) + 3 + len(fact) > WIDTH:
+            lines.append(line)
+            line = " "
+        line += f" {fact}" if line == " " else f"   {fact}"
+    return [*lines, line]
 
 
 def big(value: float) -> str:
