@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from ...spec.units import GIB
+from .numbers import gib
+
+if TYPE_CHECKING:
+    from ...spec.document import Spec
+    from ..planner.plan import ServePlan
 
 
 @dataclass(frozen=True)
@@ -42,3 +50,86 @@ class ServeView:
     """A step that takes longer means that the engine is stuck: well above the longest step of the plan, at least seconds."""
     drain_s: int
     """Seconds that running requests have to finish after SIGTERM: max_seq_len times the plan's time per output token."""
+
+
+_LEAST_STALL_S = 30.0
+"""No engine is called stuck sooner: a first step on a cold or busy machine may take seconds."""
+_STALL_STEPS = 20
+_LEAST_DRAIN_S = 5
+
+
+def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cpu", "cuda"]) -> ServeView:
+    """One replica on one device. Each bound carries the inequality that gave it."""
+    serve = spec.serve
+    assert serve is not None
+    layout, predicted = plan.layout, plan.predicted
+    max_seq_len = min(serve.max_seq_len, spec.model.max_seq_len)
+    longest_step_s = (predicted.ttft_p50_ms + predicted.tpot_p50_ms) / 1e3
+    bound = _queue_bound(spec, plan)
+    return ServeView(
+        name=spec.name,
+        origin=origin,
+        plan_lines=_plan_lines(plan),
+        device=device,
+        is_bf16=layout.weights == "bf16",
+        is_kv_bf16=layout.kv_dtype == "bf16",
+        vocab_size=spec.model.vocab_size,
+        max_seq_len=max_seq_len,
+        num_slots=layout.max_batch,
+        num_slots_reason=f"the largest batch of the plan, whose keys and values take {gib(predicted.memory_gib.kv_cache * GIB)}",
+        prefill_chunk=layout.prefill_chunk,
+        prefill_chunk_reason="what a prompt may add to the step of running answers",
+        max_waiting=bound.requests,
+        max_waiting_reason=bound.requests_reason,
+        max_waiting_tokens=bound.tokens,
+        max_waiting_tokens_reason=bound.tokens_reason,
+        stall_s=max(_LEAST_STALL_S, math.ceil(_STALL_STEPS * longest_step_s)),
+        drain_s=max(_LEAST_DRAIN_S, math.ceil(max_seq_len * predicted.tpot_p99_ms / 1e3)),
+    )
+
+
+def _plan_lines(plan: ServePlan) -> tuple[str, ...]:
+    at, layout = plan.predicted, plan.layout
+    return (
+        f"Plan: {layout.max_batch} sequences at a time, {layout.prefill_chunk} prompt tokens a step, {layout.weights} weights.",
+        f"Expected: first token after {at.ttft_p50_ms:.3g} ms (p99 {at.ttft_p99_ms:.3g}), then one each {at.tpot_p50_ms:.3g} ms"
+        f" (p99 {at.tpot_p99_ms:.3g}); {gib(at.memory_gib.peak * GIB)}.",
+    )
+
+
+@dataclass(frozen=True)
+class _QueueBound:
+    """How much may wait before new requests are refused."""
+
+    requests: int
+    requests_reason: str
+    tokens: int
+    tokens_reason: str
+
+
+def _queue_bound(spec: Spec, plan: ServePlan) -> _QueueBound:
+    """max_queued_tokens = (ttft_slo - ttft) * prefill_rate: who waits behind more cannot start in time.
+
+    The rate is that of the planned prompt, whose prefill is within its time to first token, so the bound is on the safe side.
+    Without an objective as many prompts may wait as run.
+    """
+    assert spec.serve is not None
+    slo, workload = spec.serve.slo, spec.serve.workload
+    prompt = (workload.input_tokens if workload else None) or plan.layout.prefill_chunk
+    longest = spec.serve.max_seq_len
+    asked_ms = (slo.ttft_p99_ms or slo.ttft_p50_ms) if slo else None
+    if asked_ms is None:
+        requests = plan.layout.max_batch
+        return _QueueBound(requests, "as many as run", requests * longest, "as many of the longest as run")
+    spare_ms = max(0.0, asked_ms - plan.predicted.ttft_p50_ms)
+    tokens_per_s = prompt / plan.predicted.ttft_p50_ms * 1e3
+    tokens = max(longest, int(spare_ms / 1e3 * tokens_per_s))  # the longest prompt must be able to wait
+    return _QueueBound(
+        requests=max(plan.layout.max_batch, tokens // prompt),
+        requests_reason=f"MAX_WAITING_TOKENS of prompts of {prompt} tokens",
+        tokens=tokens,
+        tokens_reason=(
+            f"({asked_ms:g} ms objective - {plan.predicted.ttft_p50_ms:.3g} ms) at {tokens_per_s:,.0f} tokens/s,"
+            f" at least the longest"
+        ),
+    )
