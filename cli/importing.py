@@ -43,13 +43,13 @@ def import_checkpoint(source: Path, out: Path | None) -> int:
             status = _import(source, Path(work), folder=folder, name=name)
     except OSError as problem:
         return _refused(f"cannot write to {folder}: {problem.strerror or problem}")
-    if status != FINE:
+    finally:
         with suppress(OSError):
-            folder.rmdir()  # if this command made it, it is empty
-        return status
-    print(f"next: llmc plan {folder / 'spec.yaml'}")
-    print(f"      llmc run serve {folder / 'spec.yaml'} --weights {folder / 'weights'}")
-    return FINE
+            folder.rmdir()  # which succeeds only if nothing was written
+    if status == FINE:
+        print(f"next: llmc plan {folder / 'spec.yaml'}")
+        print(f"      llmc run serve {folder / 'spec.yaml'} --weights {folder / 'weights'}")
+    return status
 
 
 def _import(source: Path, work: Path, *, folder: Path, name: str) -> int:
@@ -62,7 +62,7 @@ def _import(source: Path, work: Path, *, folder: Path, name: str) -> int:
             return status
         source = work / "hf"
     text = _spec_text(source, name=name)
-    spec, _ = load_text(text, name=str(folder / "spec.yaml"))
+    spec, _ = load_text(text, name=f"the spec of {name}")
     if not write_converter(spec, work / "converter"):
         print(
             "llmc import: checkpoints of this kind of model are not converted yet\n"
