@@ -81,7 +81,8 @@ def print_schema() -> int:
 
 
 def write_schemas() -> int:
-    """Rewrite the committed schemas from the models."""
+    """Rewrite the committed schemas, of specs and of plans, from the models."""
+    from ..compiler.planner.plan import PLAN_SCHEMA_FILE, plan_schema_text
     from ..spec.export import schema_path
     from ..spec.export import schema_text as fresh
 
@@ -90,4 +91,5 @@ def write_schemas() -> int:
         print(f"llmc schema: {path.parent} is not there", file=sys.stderr)
         return SPEC_HAS_ERRORS
     _write(path, fresh())
+    _write(path.with_name(PLAN_SCHEMA_FILE), plan_schema_text())
     return FINE

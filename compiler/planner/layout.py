@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..cost.sharding import Degrees
 
@@ -17,6 +17,8 @@ CpKind = Literal["ring", "ulysses"]
 @dataclass(frozen=True)
 class Layout:
     """Every degree, none open. Ranks are numbered with tp innermost, then cp, dp_shard, dp_replicate, pp."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     dp_replicate: int = 1
     dp_shard: int = 1

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .layout import Layout
 
+PLAN_SCHEMA_FILE = "plan.schema.json"
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -186,6 +188,11 @@ def plan_schema() -> dict[str, Any]:
     schema = TypeAdapter(list[Plan]).json_schema(mode="serialization")
     title = "Plans of llmc: one entry a spec"
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **schema}
+
+
+def plan_schema_text() -> str:
+    """As it is committed in schema/: stable, readable, one line break at the end."""
+    return json.dumps(plan_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def _without_open_cp_kind(value: Any) -> Any:

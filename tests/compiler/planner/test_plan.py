@@ -9,9 +9,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from pydantic import ValidationError
 
 from llmc.compiler.pipeline import PlanEntry, plan_specs
-from llmc.compiler.planner.plan import Plan, plan_schema
+from llmc.compiler.planner.plan import PLAN_SCHEMA_FILE, Plan, plan_schema, plan_schema_text
 from llmc.compiler.planner.report import print_plan
 
 TRAIN = """
@@ -57,6 +58,11 @@ def test_reports_of_examples(name: str, root: Path, snapshot):
     assert report == snapshot
 
 
+def test_the_committed_schema_is_up_to_date(root: Path):
+    committed = (root / "schema" / PLAN_SCHEMA_FILE).read_text(encoding="utf-8")
+    assert committed == plan_schema_text(), "run `make schema`"
+
+
 def test_the_plan_has_the_published_shape(root: Path):
     """Keys and their order are those of the example in the language's documentation, which tools read."""
     shape = json.loads((Path(__file__).parent / "plan_shape.json").read_text(encoding="utf-8"))
@@ -76,6 +82,14 @@ def test_the_plan_has_the_published_shape(root: Path):
 
 def _keys(value: object) -> object:
     return {key: _keys(each) for key, each in value.items()} if isinstance(value, dict) else None
+
+
+def test_a_plan_that_was_edited_wrongly_is_refused(write):
+    """A plan can be edited and fed back: what it says must be understood in full."""
+    text = plan(write(TRAIN)).plan.to_text()
+    for good, bad in (('"tp":', '"tensor":'), ('"zero": ', '"zero": 1'), ('"llmc_plan": 1', '"llmc_plan": 2')):
+        with pytest.raises(ValidationError):
+            Plan.from_json(text.replace(good, bad, 1))
 
 
 def test_parts_sum(root: Path):
