@@ -66,6 +66,7 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
     max_seq_len = min(serve.max_seq_len, spec.model.max_seq_len)
     longest_step_s = (predicted.ttft_p50_ms + predicted.tpot_p50_ms) / 1e3
     bound = _queue_bound(spec, plan)
+    num_slots, num_slots_reason = _slots(plan, max_seq_len=max_seq_len)
     return ServeView(
         name=spec.name,
         origin=origin,
@@ -75,8 +76,8 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
         is_kv_bf16=layout.kv_dtype == "bf16",
         vocab_size=spec.model.vocab_size,
         max_seq_len=max_seq_len,
-        num_slots=layout.max_batch,
-        num_slots_reason=f"the largest batch of the plan, whose keys and values take {gib(predicted.memory_gib.kv_cache * GIB)}",
+        num_slots=num_slots,
+        num_slots_reason=num_slots_reason,
         prefill_chunk=layout.prefill_chunk,
         prefill_chunk_reason="what a prompt may add to the step of running answers",
         max_waiting=bound.requests,
@@ -94,6 +95,17 @@ def _plan_lines(plan: ServePlan) -> tuple[str, ...]:
         f"Plan: {layout.max_batch} sequences at a time, {layout.prefill_chunk} prompt tokens a step, {layout.weights} weights.",
         f"Expected: first token after {at.ttft_p50_ms:.3g} ms (p99 {at.ttft_p99_ms:.3g}), then one each {at.tpot_p50_ms:.3g} ms"
         f" (p99 {at.tpot_p99_ms:.3g}); {gib(at.memory_gib.peak * GIB)}.",
+    )
+
+
+def _slots(plan: ServePlan, *, max_seq_len: int) -> tuple[int, str]:
+    """How many sequences run at a time, and why. A slot holds a sequence of the greatest length, whatever it comes to."""
+    batch, room = plan.layout.max_batch, plan.predicted.kv_cache_tokens // max_seq_len
+    if room < batch:
+        return max(1, room), f"what the planned room of {plan.predicted.kv_cache_tokens:,} tokens holds at full length"
+    return (
+        batch,
+        f"the largest batch of the plan, whose keys and values take {gib(plan.predicted.memory_gib.kv_cache * GIB)}",
     )
 
 

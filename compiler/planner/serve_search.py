@@ -138,7 +138,7 @@ def _candidates(serve: Serve, engine: Engine, machine: Machine) -> Iterator[Cand
         share = load_of(serve, replicas=replicas) or _default_load(serve)
         serve_load = serve_open if share.requests_per_s is not None else serve_closed
         service = serve_load(engine, share, max_batch=max_batch)
-        if layout.max_batch is None and load is not None:
+        if layout.max_batch is None:
             max_batch = min(capacity, max(LEAST_SLOTS, _round_up(service.batch_p99)))
         reason = _misses(service, serve.slo if load is not None else None)
         last = Candidate(
