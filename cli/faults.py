@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -22,6 +23,9 @@ class Outcome:
 def shown_as_exit_status() -> Iterator[Outcome]:
     """Whatever ends the block ends as `outcome.status`."""
     outcome = Outcome()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows `?` in place of ending the command
     try:
         yield outcome
     except SystemExit as end:

@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 runs = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Build if need be, then train, serve or generate on this machine."
+    no_args_is_help=True, rich_markup_mode=None, help="Build if need be, then train, serve or generate here."
 )
 app.add_typer(runs, name="run")
 
@@ -43,7 +43,7 @@ def init(
     template: Annotated[str, typer.Option(help="Which example to start from; `list` names them.")] = "tiny-code",
     force: Annotated[bool, typer.Option("--force", help="Overwrite a spec.yaml that exists.")] = False,
 ) -> None:
-    """Write a spec to start from, and what an editor needs to complete and check it."""
+    """Write a spec to start from, set up for your editor."""
     from .starting import init_folder
 
     _exit(init_folder(folder, template=template, force=force))
@@ -56,7 +56,7 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="Print a list with one entry a spec.")] = False,
     dump_ir: Annotated[Path | None, typer.Option(help="Write one file a stage and pass here.")] = None,
 ) -> None:
-    """Say whether it fits, how fast it is, and what fills memory and time."""
+    """Does it fit, how fast is it, what fills memory and time."""
     from .compiling import plan_files
 
     _exit(plan_files(specs, overrides or [], as_json=json, dump_ir=dump_ir))
@@ -71,7 +71,7 @@ def build(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if the folder differs.")] = False,
     dump_ir: Annotated[Path | None, typer.Option(help="Write one file a stage and pass here.")] = None,
 ) -> None:
-    """Write the program: model.py, train.py, serve.py, plan.json, manifest.json."""
+    """Write the program: model.py, train.py, serve.py, …"""
     from .compiling import build_file
 
     _exit(build_file(spec, out, overrides or [], check=check, force=force, dump_ir=dump_ir))
@@ -95,7 +95,7 @@ def run_serve(context: typer.Context, target: SpecOrFolder, overrides: Overrides
 
 @runs.command("generate", context_settings=PASS_ON)
 def run_generate(context: typer.Context, target: SpecOrFolder, overrides: Overrides = None) -> None:
-    """Complete a prompt on the command line: --prompt TEXT, --max-tokens N, --weights DIR."""
+    """Complete a prompt. Options: --prompt TEXT, --max-tokens N, --weights DIR."""
     from .running import run_program
 
     _exit(run_program("generate", target, overrides or [], context.args))
@@ -140,7 +140,7 @@ def explain(
         str | None, typer.Argument(metavar="[CODE]", help="S104, or unknown-field; all if left out.")
     ] = None,
 ) -> None:
-    """Explain a diagnostic: what it means, a spec that yields it and one that does not."""
+    """Explain a diagnostic, with a spec that yields it."""
     from .explaining import explain_code, list_codes
 
     _exit(list_codes() if code is None else explain_code(code))
@@ -148,7 +148,7 @@ def explain(
 
 @app.command()
 def doctor() -> None:
-    """Show versions, what this machine has, and what works here."""
+    """Show versions, this machine, and what works here."""
     from .checking import examine
 
     _exit(examine())

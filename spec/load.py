@@ -183,6 +183,12 @@ def _read_file(path: FilePath, *, name: str | None = None) -> SourceText:
         ) from problem
 
 
+def _kind(tree: ScalarNode | SequenceNode | None) -> str:
+    if isinstance(tree, SequenceNode):
+        return "a list"
+    return "empty" if tree is None or tree.value is None else "a single value"
+
+
 @dataclass
 class _Document:
     """A spec with everything it extends."""
@@ -196,15 +202,9 @@ class _Document:
         tree, faults = compose(source)
         self.diagnostics += faults
         if isinstance(tree, (ScalarNode, SequenceNode)) or (tree is None and not faults):
-            what = (
-                "a list"
-                if isinstance(tree, SequenceNode)
-                else "empty"
-                if tree is None or tree.value is None
-                else "a single value"
-            )
             span = tree.span if tree is not None else Span(source, 0, 0)
-            self.diagnostics.append(diagnose("S110", f"a spec is a mapping of sections, this one is {what}", span=span))
+            message = f"a spec is a mapping of sections, this one is {_kind(tree)}"
+            self.diagnostics.append(diagnose("S110", message, span=span))
             return None
         if tree is None:
             return None

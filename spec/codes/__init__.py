@@ -12,7 +12,7 @@ from importlib import import_module
 from .entry import Code
 
 STAGES = {
-    "S": ("the spec as text and as a language", ("source", "language", "recipe")),
+    "S": ("the spec as text and as a language", ("source", "language", "recipe", "sections")),
     "M": ("the model and its numbers", ("model",)),
     "P": ("planning", ("plan",)),
     "L": ("lowering", ("lower",)),

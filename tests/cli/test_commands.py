@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from llmc.cli import faults, main
+from llmc.cli.printing import print_diagnostics
 from llmc.cli.starting import templates
 from llmc.spec.codes import all_codes
+from llmc.spec.diagnostics import diagnose
 from llmc.spec.export import schema_text
 from llmc.spec.load import load_spec
 
@@ -241,6 +245,38 @@ def test_import_of_nothing(llmc: Llmc, tmp_path: Path):
     ran = llmc("import", tmp_path, "-o", tmp_path / "out")
     assert ran.status == 1
     assert "error[S207 hf-config-not-read]" in ran.err
+
+
+# terminals
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_colours_unless_it_wants_none(monkeypatch: pytest.MonkeyPatch):
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    fault = diagnose("S102", "there is no file x")
+    coloured = Terminal()
+    print_diagnostics([fault], file=coloured)
+    assert "\x1b[1;31merror[S102 unreadable-file]\x1b[0m" in coloured.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain, piped = Terminal(), io.StringIO()
+    print_diagnostics([fault], file=plain)
+    print_diagnostics([fault], file=piped)
+    assert plain.getvalue() == piped.getvalue()
+    assert "\x1b" not in plain.getvalue()
+
+
+def test_a_terminal_without_unicode_ends_no_command(tiny: Path):
+    tiny.write_text(TINY.replace("num_layers: 2", "numero_di_strati_più: 2"))
+    command = [sys.executable, "-m", "llmc.cli.main", "plan", str(tiny)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert ran.returncode == 1
+    assert "`numero_di_strati_pi?` is not a field of `model`" in ran.stderr
 
 
 # faults of ours
