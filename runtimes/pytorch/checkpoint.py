@@ -162,6 +162,12 @@ def _load_model(model: nn.Module, tensors: dict[str, Tensor], *, folder: Path) -
             f"checkpoint {folder} is of another model: {', '.join(differing[:3])} differ",
             help="start a new run, or build the spec that this run was started with",
         )
+    formats = {str(tensors[name].dtype) for name in own if tensors[name].dtype != own[name].dtype}
+    if formats:
+        raise RunError(
+            f"checkpoint {folder} holds weights in {', '.join(sorted(formats))}, and this machine trains in another format",
+            help="resume on a processor like that of the run, or start a new run",
+        )
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])

@@ -129,6 +129,14 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> Non
         Checkpoints(tmp_path, keep=1).load_latest(model=model, optimizer=optimizer)
 
 
+def test_weights_in_another_format_are_refused(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    model, optimizer = trained(1)
+    model.bfloat16()
+    with pytest.raises(RunError, match=r"weights in torch\.float32"):
+        Checkpoints(tmp_path, keep=1).load_latest(model=model, optimizer=optimizer)
+
+
 def test_files_beside_it_are_copied_and_covered(tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer.json"
     tokenizer.write_text("{}")
