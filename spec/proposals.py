@@ -10,6 +10,7 @@ from .document import Spec
 from .fault import Fault
 from .fields import find_field, walk
 from .nodes import ScalarNode
+from .quantities import in_unit_of
 from .suggest import did_you_mean
 from .synonyms import SYNONYMS, VALUE_SYNONYMS
 
@@ -71,7 +72,10 @@ def retyped(fault: Fault, expected: str) -> Iterator[Fix]:
         meant = _WORDS_OF_BOOL[str(value).lower()]
         yield Fix(f"YAML 1.2 writes this `{str(meant).lower()}`", (Edit("set", fault.path, meant),))
     if expected.startswith("a number") and isinstance(value, str):
-        number = _number(value)
+        number, quantity = _number(value), in_unit_of(fault.path, value)
+        if quantity is not None:
+            meant, unit = quantity
+            yield Fix(f"the unit is in the name: in {unit} it is `{meant:g}`", (Edit("set", fault.path, meant),))
         if number is not None:
             yield Fix(f"write it without quotes: `{number:g}`", (Edit("set", fault.path, number),))
     if expected.startswith("text") and value is not None and not isinstance(value, str):
