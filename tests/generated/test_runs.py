@@ -133,21 +133,11 @@ def test_a_signal_ends_the_run_with_a_checkpoint(number: int, program: Path, und
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert "stopping after this step" in output
+    done = lines(run)
     saved = latest_checkpoint(run)
     assert saved is not None
-    assert read_meta(saved).step == lines(run)[-1]["step"]
-    finished(program, "--run-dir", str(run), "--resume")
-    without_valid = [[{**line, "valid_loss": 0} for line in lines(each)] for each in (run, undisturbed)]
-    assert without_valid[0] == without_valid[1]
-
-
-def test_a_new_run_puts_the_old_one_aside(program: Path) -> None:
-    run = new_run(program, "again")
-    finished(program, "--run-dir", str(run), "--max-steps", "1")
-    output = finished(program, "--run-dir", str(run), "--max-steps", "2")
-    assert "earlier-1" in output
-    assert len(lines(run)) == 2
-    assert len(lines(run / "earlier-1")) == 1
+    assert read_meta(saved).step == done[-1]["step"] < 16
+    assert [line["loss"] for line in done] == [line["loss"] for line in lines(undisturbed)[: len(done)]]
 
 
 def test_resuming_a_finished_run_says_so(program: Path, undisturbed: Path) -> None:
