@@ -18,10 +18,10 @@ def files(views: Views) -> tuple[File, ...]:
         found.append(File("train.py", "pytorch/train.py.j2", {"t": views.train}, key="train"))
     if views.data is not None:
         found.append(File("data.py", "pytorch/data.py.j2", {"d": views.data}, key="data"))
+    if views.serve is not None:
+        found.append(File("serve.py", "pytorch/serve.py.j2", {"s": views.serve}, key="serve"))
     for kernel in views.kernels:
-        found.append(
-            File(f"kernels/{kernel.name}.py", f"kernels/pytorch/{kernel.name}.py.j2", {"k": kernel}, key="train")
-        )
+        found.extend(File(path, template, {"k": kernel}, key="train") for path, template in kernel.files())
     if views.convert is not None:
         found.append(File("convert.py", "pytorch/convert.py.j2", {"c": views.convert}, key="model"))
         found.append(File("hf_config.json", "pytorch/hf_config.json.j2", {"c": views.convert}, key="model"))

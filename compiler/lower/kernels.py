@@ -1,50 +1,22 @@
-"""Views of the kernels that a program imports."""
+"""The kernels that a program imports: those of compiler/kernels/ that apply to its spec."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from ..kernels.setting import Setting
+from ..kernels.table import choose_kernels
+from .model import longest_sequence
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
-
-_CHUNK_LOGITS = 1 << 22
-"""Logits that exist at a time: 16 MiB in fp32."""
-
-
-@dataclass(frozen=True)
-class LinearCrossEntropyView:
-    """What templates/kernels/pytorch/linear_cross_entropy.py.j2 needs, under the name `k`."""
-
-    hidden_size: int
-    vocab_size: int
-    chunk: int
-    z_loss: float
-    softcap: float | None
-    has_bias: bool
-
-    @property
-    def name(self) -> str:
-        return "linear_cross_entropy"
-
-    @property
-    def formula(self) -> str:
-        plain = "lse(logits) - logits[target]"
-        return f"{plain} + {self.z_loss} * lse(logits)**2" if self.z_loss else plain
+    from ..kernels.kernel import Kernel
+    from ..planner.plan import Plan
 
 
-def lower_kernels(spec: Spec) -> tuple[LinearCrossEntropyView, ...]:
-    """The kernels of a program, in the order of the alphabet."""
-    if spec.train is None:
+def lower_kernels(spec: Spec, plan: Plan) -> tuple[Kernel, ...]:
+    """In the order of their names; none without training."""
+    if spec.train is None or plan.train is None:
         return ()
-    model = spec.model
-    return (
-        LinearCrossEntropyView(
-            hidden_size=model.hidden_size,
-            vocab_size=model.vocab_size,
-            chunk=max(64, _CHUNK_LOGITS // model.vocab_size),
-            z_loss=spec.train[0].z_loss,
-            softcap=model.head.softcap,
-            has_bias=model.head.bias,
-        ),
-    )
+    accumulation = plan.train.layout.grad_accumulation
+    return choose_kernels(Setting(spec, spec.train[0], grad_accumulation=accumulation, longest=longest_sequence(spec)))

@@ -48,6 +48,8 @@ class LayersView:
     mask_name: str
     params: str
     """Parameters of a layer's forward."""
+    block_params: str
+    """Parameters of a block's forward; with add_rms_norm the residual stream goes from block to block beside `x`."""
     args: str
     """What a block hands on to its attention after `x`, starting with a comma."""
     sdpa_args: str
@@ -62,13 +64,16 @@ class _Kind:
     rope: RopeView | None
     mask: str
     is_implicit: bool
-    """Whether the forward pass leaves the mask to scaled_dot_product_attention."""
+    """Whether the forward pass leaves the mask to scaled_dot_product_attention or to a kernel."""
 
 
-def lower_layers(model: Model, *, attention: AttentionView, position: PositionView, has_decode: bool) -> LayersView:
+def lower_layers(
+    model: Model, *, attention: AttentionView, position: PositionView, has_decode: bool, kernels: tuple[str, ...]
+) -> LayersView:
+    has_kernel = "causal_attention" in kernels  # it has the mask within; then masks are for decoding alone
     has_global = [_is_global(layer, attention=attention) for layer in range(model.num_layers)]
-    whole = _kind(attention, position, is_local=False)
-    local = _kind(attention, position, is_local=True)
+    whole = _kind(attention, position, is_local=False, has_kernel=has_kernel)
+    local = _kind(attention, position, is_local=True, has_kernel=has_kernel)
     is_mixed = len(set(has_global)) == 2 and whole != local
     used = (whole, local) if is_mixed else (whole,) if has_global[0] else (local,)
 
@@ -83,6 +88,7 @@ def lower_layers(model: Model, *, attention: AttentionView, position: PositionVi
     mask_params = [mask_type] if masks else []
     cache_params = ["cache: LayerCache | None = None"] if has_decode else []
     params = [*rope_params, *mask_params, *cache_params]
+    stream = ["stream: Tensor | None"] if "add_rms_norm" in kernels else []
 
     return LayersView(
         is_mixed=is_mixed,
@@ -91,8 +97,11 @@ def lower_layers(model: Model, *, attention: AttentionView, position: PositionVi
         masks=tuple(stem for stem in _MASK_FUNCTIONS if stem in masks or (stem == "alibi" and "local_alibi" in masks)),
         mask_name=name,
         params=", ".join(["self", "x: Tensor", *params]),
+        block_params=", ".join(["self", *stream, "x: Tensor", *params]),
         args="".join(f", {param.split(':')[0]}" for param in params),
-        sdpa_args=_sdpa_args(attention, mask_name=name, has_mask=bool(masks), is_optional=is_optional),
+        sdpa_args=_sdpa_args(
+            attention, mask_name=name, has_mask=bool(masks), is_optional=is_optional and not has_kernel
+        ),
         forward=_forward(used, has_mask=bool(masks), mask_name=name),
         decode=_decode(used, mask_name=name),
     )
@@ -105,12 +114,13 @@ def _is_global(layer: int, *, attention: AttentionView) -> bool:
     return attention.global_every is not None and (layer + 1) % attention.global_every == 0
 
 
-def _kind(attention: AttentionView, position: PositionView, *, is_local: bool) -> _Kind:
+def _kind(attention: AttentionView, position: PositionView, *, is_local: bool, has_kernel: bool) -> _Kind:
     mask = "alibi" if position.kind == "alibi" else "causal"
     if is_local and attention.window is not None:
         mask = "local_alibi" if mask == "alibi" else "window"
     rope = position.local_rope if is_local and position.local_rope else position.rope
-    return _Kind(rope=rope, mask=mask, is_implicit=mask == "causal" and not attention.is_eager)
+    is_implicit = has_kernel or (mask == "causal" and not attention.is_eager)
+    return _Kind(rope=rope, mask=mask, is_implicit=is_implicit)
 
 
 def _forward(kinds: tuple[_Kind, ...], *, has_mask: bool, mask_name: str) -> PassView:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ...spec.document import Spec
     from ...spec.feed_forward import Mlp, Norm
     from ...spec.model import Model
+    from ..kernels.kernel import Kernel
     from .attention import AttentionView
     from .layers import LayersView
     from .position import PositionView
@@ -40,6 +41,8 @@ class MlpView:
     doc: str
     is_gated: bool
     bias: bool
+    kernel: str | None
+    """The kernel that takes the output of gate_up, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class ModelView:
     recompute: str
     has_loss: bool
     has_decode: bool
+    kernels: tuple[str, ...]
+    """Names of the kernels that this model calls, in the order of the alphabet."""
 
     @property
     def has_final_norm(self) -> bool:
@@ -95,7 +100,8 @@ class ModelView:
     def uses_functional(self) -> bool:
         """Whether anything of torch.nn.functional is called."""
         is_tied = self.tie_embeddings or self.norm.unit_offset
-        return is_tied or not self.attention.is_eager or "F." in self.mlp.expression
+        has_sdpa = not self.attention.is_eager and (self.has_decode or "causal_attention" not in self.kernels)
+        return is_tied or has_sdpa or (self.mlp.kernel is None and "F." in self.mlp.expression)
 
     @property
     def uses_torch(self) -> bool:
@@ -111,7 +117,15 @@ class ModelView:
         )
 
 
-def lower_model(spec: Spec, *, origin: str, num_parameters: int, recompute: str) -> ModelView:
+_MODEL_KERNELS = frozenset(
+    {"add_rms_norm", "causal_attention", "embed", "geglu_tanh", "linear_cross_entropy", "swiglu"}
+)
+"""Kernels that model.py calls; train.py calls the others."""
+
+
+def lower_model(
+    spec: Spec, *, origin: str, num_parameters: int, recompute: str, kernels: tuple[Kernel, ...]
+) -> ModelView:
     model = spec.model
     attention_spec = model.attention
     if attention_spec.kind == "mla":
@@ -120,6 +134,7 @@ def lower_model(spec: Spec, *, origin: str, num_parameters: int, recompute: str)
     attention = lower_attention(model, attention_spec, longest=longest)
     position = lower_position(model, longest=longest)
     has_decode = spec.serve is not None
+    called = tuple(kernel.name for kernel in kernels if kernel.name in _MODEL_KERNELS)
     return ModelView(
         name=spec.name,
         origin=origin,
@@ -133,10 +148,10 @@ def lower_model(spec: Spec, *, origin: str, num_parameters: int, recompute: str)
         norm=_norm(model.norm),
         position=position,
         attention=attention,
-        mlp=_mlp(model.mlp, size=model.intermediate_size),
+        mlp=_mlp(model.mlp, size=model.intermediate_size, kernels=called),
         block=_block_kind(model),
         block_doc=_BLOCK_DOCS[_block_kind(model)],
-        layers=lower_layers(model, attention=attention, position=position, has_decode=has_decode),
+        layers=lower_layers(model, attention=attention, position=position, has_decode=has_decode, kernels=called),
         tie_embeddings=model.tie_embeddings,
         head_bias=model.head.bias,
         head_softcap=model.head.softcap,
@@ -145,6 +160,7 @@ def lower_model(spec: Spec, *, origin: str, num_parameters: int, recompute: str)
         recompute=recompute,
         has_loss=spec.train is not None,
         has_decode=has_decode,
+        kernels=called,
     )
 
 
@@ -187,7 +203,7 @@ _ACTIVATIONS = {
 """Name -> its expression and what the docstring calls it."""
 
 
-def _mlp(mlp: Mlp, *, size: int) -> MlpView:
+def _mlp(mlp: Mlp, *, size: int, kernels: tuple[str, ...]) -> MlpView:
     expression, doc = _ACTIVATIONS[mlp.activation]
     return MlpView(
         size=size,
@@ -196,6 +212,7 @@ def _mlp(mlp: Mlp, *, size: int) -> MlpView:
         doc=f"{doc[0].upper()}{doc[1:]}" if mlp.is_gated else f"Up, {doc}, down",
         is_gated=mlp.is_gated,
         bias=mlp.bias,
+        kernel=mlp.activation if mlp.activation in kernels else None,
     )
 
 

@@ -10,18 +10,20 @@ from .data import lower_data
 from .kernels import lower_kernels
 from .model import lower_model
 from .readme import lower_readme
+from .serving import lower_serve
 from .train import lower_train
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ...spec.document import Spec
+    from ..kernels.kernel import Kernel
     from ..planner.plan import Plan
     from .convert import ConvertView
     from .data import DataView
-    from .kernels import LinearCrossEntropyView
     from .model import ModelView
     from .readme import ReadmeView
+    from .serving import ServeView
     from .train import TrainView
 
 
@@ -32,7 +34,8 @@ class Views:
     model: ModelView
     train: TrainView | None
     data: DataView | None
-    kernels: tuple[LinearCrossEntropyView, ...]
+    serve: ServeView | None
+    kernels: tuple[Kernel, ...]
     convert: ConvertView | None
     readme: ReadmeView
 
@@ -55,19 +58,26 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
     assert plan.model is not None
     device = "cuda" if spec.hardware.accelerator.kind == "gpu" else "cpu"
     recompute = plan.train.layout.recompute if plan.train else "none"
-    model = lower_model(spec, origin=place.origin, num_parameters=plan.model.parameters, recompute=recompute)
+    kernels = lower_kernels(spec, plan)
+    model = lower_model(
+        spec, origin=place.origin, num_parameters=plan.model.parameters, recompute=recompute, kernels=kernels
+    )
     convert = lower_convert(spec.model, name=spec.name, origin=place.origin)
     train = None
     if spec.train is not None and plan.train is not None:
-        train = lower_train(spec, plan.train, origin=place.origin, device=device)
+        train = lower_train(spec, plan.train, origin=place.origin, device=device, kernels=kernels)
     data = None
     if spec.train is not None and spec.data is not None:
         data = lower_data(spec, spec.data, origin=place.origin, place=place)
+    serve = None
+    if spec.serve is not None and plan.serve is not None:
+        serve = lower_serve(spec, plan.serve, origin=place.origin, device=device)
     return Views(
         model=model,
         train=train,
         data=data,
-        kernels=lower_kernels(spec),
+        serve=serve,
+        kernels=kernels,
         convert=convert,
         readme=lower_readme(spec, plan, model=model, train=train, convert=convert, origin=place.origin),
     )

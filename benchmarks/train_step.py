@@ -1,0 +1,157 @@
+"""The generated training step against transformers' own: same model, first weights, batches, dtypes, threads; one run.
+
+Both train a Llama of 134M parameters with fp32 master weights and bf16 matrix products on text of the standard library.
+Each side is a process of its own; they take turns step by step, so that a busy machine slows both alike. Ratios are
+medians over the turns. transformers runs twice, with glibc's malloc as it is and told to keep freed memory, which makes
+it faster and is what the generated program does; with --compiled also under torch.compile.
+
+    python benchmarks/train_step.py [--batch B ...] [--turns N] [--threads N] [--compiled] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.problem import SEQ_LEN, write_first_weights
+
+HERE = Path(__file__).resolve().parent
+SPEC = HERE / "specs" / "train-125m.yaml"
+KEEP_FREED = {"MALLOC_MMAP_THRESHOLD_": str(2**31 - 1), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+WARM_UP_TURNS = 2
+
+
+@dataclass
+class Side:
+    """A process that trains, one step when asked."""
+
+    name: str
+    process: subprocess.Popen[str]
+    answers: list[dict[str, float]] = field(default_factory=list)
+
+    def step(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended")
+        self.answers.append(json.loads(line))
+
+    @property
+    def seconds(self) -> list[float]:
+        return [answer["seconds"] for answer in self.answers[WARM_UP_TURNS:]]
+
+    @property
+    def losses(self) -> list[float]:
+        return [answer["loss"] for answer in self.answers]
+
+    @property
+    def peak_bytes(self) -> float:
+        return self.answers[-1]["peak_bytes"]
+
+
+def start(name: str, side: str, *args: object, environment: dict[str, str] | None = None) -> Side:
+    command = [sys.executable, str(HERE / "training" / "worker.py"), side, *map(str, args)]
+    environment = {**os.environ, **(environment or {})}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+    return Side(name, process)
+
+
+def measure(batch: int, *, turns: int, threads: int, is_compiled: bool, folder: Path) -> dict[str, Any]:
+    build, weights = folder / f"batch-{batch}", folder / "model.safetensors"
+    size = ["--set", f"train.global_batch={batch}", "--set", f"parallel.micro_batch={batch}"]
+    subprocess.run([Path(sys.executable).with_name("llmc"), "build", SPEC, "-o", build, *size], check=True)
+    sides = [
+        start("generated program", "ours", batch, threads, weights, build),
+        start("transformers, malloc kept", "transformers", batch, threads, weights, environment=KEEP_FREED),
+        start("transformers", "transformers", batch, threads, weights),
+    ]
+    if is_compiled:
+        name = "transformers, malloc kept, compiled"
+        sides.append(start(name, "compiled", batch, threads, weights, environment=KEEP_FREED))
+    for _ in range(WARM_UP_TURNS + turns):
+        for side in sides:
+            side.step()
+    for side in sides:
+        side.process.communicate()
+    return {"batch": batch, "rows": [row(side, ours=sides[0], batch=batch) for side in sides]}
+
+
+def row(side: Side, *, ours: Side, batch: int) -> dict[str, Any]:
+    ratios = sorted(theirs / own for theirs, own in zip(side.seconds, ours.seconds, strict=True))
+    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    gaps = [abs(a - b) for a, b in zip(side.losses, ours.losses, strict=True)]
+    return {
+        "name": side.name,
+        "tokens_per_s_median": batch * SEQ_LEN / statistics.median(side.seconds),
+        "tokens_per_s_best": batch * SEQ_LEN / min(side.seconds),
+        "speed_ratio": statistics.median(ratios),
+        "speed_ratio_quartiles": [quartiles[0], quartiles[2]],
+        "speed_ratio_best": min(side.seconds) / min(ours.seconds),
+        "peak_gib": side.peak_bytes / 2**30,
+        "memory_ratio": ours.peak_bytes / side.peak_bytes,
+        "last_loss": side.losses[-1],
+        "largest_loss_gap": max(gaps),
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    print(f"\nbatch {result['batch']} x {SEQ_LEN} tokens")
+    print(
+        f"{'':37}{'tokens/s':>10}{'best':>8}{'ours/it (quartiles)':>22}{'best':>7}{'GiB':>7}{'ours/it':>9}{'loss':>9}{'gap':>8}"
+    )
+    for each in result["rows"]:
+        low, high = each["speed_ratio_quartiles"]
+        ratio = f"{each['speed_ratio']:.2f} ({low:.2f}-{high:.2f})"
+        print(
+            f"{each['name']:37}{each['tokens_per_s_median']:10.0f}{each['tokens_per_s_best']:8.0f}{ratio:>22}"
+            f"{each['speed_ratio_best']:7.2f}{each['peak_gib']:7.2f}{each['memory_ratio']:9.2f}"
+            f"{each['last_loss']:9.4f}{each['largest_loss_gap']:8.4f}"
+        )
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, nargs="+", default=[4, 2], help="sequences a step")
+    parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--compiled", action="store_true", help="transformers under torch.compile too (minutes to start)"
+    )
+    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
+    args = parser.parse_args()
+    print(
+        f"{processor()}, {args.threads} threads; {args.turns} turns after {WARM_UP_TURNS}; load {os.getloadavg()[0]:.1f}"
+    )
+    results = []
+    with tempfile.TemporaryDirectory() as name:
+        write_first_weights(Path(name) / "model.safetensors")
+        for batch in args.batch:
+            options = {"turns": args.turns, "threads": args.threads, "is_compiled": args.compiled}
+            results.append(measure(batch, **options, folder=Path(name)))
+            show(results[-1])
+    if args.json:
+        args.json.write_text(json.dumps({"processor": processor(), "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

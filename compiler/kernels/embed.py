@@ -1,0 +1,37 @@
+"""Embedding with its gradient summed in fp32.
+
+Fuses    nothing: it replaces the backward pass of embedding, which adds in the dtype of the table.
+Applies  to CPU programs that train in bf16, where the table is bf16.
+Cost     a token: reads and writes D numbers; backward, the rows in use in fp32.
+Truth    runtimes/reference/embedding.py: embed
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .kernel import Kernel
+
+if TYPE_CHECKING:
+    from .setting import Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed(Kernel):
+    vocab_size: int
+    hidden_size: int
+
+
+def choose(setting: Setting) -> Embed | None:
+    if setting.cpu_dtype != "bf16":
+        return None
+    model = setting.model
+    return Embed(
+        name="embed",
+        template="embed",
+        dtype="bf16",
+        is_native=False,
+        vocab_size=model.vocab_size,
+        hidden_size=model.hidden_size,
+    )

@@ -1,0 +1,120 @@
+// Matrix products small enough for a cache, as attention needs them: C[M, N] (+)= A[M, K] B[K, N], C in fp32.
+//
+// The numbers of A and B come in 32-bit words along K: two of bf16 or one of fp32. A word of B meets a word of A in one
+// instruction (bf16: VDPBF16PS adds two products at once). A is read word by word at a[m * a_row + k * a_col], so both
+// a matrix and its transpose will do; B must be packed as words [K / PER_WORD][ldb] by one of the functions at the end.
+
+#pragma once
+
+#include "vector.h"
+
+using Word = uint32_t;
+
+template <class T>
+constexpr int PER_WORD = sizeof(Word) / sizeof(T);
+
+struct Left {
+  const Word* words;
+  int64_t row, col;  // distance in words between neighbours along M and along K
+};
+
+struct Right {
+  const Word* words;
+  int64_t ld;
+};
+
+template <class T>
+static inline f32x16 multiply_add(f32x16 sum, Word a, u32x16 b) {
+  if constexpr (std::is_same_v<T, float>) {
+    float value;
+    memcpy(&value, &a, 4);
+    return sum + (f32x16)b * value;
+  } else {
+#if defined(__AVX512BF16__)
+    return (f32x16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)a), (__m512bh)b);
+#else
+    const f32x16 low = (f32x16)(u32x16{} + (a << 16)), high = (f32x16)(u32x16{} + (a & 0xffff0000u));
+    return sum + low * (f32x16)(b << 16) + high * (f32x16)(b & 0xffff0000u);
+#endif
+  }
+}
+
+// ROWS x (16 * VECTORS) numbers of C, held in registers while k runs.
+template <class T, int ROWS, int VECTORS>
+static inline void tile(int num_words, Left a, Right b, float* c, int64_t ldc, bool add) {
+  f32x16 sums[ROWS][VECTORS];
+  for (int i = 0; i < ROWS; i++)
+    for (int j = 0; j < VECTORS; j++) sums[i][j] = add ? load(c + i * ldc + 16 * j) : f32x16{};
+  for (int k = 0; k < num_words; k++) {
+    u32x16 row[VECTORS];
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; j++) memcpy(&row[j], b.words + k * b.ld + 16 * j, 64);
+#pragma GCC unroll 6
+    for (int i = 0; i < ROWS; i++) {
+      const Word word = a.words[i * a.row + k * a.col];
+#pragma GCC unroll 4
+      for (int j = 0; j < VECTORS; j++) sums[i][j] = multiply_add<T>(sums[i][j], word, row[j]);
+    }
+  }
+  for (int i = 0; i < ROWS; i++)
+    for (int j = 0; j < VECTORS; j++) store(c + i * ldc + 16 * j, sums[i][j]);
+}
+
+// 16 * VECTORS columns of C. Six rows by four vectors fill 24 of the 32 registers of AVX-512; the rest hold b and a.
+template <class T, int VECTORS>
+static void columns(int m, int num_words, Left a, Right b, float* c, int64_t ldc, bool add) {
+  for (; m >= 6; m -= 6, a.words += 6 * a.row, c += 6 * ldc) tile<T, 6, VECTORS>(num_words, a, b, c, ldc, add);
+  if (m & 4) tile<T, 4, VECTORS>(num_words, a, b, c, ldc, add), a.words += 4 * a.row, c += 4 * ldc;
+  if (m & 2) tile<T, 2, VECTORS>(num_words, a, b, c, ldc, add), a.words += 2 * a.row, c += 2 * ldc;
+  if (m & 1) tile<T, 1, VECTORS>(num_words, a, b, c, ldc, add);
+}
+
+// C[m, n] = A B, or C += A B; n is a multiple of 16, and K is num_words * PER_WORD<T>.
+template <class T>
+static void matmul(int m, int n, int num_words, Left a, Right b, float* c, int64_t ldc, bool add) {
+  int j = 0;
+  for (; j + 64 <= n; j += 64) columns<T, 4>(m, num_words, a, {b.words + j, b.ld}, c + j, ldc, add);
+  for (; j < n; j += 16) columns<T, 1>(m, num_words, a, {b.words + j, b.ld}, c + j, ldc, add);
+}
+
+// Words of numbers that are neighbours along a row: x [rows, cols] -> out [cols / PER_WORD][ldo], for B = transposed x.
+template <class T>
+static void pack_transposed(int rows, int cols, const T* x, int64_t ld, Word* out, int64_t ldo) {
+  for (int c = 0; c < cols / PER_WORD<T>; c++)
+    for (int r = 0; r < rows; r++) memcpy(out + c * ldo + r, x + r * ld + c * PER_WORD<T>, sizeof(Word));
+}
+
+// The words of PER_WORD neighbouring rows: for bf16 two rows interleaved, for fp32 the row itself.
+static inline u32x16 interleave(u16x16 first, u16x16 second) {
+  return __builtin_convertvector(first, u32x16) | (__builtin_convertvector(second, u32x16) << 16);
+}
+
+// Words of numbers that are neighbours along a column: x [rows, cols] -> out [rows / PER_WORD][ldo], for B = x. cols is a
+// multiple of 16; an odd last row of bf16 is paired with zeros.
+template <class T>
+static void pack(int rows, int cols, const T* x, int64_t ld, Word* out, int64_t ldo) {
+  for (int r = 0; r < rows; r += PER_WORD<T>)
+    for (int c = 0; c < cols; c += 16) {
+      u32x16 words;
+      if constexpr (std::is_same_v<T, float>) {
+        memcpy(&words, x + r * ld + c, 64);
+      } else {
+        u16x16 first, second{};
+        memcpy(&first, x + r * ld + c, 32);
+        if (r + 1 < rows) memcpy(&second, x + (r + 1) * ld + c, 32);
+        words = interleave(first, second);
+      }
+      memcpy(out + r / PER_WORD<T> * ldo + c, &words, 64);
+    }
+}
+
+// The words of PER_WORD rows of sixteen numbers each.
+template <class T>
+static inline void store_words(Word* out, const f32x16* rows) {
+  if constexpr (std::is_same_v<T, float>) {
+    memcpy(out, rows, 64);
+  } else {
+    const u32x16 words = interleave(narrow(rows[0]), narrow(rows[1]));
+    memcpy(out, &words, 64);
+  }
+}

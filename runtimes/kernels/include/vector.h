@@ -1,0 +1,136 @@
+// Sixteen fp32 numbers as one C++ value: a + b, a * b, max(a, b), exp(a).
+//
+// GCC's vector extensions make it one AVX-512 register, two of AVX2, four of NEON. Memory holds fp32 or bf16; all
+// arithmetic is in fp32. A row that is no multiple of 16 ends with a vector of fewer lanes:
+//
+//   each_vector<N>([&](int j, auto lanes) { store(y + j, load(x + j, lanes) * 2.0f, lanes); });
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+using f32x16 = float __attribute__((vector_size(64)));
+using i32x16 = int32_t __attribute__((vector_size(64)));
+using u32x16 = uint32_t __attribute__((vector_size(64)));
+using u16x16 = uint16_t __attribute__((vector_size(32)));
+
+// The upper half of an fp32 number.
+struct bf16 {
+  uint16_t bits;
+};
+
+template <int N>
+using Lanes = std::integral_constant<int, N>;
+using AllLanes = Lanes<16>;
+
+// Calls body(j, lanes) for j = 0, 16, 32, ... below N.
+template <int N, class Body>
+static inline void each_vector(Body body) {
+  for (int j = 0; j + 16 <= N; j += 16) body(j, AllLanes{});
+  if constexpr (N % 16 != 0) body(N / 16 * 16, Lanes<N % 16>{});
+}
+
+static inline f32x16 splat(float x) { return f32x16{} + x; }
+static inline f32x16 max(f32x16 a, f32x16 b) { return a > b ? a : b; }
+
+static inline f32x16 widen(u16x16 half) { return (f32x16)(__builtin_convertvector(half, u32x16) << 16); }
+
+// To the nearest bf16, ties to even. Not-a-number stays one: its payload has a bit among the upper ones.
+static inline u16x16 narrow(f32x16 v) {
+#if defined(__AVX512BF16__)
+  return (u16x16)_mm512_cvtneps_pbh((__m512)v);
+#else
+  const u32x16 bits = (u32x16)v;
+  const u32x16 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return __builtin_convertvector(v == v ? rounded : (bits >> 16) | 0x40, u16x16);
+#endif
+}
+
+template <int N = 16>
+static inline f32x16 load(const float* p, Lanes<N> = {}) {
+  f32x16 v{};
+  memcpy(&v, p, N * sizeof(float));
+  return v;
+}
+
+template <int N = 16>
+static inline f32x16 load(const bf16* p, Lanes<N> = {}) {
+  u16x16 half{};
+  memcpy(&half, p, N * sizeof(bf16));
+  return widen(half);
+}
+
+template <int N = 16>
+static inline void store(float* p, f32x16 v, Lanes<N> = {}) {
+  memcpy(p, &v, N * sizeof(float));
+}
+
+template <int N = 16>
+static inline void store(bf16* p, f32x16 v, Lanes<N> = {}) {
+  const u16x16 half = narrow(v);
+  memcpy(p, &half, N * sizeof(bf16));
+}
+
+static inline float to_float(float x) { return x; }
+static inline float to_float(bf16 x) {
+  const uint32_t bits = (uint32_t)x.bits << 16;
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
+static inline void store_one(float* p, float x) { *p = x; }
+static inline void store_one(bf16* p, float x) { store(p, splat(x), Lanes<1>{}); }
+
+static inline float sum(f32x16 v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#else
+  float total = 0.0f;
+  for (int i = 0; i < 16; i++) total += v[i];
+  return total;
+#endif
+}
+
+static inline float largest(f32x16 v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)v);
+#else
+  float most = v[0];
+  for (int i = 1; i < 16; i++) most = v[i] > most ? v[i] : most;
+  return most;
+#endif
+}
+
+static inline f32x16 sqrt(f32x16 v) {
+#if defined(__AVX512F__)
+  return (f32x16)_mm512_sqrt_ps((__m512)v);
+#else
+  for (int i = 0; i < 16; i++) v[i] = std::sqrt(v[i]);
+  return v;
+#endif
+}
+
+// exp(x) to 2 ulp; 0 below -87; exp(88) = 1.7e38 above 88; not a number where x is not one. With n = round(x / ln 2) and r = x - n ln 2 in
+// [-0.347, 0.347]: exp(x) = 2^n * (1 + r + r^2/2! + ... + r^6/6!), the factor 2^n added to the exponent bits.
+static inline f32x16 exp(f32x16 x) {
+  const f32x16 round = splat(12582912.0f);  // 1.5 * 2^23: adding it leaves an integer in the low bits
+  const f32x16 y = x < -88.0f ? splat(-88.0f) : x > 88.0f ? splat(88.0f) : x;
+  const f32x16 shifted = y * 1.44269504f + round;
+  const f32x16 n = shifted - round;
+  const f32x16 r = (y - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts
+  f32x16 p = r * 1.38888889e-3f + 8.33333333e-3f;
+  p = p * r + 4.16666667e-2f;
+  p = p * r + 1.66666667e-1f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const f32x16 scaled = (f32x16)((i32x16)p + ((i32x16)shifted << 23));
+  return x < -87.0f ? f32x16{} : x == x ? scaled : x;
+}

@@ -1,0 +1,88 @@
+"""C++ kernels of a generated program: compiled for this CPU when first needed, cached by content, called through ctypes.
+
+A kernel is a file of plain C++ with `extern "C"` functions beside the Python module that calls it:
+
+    native = load(__file__)                           # swiglu.py -> swiglu.cpp
+    if not native.takes(gate_up, dtype=torch.bfloat16):
+        return eager_swiglu(gate_up)
+    native.call("forward", gate_up, out, rows)        # tensors as pointers, int as int64_t, float as float
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .compile import CompileError, compile_all, find_compiler
+
+CHOICE = "LLMC_KERNELS"
+"""Environment variable: `eager` asks for plain PyTorch in place of compiled kernels."""
+
+
+class Native:
+    """The functions of one kernel; without a library it takes nothing."""
+
+    def __init__(self, library: Path | None) -> None:
+        self._library = ctypes.CDLL(str(library)) if library else None
+
+    def takes(self, *tensors: Tensor, dtype: torch.dtype) -> bool:
+        """Whether the kernel, generated for `dtype`, can work on these tensors."""
+        return self._library is not None and all(t.dtype == dtype and t.device.type == "cpu" for t in tensors)
+
+    def call(self, function: str, *args: Tensor | int | float | None) -> None:
+        """Run a function on the memory of contiguous CPU tensors.
+
+        Fake tensors, with which a program is checked without being run, have no memory and are left alone.
+        """
+        assert self._library is not None, "call `takes` first"
+        if all(_has_memory(arg) for arg in args):
+            self._library[function](*(_as_ctype(arg) for arg in args))
+
+
+def load(module_file: str) -> Native:
+    """The kernel `<module>.cpp` beside `<module>.py`. The first call compiles all kernels of the folder at once."""
+    source = Path(module_file).with_suffix(".cpp")
+    if os.environ.get(CHOICE) == "eager":
+        return Native(None)
+    return Native(_compile_folder(source.parent).get(source))
+
+
+@cache
+def _compile_folder(folder: Path) -> dict[Path, Path]:
+    """Source -> library; empty, after a warning that names the price, where there is no working compiler."""
+    compiler = find_compiler()
+    if compiler is None:
+        _warn("no C++ compiler on this machine (g++, or what CXX names)")
+        return {}
+    try:
+        return compile_all(sorted(folder.glob("*.cpp")), compiler=compiler)
+    except CompileError as problem:
+        _warn(str(problem))
+        return {}
+
+
+def _warn(reason: str) -> None:
+    print(
+        f"warning: {reason}: kernels run in plain PyTorch, with the same results, and a training step takes longer"
+        " (how much: benchmarks/README.md of llmc)",
+        file=sys.stderr,
+    )
+
+
+def _has_memory(arg: Tensor | int | float | None) -> bool:
+    return not isinstance(arg, Tensor) or type(arg) in (Tensor, nn.Parameter)
+
+
+def _as_ctype(arg: Tensor | int | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
+    if arg is None:
+        return ctypes.c_void_p(None)
+    if isinstance(arg, Tensor):
+        assert arg.is_contiguous(), f"a kernel reads memory in order, not {arg.stride()} of {tuple(arg.shape)}"
+        return ctypes.c_void_p(arg.data_ptr())
+    return ctypes.c_int64(arg) if isinstance(arg, int) else ctypes.c_float(arg)
