@@ -65,7 +65,7 @@ class PositionView:
     @property
     def pairs(self) -> str:
         """Which numbers turn together, in words."""
-        return "the pairs (0, 1), (2, 3), ..." if self.interleaved else f"each pair (i, i + {self.rotary_dims // 2})"
+        return "each pair (2i, 2i + 1)" if self.interleaved else f"each pair (i, i + {self.rotary_dims // 2})"
 
     @property
     def divisors(self) -> tuple[float, ...]:

@@ -135,7 +135,6 @@ def _device(spec: Spec) -> str:
 
 def _steps_reason(train: Train, *, batch: Batch) -> str:
     """Why so many steps."""
-    read = f"{count(batch.tokens)} tokens"
     if train.tokens is None or train.tokens == batch.tokens:
-        return read
-    return f"{read}: {count(train.tokens)}, rounded up to whole steps"
+        return f"{count(batch.tokens)} tokens"
+    return f"{count(train.tokens)} tokens, rounded up to whole steps"

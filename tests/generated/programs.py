@@ -15,7 +15,18 @@ from llmc.compiler.emit.tree import Tree, render_program, write_tree
 from llmc.compiler.lower.lower import lower
 from llmc.compiler.lower.views import Place
 from llmc.compiler.planner.layout import Layout
-from llmc.compiler.planner.plan import Memory, ModelFacts, Plan, Time, TrainPlan, TrainPrediction
+from llmc.compiler.planner.plan import (
+    Memory,
+    ModelFacts,
+    Plan,
+    ServeLayout,
+    ServeMemory,
+    ServePlan,
+    ServePrediction,
+    Time,
+    TrainPlan,
+    TrainPrediction,
+)
 from llmc.spec.base import place
 from llmc.spec.document import Spec
 
@@ -86,7 +97,34 @@ def plan_of(spec: Spec, *, layout: Layout | None = None) -> Plan:
         layout = layout or Layout(micro_batch=4, grad_accumulation=(spec.train[0].global_batch or 4) // 4)
         train = TrainPlan(layout=layout, predicted=predicted, fits=True)
     facts = ModelFacts(parameters=123_456, active_parameters=123_456)
-    return Plan(name=spec.name, spec_sha256=None, model=facts, train=train)
+    serve = serve_plan_of(spec) if spec.serve is not None else None
+    return Plan(name=spec.name, spec_sha256=None, model=facts, train=train, serve=serve)
+
+
+def serve_plan_of(spec: Spec) -> ServePlan:
+    assert spec.serve is not None
+    layout = ServeLayout(
+        tp=1,
+        pp=1,
+        ep=1,
+        replicas=1,
+        max_batch=4,
+        prefill_chunk=64,
+        weights=spec.serve.weights.dtype[0],
+        kv_dtype=spec.serve.kv_cache.dtype,
+    )
+    predicted = ServePrediction(
+        ttft_p50_ms=20.0,
+        ttft_p99_ms=60.0,
+        tpot_p50_ms=5.0,
+        tpot_p99_ms=9.0,
+        output_tokens_per_s=200.0,
+        output_tokens_per_s_per_device=200.0,
+        requests_per_s=3.0,
+        memory_gib=ServeMemory(peak=0.5, weights=0.3, kv_cache=0.1, buffers=0.1),
+        kv_cache_tokens=512,
+    )
+    return ServePlan(layout=layout, predicted=predicted, meets_slo=True, devices=1)
 
 
 def tree_of(spec: Spec, *, plan: Plan | None = None) -> Tree:
