@@ -18,17 +18,17 @@ from ..spec.catalog import family
 from ..spec.hf.families import family_of_config
 from ..spec.hf_config import from_hf_config
 from ..spec.model import Model
+from .emit.program import File, Program
 from .emit.tree import render_program, write_tree
 from .frontend.model import build_model
 from .lower.convert import lower_convert
 from .lower.model import lower_model
-from .lower.program import File, Program
 
 if TYPE_CHECKING:
     from ..spec.document import Spec
 
-SERVED_TOKENS = 2048
-"""Longest request of the spec that is written, if the model allows it: the KV cache is sized for it."""
+SERVED_TOKENS, SERVED_REQUESTS = 2048, 8
+"""Longest request of the spec that is written, if the model allows it, and how many at a time: they size the KV cache."""
 
 _SIZES = (
     "hidden_size",
@@ -59,10 +59,16 @@ def imported_spec(config: Mapping[str, Any], *, name: str) -> str:
             "model": _block(model),
             "hardware": {"accelerator": "cpu"},
             "serve": _block(
-                {"max_seq_len": served, "weights": {"dtype": dtype}, "kv_cache": {"dtype": dtype}},
+                {
+                    "max_seq_len": served,
+                    "weights": {"dtype": dtype},
+                    "kv_cache": {"dtype": dtype},
+                    "layout": {"max_batch": SERVED_REQUESTS},
+                },
                 comments={
                     "max_seq_len": f"the model accepts {longest}" if served < longest else "",
                     "weights": f"stored as {stored}" if stored and stored != dtype else "",
+                    "layout": "answers at a time; leave it out, and the plan takes what memory allows",
                 },
             ),
         }

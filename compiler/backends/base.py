@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ..lower.program import File
+    from ..emit.program import File
     from ..lower.views import Views
 
 

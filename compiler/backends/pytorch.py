@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..lower.program import File
+from ..emit.program import File
 
 if TYPE_CHECKING:
     from ..lower.views import Views

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..lower.paths import relative
+from .paths import relative
 
 if TYPE_CHECKING:
     from ...spec.base import Path as KeyPath

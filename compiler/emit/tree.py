@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..lower.program import Program
 from .literals import json_text
 from .manifest import MANIFEST, VERSION, Locate, describe, sha256
+from .program import Program
 from .render import render
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...spec.data import EntrySource, NamedSource, TokenizerFile
 from ..emit.literals import literal
-from .paths import relative
+from ..emit.paths import relative
 
 if TYPE_CHECKING:
     from ...spec.data import Clean, Data, PathSource, TrainTokenizer

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from ...spec.diagnostics import SpecError
 from ..backends.table import backend_for
-from .paths import relative
-from .program import Program
+from ..emit.paths import relative
+from ..emit.program import Program
 from .refuse import refuse_program
 from .views import lower_views
 
