@@ -91,6 +91,11 @@ class Workload:
         self._traffic: dict[tuple[object, ...], Traffic] = {}
         self._ranks: dict[tuple[int, int], tuple[Rank, ...]] = {}
 
+    @property
+    def is_monotone(self) -> bool:
+        """Whether a larger micro-batch always needs more: not if accumulating none saves the gradients' fp32 sums."""
+        return self.program != "halves"
+
     def time(self, part: str, degrees: Degrees, *, micro_batch: int) -> BlockTime:
         """Seconds of one layer and one micro-batch on one device."""
         key = (part, degrees, micro_batch)

@@ -94,8 +94,11 @@ def summed_dims(op: Op) -> tuple[str, ...]:
 
 
 def touched_experts(*, num_experts: float, experts_per_token: float, tokens: float) -> float:
-    """Experts that at least one of `tokens` visits, when they choose evenly: E (1 − (1 − k/E)^T)."""
-    return num_experts * (1.0 - (1.0 - experts_per_token / num_experts) ** tokens)
+    """Experts that at least one of `tokens` visits, when they choose evenly: E (1 − (1 − k/E)^T).
+
+    On a device with E/ep of them, tokens of all ep ranks arrive, so the same holds with its own E as long as k < E.
+    """
+    return num_experts * (1.0 - (1.0 - min(1.0, experts_per_token / num_experts)) ** tokens)
 
 
 def bytes_moved(op: Op, free: Free, *, values: DType, weights: DType) -> float:

@@ -32,10 +32,9 @@ def does_not_fit(spec: Spec, wanted: Given, work: Workload, found: Search, *, re
     classes = ("optimizer", "parameters", "gradients", "activations", "buffers")
     sizes = sorted(((getattr(ledger, name) / GIB, name) for name in classes), reverse=True)
     parts = ", ".join(f"{name} {size:.1f}" for size, name in sizes)
-    tried = found.num_tried
     notes = [f"{parts} GiB"]
-    if tried > 1:
-        notes.append(f"the nearest of {len(found.misfits):,} layouts that do not fit: {describe(miss.layout)}")
+    if found.num_misfits > 1:
+        notes.append(f"the nearest of {found.num_misfits:,} layouts that do not fit: {describe(miss.layout)}")
     devices = "device" if machine.num_devices == 1 else "devices"
     return diagnose(
         "P201",

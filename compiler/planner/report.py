@@ -167,7 +167,7 @@ def _ruled_out(train: TrainOutcome) -> list[str]:
     found, parts = train.found, []
     if found.misfits and found.nearest_miss is not None:
         nearest = found.nearest_miss
-        count = len(found.misfits)
+        count = found.num_misfits
         verb = "does" if count == 1 else "do"
         parts.append(
             f"{count:,} {verb} not fit (nearest: {layout_line(nearest.layout)} needs {gib(nearest.ledger.peak)})"

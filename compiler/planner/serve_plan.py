@@ -10,7 +10,7 @@ from ...spec.units import GIB
 from ..cost.serving import Engine
 from ..topology.machine import Machine, machine_of
 from .plan import ServeAlternative, ServeLayout, ServeMemory, ServePlan, ServePrediction, ServeRejected
-from .serve_search import Candidate, ServeSearch, search_serving
+from .serve_search import TOO_MANY, Candidate, ServeSearch, search_serving
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
@@ -51,9 +51,7 @@ def _nothing(spec: Spec, found: ServeSearch, machine: Machine) -> list[Diagnosti
     assert serve is not None
     served = [each for each in found.bad if each.service is not None]
     if not served and not found.bad:
-        rule, degree, size = found.skipped[0]
-        message = f"no serving layout: {rule} ({degree} and {size})"
-        return [diagnose("P202", message, path=("serve", "layout"), part="key")]
+        return [_no_shape(spec, found)]
     if not served:
         nearest = min(found.bad, key=lambda each: each.engine.weights_bytes)
         message = f"serving {nearest.reason}, with {machine.num_devices} × {machine.accelerator}"
@@ -71,6 +69,17 @@ def _nothing(spec: Spec, found: ServeSearch, machine: Machine) -> list[Diagnosti
     notes = [f"nearest: {describe(layout_of(nearest))}"]
     path = ("serve", "slo", nearest.binding) if nearest.binding.startswith("t") else ("serve", "workload")
     return [diagnose("P220", message, path=path, notes=notes)]
+
+
+def _no_shape(spec: Spec, found: ServeSearch) -> Diagnostic:
+    """P202, P203: the degrees that the user fixed do not divide, or need more devices than there are."""
+    rule, degree, size = found.skipped[0]
+    if rule == TOO_MANY:
+        message = f"the serving layout needs {degree:,} devices, the machine has {size:,}"
+        return diagnose("P203", message, path=("serve", "layout"), part="key")
+    field = "pp" if rule.startswith("more stages") else "tp"
+    message = f"serve.layout: {rule}: {degree:,} and {size:,}"
+    return diagnose("P202", message, path=("serve", "layout", field))
 
 
 def _below_physical_limit(spec: Spec, engines: list[Engine], machine: Machine) -> Diagnostic | None:

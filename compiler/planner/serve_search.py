@@ -97,6 +97,9 @@ def _default_load(serve: Serve) -> Load:
     return Load(half, half, requests_per_s=None, concurrency=DEFAULT_CONCURRENCY)
 
 
+TOO_MANY = "more devices than there are"
+
+
 def _shapes(serve: Serve, graph: Graph, machine: Machine, found: ServeSearch) -> Iterator[EngineShape]:
     layout = serve.layout
     heads, kv_heads = graph.sizes["H"], graph.sizes.get("K")
@@ -109,8 +112,12 @@ def _shapes(serve: Serve, graph: Graph, machine: Machine, found: ServeSearch) ->
                 found.skipped.append(("tp and num_kv_heads", tp, kv_heads))
                 continue
             for pp in (layout.pp,) if layout.pp else (1, 2, 4):
-                if pp > graph.num_layers or tp * pp > machine.num_devices:
-                    found.skipped.append(("more devices than there are", tp * pp, machine.num_devices))
+                if pp > graph.num_layers:
+                    found.skipped.append(("more stages than layers", pp, graph.num_layers))
+                    continue
+                devices = tp * pp * (layout.replicas or 1)
+                if devices > machine.num_devices:
+                    found.skipped.append((TOO_MANY, devices, machine.num_devices))
                     continue
                 yield EngineShape(tp=tp, pp=pp, ep=layout.ep or 1, weights=weights, kv_dtype=serve.kv_cache.dtype)
 

@@ -51,6 +51,8 @@ class Search:
 
     fitting: list[Priced] = field(default_factory=list)
     misfits: list[Misfit] = field(default_factory=list)
+    num_beyond: int = 0
+    """Layouts that were not tried, since smaller micro-batches of the same do not fit."""
     broken: Counter[str] = field(default_factory=Counter)
     violations: dict[str, tuple[Layout, Violation]] = field(default_factory=dict)
     """The first layout that broke each rule."""
@@ -60,26 +62,37 @@ class Search:
         return min(self.misfits, key=lambda miss: miss.ledger.peak, default=None)
 
     @property
-    def num_tried(self) -> int:
-        return len(self.fitting) + len(self.misfits) + self.broken.total()
+    def num_misfits(self) -> int:
+        return len(self.misfits) + self.num_beyond
 
 
 def search(candidates: Iterable[tuple[Layout, ...]], work: Workload, *, global_batch: int | None) -> Search:
     """Price every candidate; fastest first in `fitting`.
 
     Candidates come in groups that differ in recompute alone, least first: once one fits, the rest do the same and more.
+    Groups of one mesh come with growing micro-batches: once none of a group fits, larger micro-batches do not either.
     """
     found = Search()
+    hopeless: set[tuple[object, ...]] = set()
     for group in candidates:
-        for layout in group:
-            if _try(layout, work, found, global_batch=global_batch):
-                break
+        family = _family(group[0])
+        if family in hopeless:
+            found.num_beyond += len(group)
+            continue
+        if not any(_try(layout, work, found, global_batch=global_batch) for layout in group) and work.is_monotone:
+            hopeless.add(family)
     found.fitting.sort(key=lambda each: (each.is_tight, each.time.total, each.ledger.peak, complexity(each.layout)))
     best = _pick(found.fitting)
     if best is not None:
         found.fitting.remove(best)
         found.fitting.insert(0, best)
     return found
+
+
+def _family(layout: Layout) -> tuple[object, ...]:
+    """What layouts have in common that differ in micro-batch and recompute."""
+    mesh = (layout.dp_replicate, layout.dp_shard, layout.tp, layout.cp, layout.pp, layout.ep)
+    return (*mesh, layout.schedule, layout.virtual_stages, layout.zero)
 
 
 def _try(layout: Layout, work: Workload, found: Search, *, global_batch: int | None) -> bool:
