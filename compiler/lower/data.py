@@ -34,6 +34,8 @@ class DataView:
     tokenizer: str
     valid_fraction: float
     seed: int
+    folder: str
+    """Where train.py looks for the corpus unless told otherwise."""
     root: str | None
     """The folder of the spec, from the folder of the program; None where the recipe names no file."""
 
@@ -55,6 +57,7 @@ def lower_data(spec: Spec, data: Data, *, origin: str, place: Place) -> DataView
         tokenizer=_tokenizer(data.tokenizer, vocab_size=spec.model.vocab_size),
         valid_fraction=data.split.valid,
         seed=data.seed,
+        folder=f"runs/{spec.name}/data",
         root=relative(place.spec_file.parent, start=place.out_dir) if needs_root else None,
     )
 

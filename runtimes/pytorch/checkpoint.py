@@ -102,6 +102,7 @@ class Checkpoints:
             _load_model(model, load_file(folder / MODEL), folder=folder)
             _load_optimizer(model, optimizer, load_file(folder / OPTIMIZER), step=saved.step)
             return saved
+        print(f"no checkpoint in {self.folder}: starting with the first step", file=sys.stderr)
         return None
 
     def _clear_leftovers(self) -> None:
