@@ -24,7 +24,7 @@ hardware: {accelerator: h100-sxm-80g, nodes: 1, per_node: 8, price_per_hour_usd:
 train: {objective: causal_lm, steps: 1000, seq_len: 2048, global_batch: 64}
 parallel: auto
 """
-EXAMPLES = ("llama3-8b-64xh100", "llama3-405b-fixed", "mixtral-moe", "serve-slo", "tpu", "ascend", "tiny-code")
+EXAMPLES = ("2-llama3-8b-64xh100", "3-llama3-405b-fixed", "4-mixtral-moe", "5-serve-slo", "6-tpu", "7-ascend", "tiny-code")
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def test_the_committed_schema_is_up_to_date(root: Path):
 def test_the_plan_has_the_published_shape(root: Path):
     """Keys and their order are those of the example in the language's documentation, which tools read."""
     shape = json.loads((Path(__file__).parent / "plan_shape.json").read_text(encoding="utf-8"))
-    train = plan(root / "examples" / "llama3-405b-fixed.yaml").plan.to_json()
-    serve = plan(root / "examples" / "serve-slo.yaml").plan.to_json()
+    train = plan(root / "examples" / "3-llama3-405b-fixed.yaml").plan.to_json()
+    serve = plan(root / "examples" / "5-serve-slo.yaml").plan.to_json()
     found = train | {"serve": serve["serve"]}
     assert _keys(found["train"]["layout"]) == _keys(shape["train"]["layout"])
     assert _keys(found["train"]["predicted"]) == _keys(shape["train"]["predicted"])
@@ -93,7 +93,7 @@ def test_a_plan_that_was_edited_wrongly_is_refused(write):
 
 
 def test_parts_sum(root: Path):
-    for name in ("llama3-8b-64xh100", "mixtral-moe"):
+    for name in ("2-llama3-8b-64xh100", "4-mixtral-moe"):
         train = plan(root / "examples" / f"{name}.yaml").plan.train
         assert train is not None
         predictions = [train.predicted, *(each.predicted for each in train.alternatives)]
@@ -107,7 +107,7 @@ def test_parts_sum(root: Path):
 
 
 def test_a_fixed_layout_is_priced_and_never_overridden(root: Path):
-    train = plan(root / "examples" / "llama3-405b-fixed.yaml").plan.train
+    train = plan(root / "examples" / "3-llama3-405b-fixed.yaml").plan.train
     assert train is not None
     layout = train.layout
     assert (layout.dp_shard, layout.zero, layout.tp, layout.pp, layout.virtual_stages) == (128, 2, 8, 16, 4)
@@ -115,7 +115,7 @@ def test_a_fixed_layout_is_priced_and_never_overridden(root: Path):
 
 
 def test_what_is_given_is_kept_and_the_rest_filled(root: Path):
-    train = plan(root / "examples" / "mixtral-moe.yaml").plan.train
+    train = plan(root / "examples" / "4-mixtral-moe.yaml").plan.train
     assert train is not None
     assert train.layout.ep == 8
     assert train.layout.devices == 128
