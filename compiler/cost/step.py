@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from .communication import gradient_s, pass_on_s
 from .compute import BlockTime, optimizer_s
-from .constants import OVERLAP, SCALE_PER_DOUBLING
+from .constants import OVERLAP, SCALE_PER_DOUBLING, spread_of
 from .pipeline import bubble_s
 from .provenance import combine
 
@@ -93,7 +93,9 @@ def step_time(work: Workload, layout: Layout) -> StepTime:
     exposed += SCALE_PER_DOUBLING * doublings * (compute + recompute + bubble + optimizer + exposed)
 
     total = compute + recompute + bubble + optimizer + exposed
-    low, high = combine([(total, constants.spread)])
+    is_narrow = work.precision in ("fp8", "mxfp8", "nvfp4")
+    spread = spread_of(constants, is_narrow=is_narrow, has_experts=any(work.has_experts.values()))
+    low, high = combine([(total, spread)])
     return StepTime(
         compute=compute,
         recompute=recompute,
