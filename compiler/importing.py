@@ -27,8 +27,8 @@ from .lower.model import lower_model
 if TYPE_CHECKING:
     from ..spec.document import Spec
 
-SERVED_TOKENS, SERVED_REQUESTS = 2048, 8
-"""Longest request of the spec that is written, if the model allows it, and how many at a time: they size the KV cache."""
+SERVED_TOKENS = 2048
+"""Longest request of the spec that is written, if the model allows it: the KV cache is sized for it."""
 
 _SIZES = (
     "hidden_size",
@@ -41,15 +41,13 @@ _SIZES = (
     "max_seq_len",
 )
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-_SERVED_AS = {"fp32": "fp32"}
-"""Stored dtype -> how the spec serves it, if not as bf16."""
 
 
 def imported_spec(config: Mapping[str, Any], *, name: str) -> str:
     """A spec that serves the checkpoint on this machine. Raises UnsupportedConfig for a model that llmc cannot express."""
     model = _model_section(config)
     stored = _DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), "")
-    dtype = _SERVED_AS.get(stored, "bf16")
+    dtype = "fp32" if stored == "fp32" else "bf16"
     longest = int(model["max_seq_len"])
     served = min(SERVED_TOKENS, longest)
     spec = _block(
@@ -59,16 +57,10 @@ def imported_spec(config: Mapping[str, Any], *, name: str) -> str:
             "model": _block(model),
             "hardware": {"accelerator": "cpu"},
             "serve": _block(
-                {
-                    "max_seq_len": served,
-                    "weights": {"dtype": dtype},
-                    "kv_cache": {"dtype": dtype},
-                    "layout": {"max_batch": SERVED_REQUESTS},
-                },
+                {"max_seq_len": served, "weights": {"dtype": dtype}, "kv_cache": {"dtype": dtype}},
                 comments={
                     "max_seq_len": f"the model accepts {longest}" if served < longest else "",
                     "weights": f"stored as {stored}" if stored and stored != dtype else "",
-                    "layout": "answers at a time; leave it out, and the plan takes what memory allows",
                 },
             ),
         }

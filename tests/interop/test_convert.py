@@ -104,6 +104,30 @@ def test_a_base_model_without_its_prefix_is_read(theirs: Any, program: Any, tmp_
         torch.testing.assert_close(weights.logits(weights(tokens)), theirs(tokens).logits, rtol=0, atol=1e-4)
 
 
+def test_the_text_model_of_a_multimodal_checkpoint_is_read(
+    tmp_path: Path, build_for: Callable[[Path], Any], randomise: Any, capfd: pytest.CaptureFixture[str]
+):
+    layers = ["sliding_attention", "full_attention"]
+    text = {"vocab_size": 131, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 64}
+    image = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    image |= {"image_size": 28, "patch_size": 14}
+    tokens = {"image_token_index": 130, "boi_token_index": 128, "eoi_token_index": 129, "mm_tokens_per_image": 1}
+    config = transformers.Gemma3Config(
+        text_config={**text, "layer_types": layers, "sliding_window": 7}, vision_config=image, **tokens
+    )
+    theirs = transformers.Gemma3ForConditionalGeneration(config).eval()
+    randomise(theirs, 1)
+    theirs.save_pretrained(tmp_path / "hf")
+    program = build_for(tmp_path)
+    program.import_(tmp_path / "hf", tmp_path / "weights")
+    images = [name for name in load_file(tmp_path / "hf/model.safetensors") if not name.startswith("language_model.")]
+    assert f"the text model is read, {len(images)} tensors for images are not" in capfd.readouterr().err
+    ours, tokens = program.load(tmp_path / "weights"), torch.arange(40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(ours.logits(ours(tokens)), theirs(input_ids=tokens).logits, rtol=0, atol=1e-4)
+
+
 def test_a_tied_head_may_be_stored_twice(program: Any, hf: Path, tmp_path: Path):
     change(hf, lambda tensors: tensors.update({"lm_head.weight": tensors["transformer.wte.weight"].clone()}))
     program.import_(hf, tmp_path / "weights")

@@ -7,6 +7,7 @@ model before the first value is read.
 from __future__ import annotations
 
 import re
+import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 _BUFFERS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|rotary_emb\.(cos|sin)_cached|(attn|attention)\.(masked_)?bias)$")
 """Constants that older checkpoints carry beside the weights; a model computes them."""
+
+_OTHER_SENSES = ("vision_tower.", "multi_modal_projector.")
+"""Parts of a multimodal checkpoint, whose text model stands under `language_model.`."""
 
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _OTHER_MODEL = "give a checkpoint of this model, or start from its own config with `llmc import`"
@@ -138,8 +142,8 @@ def _shapes(model: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
 
 
 def _find(name: str, stored: Stored, *, source: Path) -> str:
-    """The stored name: as given, or without its first part, which the base models' checkpoints leave out."""
-    for candidate in (name, name.partition(".")[2]):
+    """The stored name: as given, in a multimodal checkpoint, or without its first part, which base models leave out."""
+    for candidate in (name, f"language_model.{name}", name.partition(".")[2]):
         if candidate in stored:
             return candidate
     raise RunError(f"{source} has no tensor {name}", help=_OTHER_MODEL)
@@ -182,6 +186,10 @@ def _refuse_left_over(stored: Stored, table: Mapping[str, tuple[Source, list[str
     """A tensor that the model has no place for means that it is another model."""
     used = {name for _, names in table.values() for name in names}
     left = {name for name in stored if name not in used and not _BUFFERS.search(name)}
+    if any(name.startswith("language_model.") for name in used):
+        other = {name for name in left if name.startswith(_OTHER_SENSES)}
+        left -= other
+        print(f"note: the text model is read, {len(other)} tensors for images are not", file=sys.stderr)
     if "head.weight" not in table:  # tied: a checkpoint may carry a second copy of the embedding
         embedding = stored[table["embed.weight"][1][0]]
         for head in left.intersection(_HEADS):

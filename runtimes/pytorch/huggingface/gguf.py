@@ -126,6 +126,7 @@ def _config(meta: Metadata, tensors: dict[str, Any]) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in tensors,
         "bos_token_id": meta.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": meta.get("tokenizer.ggml.eos_token_id"),
+        "dtype": "float32",
     }
 
 
