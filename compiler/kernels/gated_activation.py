@@ -16,7 +16,7 @@ from .kernel import Kernel
 if TYPE_CHECKING:
     from .setting import Setting
 
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "swiglu": ("SwiGLU", "silu(gate)", "silu"),
     "geglu_tanh": ("GeGLU, GELU in its tanh form,", "gelu(gate)", "gelu_tanh"),
 }
@@ -49,9 +49,9 @@ class GatedActivation(Kernel):
 
 def choose(setting: Setting) -> GatedActivation | None:
     model, dtype = setting.model, setting.cpu_dtype
-    if dtype is None or model.moe is not None or model.mlp.activation not in _ACTIVATIONS:
+    if dtype is None or model.moe is not None or model.mlp.activation not in ACTIVATIONS:
         return None
-    title, formula, activation = _ACTIVATIONS[model.mlp.activation]
+    title, formula, activation = ACTIVATIONS[model.mlp.activation]
     return GatedActivation(
         name=model.mlp.activation,
         template="gated_activation",

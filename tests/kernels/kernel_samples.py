@@ -1,0 +1,86 @@
+"""The kernels that the tests make: every kind, in small and odd sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from llmc.compiler.kernels.adamw import AdamW
+from llmc.compiler.kernels.add_rms_norm import AddRmsNorm
+from llmc.compiler.kernels.causal_attention import CausalAttention
+from llmc.compiler.kernels.embed import Embed
+from llmc.compiler.kernels.gated_activation import ACTIVATIONS, GatedActivation
+from llmc.compiler.kernels.kernel import DType
+from llmc.compiler.kernels.linear_cross_entropy import LinearCrossEntropy
+
+DTYPES: tuple[DType, ...] = ("fp32", "bf16")
+TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def add_rms_norm(dtype: DType, *, hidden_size: int, unit_offset: bool = False) -> AddRmsNorm:
+    return AddRmsNorm(
+        name="add_rms_norm",
+        template="add_rms_norm",
+        dtype=dtype,
+        is_native=True,
+        hidden_size=hidden_size,
+        eps=1e-5,
+        unit_offset=unit_offset,
+    )
+
+
+def gated_activation(dtype: DType, *, name: str, size: int) -> GatedActivation:
+    title, formula, activation = ACTIVATIONS[name]
+    return GatedActivation(
+        name=name,
+        template="gated_activation",
+        dtype=dtype,
+        is_native=True,
+        size=size,
+        title=title,
+        formula=formula,
+        activation=activation,
+    )
+
+
+def causal_attention(dtype: DType, **changes: Any) -> CausalAttention:
+    sizes: dict[str, Any] = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 32, "window": None, "has_rope": True}
+    sizes |= changes
+    return CausalAttention(
+        name="causal_attention",
+        template="causal_attention",
+        dtype=dtype,
+        is_native=True,
+        scale=sizes["head_dim"] ** -0.5,
+        **sizes,
+    )
+
+
+def linear_cross_entropy(dtype: DType, **changes: Any) -> LinearCrossEntropy:
+    sizes: dict[str, Any] = {"hidden_size": 48, "vocab_size": 1003, "chunk": 64, "z_loss": 0.0, "softcap": None}
+    sizes |= {"has_bias": False, "is_native": True} | changes
+    return LinearCrossEntropy(name="linear_cross_entropy", template="linear_cross_entropy", dtype=dtype, **sizes)
+
+
+def embed(*, vocab_size: int, hidden_size: int) -> Embed:
+    return Embed(
+        name="embed",
+        template="embed",
+        dtype="bf16",
+        is_native=False,
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+    )
+
+
+def adamw(grad_dtype: DType = "bf16") -> AdamW:
+    return AdamW(
+        name="adamw",
+        template="adamw",
+        dtype="bf16",
+        is_native=True,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+        grad_dtype=grad_dtype,
+    )

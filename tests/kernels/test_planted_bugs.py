@@ -1,0 +1,110 @@
+"""Bugs planted in the kernels are caught by the checks that the kernels pass: the checks see what they should."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import test_adamw
+import test_forward_and_backward as checks
+from kernel_workshop import Workshop
+
+Check = Callable[[Workshop], None]
+
+
+def norm(workshop: Workshop) -> None:
+    checks.test_add_rms_norm(workshop, "fp32", 100, False)
+
+
+def norm_with_offset(workshop: Workshop) -> None:
+    checks.test_add_rms_norm(workshop, "fp32", 7, True)
+
+
+def activation(workshop: Workshop) -> None:
+    checks.test_gated_activation(workshop, "fp32", "swiglu", 96)
+
+
+def gelu(workshop: Workshop) -> None:
+    checks.test_gated_activation(workshop, "fp32", "geglu_tanh", 5)
+
+
+def attention(workshop: Workshop) -> None:
+    checks.test_causal_attention(workshop, "fp32", 150, {})
+
+
+def window(workshop: Workshop) -> None:
+    sizes = {"num_kv_heads": 4, "head_dim": 16, "window": 20}
+    checks.test_causal_attention(workshop, "fp32", 150, sizes)
+
+
+def loss(workshop: Workshop) -> None:
+    checks.test_linear_cross_entropy(workshop, "fp32", 150, {"z_loss": 1e-2})
+
+
+def adamw(workshop: Workshop) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        test_adamw.test_steps_are_those_of_adamw_in_fp32(workshop, patch, "bf16", True, (64, 37))
+
+
+BUGS: list[tuple[Check, str, str]] = [
+    (norm, "if (x) v += load(x + at + j, lanes);", ""),
+    (norm, "sum(squares) / D + EPS", "sum(squares) / (D / 16 * 16) + EPS"),
+    (norm, "std::sqrt(sum(squares) / D + EPS)", "(std::sqrt(sum(squares) / D) + 100 * EPS)"),
+    (norm, "if (d_sums) d += load(d_sums + at + j, lanes);", ""),
+    (norm, "- load(normed + at + j, lanes) * mean", ""),
+    (norm, "store(share + j, load(share + j, lanes) + v * d, lanes)", "store(share + j, v * d, lanes)"),
+    (norm, "store(h + at + j, v * scale(weight + j, lanes), lanes)", "store(h + at + j, v * scale(weight + j, lanes))"),
+    (norm_with_offset, "1.0f + load(weight, lanes)", "load(weight, lanes)"),
+    (activation, "s + x * s * (1.0f - s)", "s + x * s"),
+    (activation, "*up = gate + F;", "*up = gate + F - 1;"),
+    (activation, "store(d_up + j, d * a.value, lanes)", "store(d_up + j, d * a.slope, lanes)"),
+    (gelu, "0.21406444f", "0.07135481f"),
+    (attention, "keys > query", "keys >= query"),
+    (attention, "b * cos + a * sin", "b * cos - a * sin"),
+    (attention, "at.sin + token * (C / 2) + j, lanes) * direction", "at.sin + token * (C / 2) + j, lanes)"),
+    (attention, "total[i] * rescale + sum(row_total)", "total[i] + sum(row_total)"),
+    (attention, "load(&sums[i * C + c]) * rescale", "load(&sums[i * C + c])"),
+    (
+        attention,
+        "head = key_head * GROUP; head < (key_head + 1) * GROUP",
+        "head = key_head * GROUP; head < key_head * GROUP + 1",
+    ),
+    (attention, "- row_dot[i + r]", ""),
+    (
+        attention,
+        "d_query + (int64_t)i * QKV, angles, first + i, SCALE",
+        "d_query + (int64_t)i * QKV, angles, first + i, 1.0f",
+    ),
+    (attention, "d_query + (int64_t)i * QKV, angles, first + i", "d_query + (int64_t)i * QKV, angles, i"),
+    (attention, "std::fill(d_values.begin(), d_values.end(), 0.0f);", ""),
+    (window, "keys <= query - WINDOW", "keys < query - WINDOW"),
+    (window, "first - WINDOW + 1) / 16 * 16", "first - WINDOW + 17) / 16 * 16"),
+    (loss, "2.0f * Z_LOSS * lse", "Z_LOSS * lse"),
+    (loss, "std::exp(target - lse) * factor - 1.0f", "std::exp(target - lse) * factor"),
+    (
+        loss,
+        "for (int j = V / 16 * 16; j < V; j++) result += std::exp",
+        "for (int j = V; j < V; j++) result += std::exp",
+    ),
+    (adamw, "* shrink -", "-"),
+    (adamw, "grads + at, lanes) * grad_scale", "grads + at, lanes)"),
+    (adamw, "sqrt(square) * root_scale + EPS", "sqrt(square) * square_scale + EPS"),
+    (adamw, "(bits + 0x8000) >> 16", "bits >> 16"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("check", "right", "wrong"), BUGS, ids=[f"{c.__name__}-{r[:40]}" for c, r, _ in BUGS])
+def test_planted_bug_is_caught(workshop: Workshop, check: Check, right: str, wrong: str) -> None:
+    make = workshop.make
+
+    def make_wrong(view, *, edit=None):
+        def plant(text: str) -> str:
+            assert right in text, "the kernel has changed: plant another bug"
+            return text.replace(right, wrong, 1)
+
+        return make(view, edit=plant)
+
+    workshop.make = make_wrong
+    with pytest.raises(AssertionError, match=r"error|wrote outside|not finite|assert "):
+        check(workshop)
