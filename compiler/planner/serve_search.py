@@ -18,7 +18,7 @@ from ..cost.serving import Engine, EngineShape, Load, Service, serve_closed, ser
 from .enumerate import divisors
 
 if TYPE_CHECKING:
-    from ...spec.serving import Serve, Slo
+    from ...spec.serving import Serve, Slo, WeightDtype, Weights
     from ..ir.graph import Graph
     from ..topology.machine import Machine
 
@@ -103,7 +103,7 @@ TOO_MANY = "more devices than there are"
 def _shapes(serve: Serve, graph: Graph, machine: Machine, found: ServeSearch) -> Iterator[EngineShape]:
     layout = serve.layout
     heads, kv_heads = graph.sizes["H"], graph.sizes.get("K")
-    for weights in serve.weights.dtype:
+    for weights in _formats(serve.weights):
         for tp in (layout.tp,) if layout.tp else divisors(machine.num_devices, at_most=min(machine.domain, 64)):
             if heads % tp:
                 found.skipped.append(("tp does not divide num_heads", tp, heads))
@@ -132,10 +132,10 @@ def _candidates(serve: Serve, engine: Engine, machine: Machine) -> Iterator[Cand
     room -= engine.buffers_bytes(chunk=chunk, batch=layout.max_batch or 64)
     sequence = engine.cached_bytes(serve.max_seq_len)
     kv_tokens = max(0, int(room / engine.kv_bytes_per_token)) if engine.kv_bytes_per_token else 0
-    if room < sequence * (layout.max_batch or 1):
+    if room < sequence:
         yield _no_room(engine, serve, machine, replicas=layout.replicas or 1, chunk=chunk)
         return
-    capacity = _capacity(engine, load or _default_load(serve), room=room)
+    capacity = _capacity(engine, load or _default_load(serve), room=room, block_tokens=serve.kv_cache.block_tokens)
     tried = (layout.replicas,) if layout.replicas else _replica_counts(most) if load is not None else (most,)
     last = None
     for replicas in tried:
@@ -144,7 +144,7 @@ def _candidates(serve: Serve, engine: Engine, machine: Machine) -> Iterator[Cand
         max_batch = layout.max_batch or capacity
         share = load_of(serve, replicas=replicas) or _default_load(serve)
         serve_load = serve_open if share.requests_per_s is not None else serve_closed
-        service = serve_load(engine, share, max_batch=max_batch)
+        service = serve_load(engine, share, max_batch=min(max_batch, capacity))  # more than fit wait
         if layout.max_batch is None:
             max_batch = min(capacity, max(LEAST_SLOTS, _round_up(service.batch_p99)))
         reason = _misses(service, serve.slo if load is not None else None)
@@ -166,6 +166,12 @@ def _candidates(serve: Serve, engine: Engine, machine: Machine) -> Iterator[Cand
         yield last
 
 
+def _formats(weights: Weights) -> tuple[WeightDtype, ...]:
+    """Formats to try. All methods move equally many bytes; `auto` is rounding to the nearest, the only other one so far."""
+    assert weights.method in ("auto", "round_to_nearest")
+    return weights.dtype
+
+
 def _replica_counts(most: int) -> Iterator[int]:
     """1, 2, 3 … up to 16, then in steps of a sixteenth: the least that holds is wanted, not the exact count of hundreds."""
     count = 1
@@ -174,9 +180,12 @@ def _replica_counts(most: int) -> Iterator[int]:
         count += max(1, count // 16)
 
 
-def _capacity(engine: Engine, load: Load, *, room: float) -> int:
-    """Requests that fit: keys and values grow while an answer is written, so a request holds in + 0.6 · out on average."""
-    tokens = load.input_tokens + 0.6 * load.output_tokens
+def _capacity(engine: Engine, load: Load, *, room: float, block_tokens: int) -> int:
+    """Requests that fit: keys and values grow while an answer is written, so a request holds in + 0.6 · out on average.
+
+    Its last block is half empty on average.
+    """
+    tokens = load.input_tokens + 0.6 * load.output_tokens + (block_tokens - 1) / 2
     return max(1, min(MAX_BATCH, int(room / engine.cached_bytes(tokens))))
 
 
@@ -197,8 +206,9 @@ def _round_up(batch: float) -> int:
 
 def _no_room(engine: Engine, serve: Serve, machine: Machine, *, replicas: int, chunk: int) -> Candidate:
     batch = serve.layout.max_batch or 1
-    needs = engine.weights_bytes + engine.cached_bytes(serve.max_seq_len) * batch
-    needs += engine.buffers_bytes(chunk=chunk, batch=batch)
+    needs = (
+        engine.weights_bytes + engine.cached_bytes(serve.max_seq_len) + engine.buffers_bytes(chunk=chunk, batch=batch)
+    )
     usable = engine.constants.memory_fraction * machine.memory_bytes
     gib = 1024**3
     reason = f"needs {needs / gib:.1f} GiB of {usable / gib:.1f} GiB a device"
