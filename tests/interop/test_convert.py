@@ -14,11 +14,12 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 from torch import nn
 
 from llmc.runtimes.common.errors import RunError
 from llmc.runtimes.pytorch.huggingface import files
-from llmc.runtimes.pytorch.weights import load_weights
+from llmc.runtimes.pytorch.weights import load_weights, save_weights
 
 SIZES = {"vocab_size": 131, "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 64}
 IDS = {"bos_token_id": 1, "eos_token_id": 2}
@@ -77,7 +78,12 @@ def test_large_weights_are_cut_into_files_that_load(
     assert not list((tmp_path / "cut").glob(".*"))
     whole, cut = program.load(tmp_path / "whole").state_dict(), program.load(tmp_path / "cut").state_dict()
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
-    program.export(tmp_path / "cut", tmp_path / "back")  # an export is cut as well, and transformers reads it
+    program.export(tmp_path / "cut", tmp_path / "one")  # as it was
+    assert (tmp_path / "one/model.safetensors").read_bytes() == (hf / "model.safetensors").read_bytes()
+    (tmp_path / "cut/huggingface.index.json").unlink()
+    program.export(
+        tmp_path / "cut", tmp_path / "back"
+    )  # what has no original is cut as well, and transformers reads it
     assert len(list((tmp_path / "back").glob("model-0*-of-0*.safetensors"))) > 3
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back")
     assert torch.equal(again.transformer.wte.weight, whole["embed.weight"])
@@ -143,6 +149,18 @@ def test_companions_and_end_tokens_go_along(program: Any, hf: Path, tmp_path: Pa
     assert settings == {"temperature": 0.7, "bos_token_id": 1, "eos_token_id": [2, 5]}
     program.export(tmp_path / "weights", tmp_path / "back")
     assert json.loads((tmp_path / "back/config.json").read_text())["eos_token_id"] == [2, 5]
+
+
+def test_a_model_trained_here_is_exported_with_its_tokenizer(program: Any, tmp_path: Path):
+    """A checkpoint of a run has weights and a tokenizer.json, and no files of transformers'."""
+    save_weights(program.model.Model(), tmp_path / "step-1")
+    tokenizer = Tokenizer(models.BPE(vocab={"<|endoftext|>": 0, "a": 1, "b": 2, "ab": 3}, merges=[("a", "b")]))
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(tmp_path / "step-1/tokenizer.json"))
+    program.export(tmp_path / "step-1", tmp_path / "hf")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert again("aba<|endoftext|>").input_ids == [3, 1, 0]
+    assert again.eos_token_id == transformers.AutoConfig.from_pretrained(tmp_path / "hf").eos_token_id == 0
 
 
 SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 from llmc.cli.main import main
 from llmc.compiler.emit.tree import write_tree
 from llmc.compiler.importing import imported_spec
+from llmc.compiler.lower.hf_names import HF_NAMES
 from llmc.compiler.pipeline import build
 from llmc.spec.hf_config import from_hf_config
 from llmc.spec.load import load_spec, load_text
@@ -218,3 +220,9 @@ def test_the_spec_says_what_the_config_says(tmp_path: Path, config_class: str, v
     spec, _ = load_text(imported_spec(config, name="a"))
     expected = Model.model_validate(from_hf_config(config))
     assert spec.model.model_dump(exclude={"family"}) == expected.model_dump(exclude={"family"})
+
+
+def test_the_page_names_every_type_that_is_converted(root: Path):
+    page = (root / "docs/checkpoints.md").read_text(encoding="utf-8")
+    listed = page.partition("### What is read")[2].partition("Mixtures of experts")[0]
+    assert set(re.findall(r"`([a-z0-9_]+)`", listed)) - {"gemma3"} == set(HF_NAMES)

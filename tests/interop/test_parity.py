@@ -17,6 +17,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from llmc.compiler.lower.hf_names import HF_NAMES
+
 VOCAB, NUM_TOKENS, WINDOW = 131, 40, 7
 TOLERANCE = 1e-4
 
@@ -202,6 +204,10 @@ def case(
     with torch.no_grad():
         expected = theirs(tokens).logits
     return Case(request.param, folder, theirs, program, program.load(folder / "weights"), tokens, expected)
+
+
+def test_every_type_that_is_converted_is_compared():
+    assert {getattr(transformers, name).model_type for name, _ in CONFIGS.values()} == set(HF_NAMES)
 
 
 def test_logits_are_those_of_transformers(case: Case):

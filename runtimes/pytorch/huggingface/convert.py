@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...common.errors import RunError
-from ..weights import INDEX
+from ..weights import INDEX, SINGLE
 from .files import (
     ORIGIN,
     TensorWriter,
@@ -74,8 +74,7 @@ def import_checkpoint(
         writer.finish()
     copy_companions(source, out)
     note_end_tokens(source, out)
-    if (source / INDEX).is_file():
-        (out / ORIGIN).write_bytes((source / INDEX).read_bytes())
+    _note_layout(source, out, names=[name for _, names in table.values() for name in names])
     return len(table)
 
 
@@ -109,6 +108,15 @@ def export_checkpoint(
     return sum(len(entry.names) for entry in table.values())
 
 
+def _note_layout(source: Path, out: Path, *, names: list[str]) -> None:
+    """Keep how a checkpoint is cut into files, where that is not how an export would cut it."""
+    (out / ORIGIN).unlink(missing_ok=True)  # of an earlier import
+    if not (source / SINGLE).is_file():
+        (out / ORIGIN).write_bytes((source / INDEX).read_bytes())
+    elif not (out / SINGLE).is_file():
+        write_json(out / ORIGIN, {"weight_map": dict.fromkeys(names, SINGLE)})
+
+
 def _write_parts(table: Table, stored: Stored, *, source: Path, out: Path) -> None:
     """The files of an export: cut as the imported checkpoint was, where it is known."""
     names = {name for entry in table.values() for name in entry.names}
@@ -122,7 +130,8 @@ def _write_parts(table: Table, stored: Stored, *, source: Path, out: Path) -> No
     for file in sorted(set(layout.values())):
         wanted = {name for name in names if layout[name] == file}
         save_whole(dict(_parts(table, stored, wanted=wanted)), out / file)
-    (out / INDEX).write_bytes((source / ORIGIN).read_bytes())
+    if SINGLE not in layout.values():
+        (out / INDEX).write_bytes((source / ORIGIN).read_bytes())
 
 
 def _parts(table: Table, stored: Stored, *, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:

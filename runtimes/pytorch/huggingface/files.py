@@ -129,21 +129,26 @@ def note_end_tokens(source: Path, out: Path) -> None:
 
 
 def special_ids(source: Path) -> dict[str, Any]:
-    """What config.json says of special tokens, from generation_config.json."""
+    """What config.json says of special tokens: from generation_config.json, or of a tokenizer of ours its only one."""
     stated = read_json(source / "generation_config.json")
-    return {key: stated[key] for key in _SPECIAL_IDS if stated.get(key) is not None}
+    ids = {key: stated[key] for key in _SPECIAL_IDS if stated.get(key) is not None}
+    end = _only_special_token(source)
+    return ids or ({} if end is None else {"eos_token_id": end["id"]})
 
 
 def describe_tokenizer(out: Path) -> None:
     """A tokenizer_config.json for a tokenizer of ours, without which transformers guesses by the model's type."""
     if not (out / "tokenizer.json").is_file() or (out / "tokenizer_config.json").exists():
         return
-    added = read_json(out / "tokenizer.json").get("added_tokens", [])
-    special = [token["content"] for token in added if token.get("special")]
-    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    if len(special) == 1:  # one special token ends a text
-        config["eos_token"] = special[0]
-    write_json(out / "tokenizer_config.json", config)
+    end = _only_special_token(out)
+    role = {} if end is None else {"eos_token": end["content"]}
+    write_json(out / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **role})
+
+
+def _only_special_token(folder: Path) -> dict[str, Any] | None:
+    """The special token of a tokenizer that has just one, as those trained here do: it ends a text."""
+    special = [token for token in read_json(folder / "tokenizer.json").get("added_tokens", []) if token.get("special")]
+    return special[0] if len(special) == 1 else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
