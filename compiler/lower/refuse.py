@@ -35,7 +35,7 @@ def refuse_spec(spec: Spec) -> Iterator[Diagnostic]:
     for section, what in _SECTIONS.items():
         if getattr(spec, section) is not None:
             yield _refused(
-                f"`{section}`: {what} is not lowered yet; model, data, train and serve are", (section,), part="key"
+                f"`{section}` ({what}) is not lowered yet; model, data, train and serve are", (section,), part="key"
             )
     if spec.train is not None and len(spec.train) > 1:
         message = f"{len(spec.train)} training stages are not lowered yet; a single one is"

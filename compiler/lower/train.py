@@ -47,6 +47,7 @@ class TrainView:
     lr_span: float
     """What the rate falls by, as a share of the peak."""
     grad_clip: float | None
+    has_z_loss: bool
     init_std: float
     seed: int
     data_seed: int
@@ -99,6 +100,7 @@ def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str, kernel
         min_lr_ratio=min_lr_ratio,
         lr_span=1.0 - min_lr_ratio,
         grad_clip=train.grad_clip,
+        has_z_loss=train.z_loss > 0,
         init_std=train.init_std,
         seed=train.seed,
         data_seed=spec.data.seed if spec.data else 0,

@@ -86,7 +86,7 @@ def train_step(
 
 @torch.no_grad()
 def validate(model: Model, loader: TokenLoader) -> float:
-    """The mean loss of a token over 8 micro-batches of text that training does not see, the same ones each time."""
+    """The mean loss of a token over 8 micro-batches that training does not see, the same ones each time."""
     total, num_tokens = 0.0, 0
     for windows in loader.sweep(8):
         batch = torch.from_numpy(windows).to("cuda", non_blocking=True)  # [B, T + 1]
