@@ -89,7 +89,8 @@ def given(parallel: Parallel) -> Given:
 def layouts(
     wanted: Given, graph: Graph, machine: Machine, *, seq_len: int, global_batch: int | None
 ) -> Iterator[tuple[Layout, ...]]:
-    """Every layout of the machine that keeps what was given, in groups that differ in recompute alone, least first.
+    """Every layout of the machine that keeps what was given, in groups: once a layout of a group fits, the rest of it are
+    no faster (they recompute more, or shard more of the states).
 
     Rules (rules.py) are checked elsewhere.
     """
@@ -123,7 +124,7 @@ def _fill(
     recomputes: tuple[Recompute, ...] = ("none", "selective", "full")
     for micro_batch, accumulation in _batches(wanted, mesh, machine, global_batch=global_batch):
         for schedule, virtual in _schedules(wanted, mesh, graph, micro_batches=accumulation):
-            for zero in _zeros(wanted, mesh):
+            for zeros in _zeros(wanted, mesh):
                 yield tuple(
                     Layout(
                         dp_replicate=mesh.dp_replicate,
@@ -142,6 +143,7 @@ def _fill(
                         cp_kind=(wanted.cp_kind or "ring") if mesh.cp > 1 else None,
                     )
                     for recompute in (recomputes if wanted.recompute is None else (wanted.recompute,))
+                    for zero in zeros
                 )
 
 
@@ -182,13 +184,16 @@ def _expert_degrees(wanted: Given, graph: Graph, *, ranks: int) -> Iterable[int]
     return divisors(math.gcd(experts, ranks), at_most=MAX_EXPERT_RANKS)
 
 
-def _zeros(wanted: Given, mesh: _Mesh) -> Iterable[Zero]:
-    """Sharding inside a node with replicas across is tried for ZeRO-3, whose gathers it keeps off the network."""
+def _zeros(wanted: Given, mesh: _Mesh) -> tuple[tuple[Zero, ...], ...]:
+    """Levels that take equally long stand together, the simplest first: ZeRO-2 saves memory over ZeRO-1 and no time.
+
+    Sharding inside a node with replicas across is tried for ZeRO-3, whose gathers it keeps off the network.
+    """
     if wanted.zero is not None:
-        return (wanted.zero,)
+        return ((wanted.zero,),)
     if mesh.dp_shard * mesh.cp == 1:
-        return (0,)
-    return (3,) if mesh.dp_replicate > 1 and wanted.dp_replicate is None else (1, 2, 3)
+        return ((0,),)
+    return ((3,),) if mesh.dp_replicate > 1 and wanted.dp_replicate is None else ((1, 2), (3,))
 
 
 def _batches(wanted: Given, mesh: _Mesh, machine: Machine, *, global_batch: int | None) -> Iterator[tuple[int, int]]:

@@ -69,7 +69,7 @@ class Search:
 def search(candidates: Iterable[tuple[Layout, ...]], work: Workload, *, global_batch: int | None) -> Search:
     """Price every candidate; fastest first in `fitting`.
 
-    Candidates come in groups that differ in recompute alone, least first: once one fits, the rest do the same and more.
+    Candidates come in groups (enumerate.layouts): once one fits, the rest are no faster.
     Groups of one mesh come with growing micro-batches: once none of a group fits, larger micro-batches do not either.
     """
     found = Search()
@@ -90,9 +90,9 @@ def search(candidates: Iterable[tuple[Layout, ...]], work: Workload, *, global_b
 
 
 def _family(layout: Layout) -> tuple[object, ...]:
-    """What layouts have in common that differ in micro-batch and recompute."""
+    """What layouts have in common that differ in micro-batch, recompute and ZeRO-1 or 2."""
     mesh = (layout.dp_replicate, layout.dp_shard, layout.tp, layout.cp, layout.pp, layout.ep)
-    return (*mesh, layout.schedule, layout.virtual_stages, layout.zero)
+    return (*mesh, layout.schedule, layout.virtual_stages, layout.zero == 3)
 
 
 def _try(layout: Layout, work: Workload, found: Search, *, global_batch: int | None) -> bool:
