@@ -1,7 +1,8 @@
 """Residual sum + RMSNorm.
 
 Fuses    add -> rms_norm, so that the residual stream is read and written once a norm.
-Applies  to CPU programs whose blocks norm first (`block: {kind: sequential, norms: pre}`) with RMSNorm.
+Applies  to CPU programs whose blocks norm first (`block: {kind: sequential, norms: pre}`) with RMSNorm and
+         add their parts as they are (no `residual_scale`).
 Cost     a token: reads x and the branch, writes the stream and its normed copy; keeps normed numbers and one figure.
          Separate ops keep the fp32 stream in place of the normed bf16 numbers: twice the bytes.
 Truth    runtimes/reference/norm.py: add_rms_norm
@@ -36,7 +37,7 @@ class AddRmsNorm(Kernel):
 
 def choose(setting: Setting) -> AddRmsNorm | None:
     model, dtype = setting.model, setting.cpu_dtype
-    is_pre = model.block.kind == "sequential" and model.block.norms == "pre"
+    is_pre = model.block.kind == "sequential" and model.block.norms == "pre" and model.block.residual_scale is None
     if dtype is None or not is_pre or model.norm.kind != "rmsnorm":
         return None
     return AddRmsNorm(

@@ -77,6 +77,9 @@ def _model(spec: Spec) -> Iterator[Diagnostic]:
     if model.moe is not None:
         message = "mixtures of experts are not lowered yet; the dense feed-forward block is: `moe: null`"
         yield _refused(message, ("model", "moe"), part="key")
+    if model.head.normalize:
+        message = "a head with normalised rows (Baichuan 2) is not lowered yet; a plain one is: `normalize: false`"
+        yield _refused(message, ("model", "head", "normalize"))
     scaling = getattr(model.position, "scaling", None)
     longest = longest_sequence(spec)
     if scaling is not None and scaling.kind == "dynamic" and longest > model.max_seq_len:

@@ -60,22 +60,27 @@ def load_build() -> Callable[[Path], Program]:
     """The modules of a build folder."""
 
     def load(folder: Path) -> Program:
-        # convert.py says `from model import Model`: each build's own
-        sys.modules["model"] = model = _module("model", folder / "model.py")
-        convert = _module("convert", folder / "convert.py")
-        del sys.modules["model"]
+        # model.py says `from kernels.…`, convert.py `from model import Model`: each build's own
+        sys.path.insert(0, str(folder))
+        try:
+            sys.modules["model"] = model = _module("model", folder / "model.py")
+            convert = _module("convert", folder / "convert.py")
+        finally:
+            sys.path.remove(str(folder))
+            for name in [name for name in sys.modules if name.partition(".")[0] in ("model", "kernels")]:
+                del sys.modules[name]
         return Program(folder, model, convert, config=json.loads((folder / "hf_config.json").read_text()))
 
     return load
 
 
 @pytest.fixture(scope="session")
-def build_for(load_build: Callable[[Path], Program]) -> Callable[[Path], Program]:
-    """Folder with `hf/` -> the program that a spec with `model: {hf: ./hf}` builds, in its `build/`."""
+def build_for(load_build: Callable[[Path], Program]) -> Callable[..., Program]:
+    """Folder with `hf/` -> the program that a spec with `model: {hf: ./hf}`, and `more` below it, builds in its `build/`."""
 
-    def build_program(folder: Path) -> Program:
+    def build_program(folder: Path, more: str = "") -> Program:
         spec, out = folder / "spec.yaml", folder / "build"
-        spec.write_text(SPEC, encoding="utf-8")
+        spec.write_text(SPEC + more, encoding="utf-8")
         result = build(spec, out)
         assert result.tree is not None, [each.message for each in result.diagnostics]
         write_tree(result.tree, out)

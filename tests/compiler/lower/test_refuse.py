@@ -56,6 +56,7 @@ def test_a_spec_that_no_pass_understands_is_refused_before_planning(
         ({"model": {"attention": MLA}}, "model.attention.kind", "mha, mqa and gqa are"),
         ({"model": {"moe": {"num_experts": 4, "experts_per_token": 2}}}, "model.moe", "dense"),
         ({"model": {"kind": "encoder"}}, "model.kind", "kind decoder is"),
+        ({"model": {"head": {"normalize": True}}}, "model.head.normalize", "a plain one is"),
         (
             {"model": {"position": DYNAMIC}, "serve": TINY["serve"] | {"max_seq_len": 200}},
             "model.position.scaling",
