@@ -2,7 +2,7 @@
 
     minimise    devices, then time per token                       (least cost for the asked load)
     subject to  weights + keys and values + buffers <= memory      Engine.weights_bytes, .cached_bytes, .buffers_bytes
-                percentiles <= SLO, keeps up with the rate         cost.serving.serve_open, serve_closed
+                percentiles <= SLO, keeps up with the rate         cost.load
                 what the user wrote
 
 Formats come in the order in which the user lists them: of two layouts with equally many devices the earlier format wins.
@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..cost.serving import Engine, EngineShape, Load, Service, serve_closed, serve_open
+from ..cost.load import Load, Service, serve_closed, serve_open
+from ..cost.serving import Engine, EngineShape
 from .enumerate import divisors
 
 if TYPE_CHECKING:

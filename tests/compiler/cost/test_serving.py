@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmc.compiler.cost.serving import Engine, EngineShape, Load, serve_closed, serve_open
+from llmc.compiler.cost.load import Load, serve_closed, serve_open
+from llmc.compiler.cost.serving import Engine, EngineShape
 
 from ..models import DEEPSEEK_V3, GEMMA_2_9B, LLAMA_3_8B, LLAMA_3_70B, graph_of, h100s
 

@@ -24,7 +24,15 @@ hardware: {accelerator: h100-sxm-80g, nodes: 1, per_node: 8, price_per_hour_usd:
 train: {objective: causal_lm, steps: 1000, seq_len: 2048, global_batch: 64}
 parallel: auto
 """
-EXAMPLES = ("2-llama3-8b-64xh100", "3-llama3-405b-fixed", "4-mixtral-moe", "5-serve-slo", "6-tpu", "7-ascend", "tiny-code")
+EXAMPLES = (
+    "2-llama3-8b-64xh100",
+    "3-llama3-405b-fixed",
+    "4-mixtral-moe",
+    "5-serve-slo",
+    "6-tpu",
+    "7-ascend",
+    "tiny-code",
+)
 
 
 @pytest.fixture
