@@ -147,6 +147,18 @@ def explain(
 
 
 @app.command()
+def backtest(
+    measurements: Annotated[Path, typer.Argument(metavar="CSV", help="Published measurements, one a line.")],
+    json: Annotated[bool, typer.Option("--json", help="Print scores and every prediction as JSON.")] = False,
+    brief: Annotated[bool, typer.Option("--brief", help="Leave out the table by source.")] = False,
+) -> None:
+    """Score the cost model on published measurements, each layout as it was published."""
+    from .backtesting import score_file
+
+    _exit(score_file(measurements, want_json=json, brief=brief))
+
+
+@app.command()
 def doctor() -> None:
     """Show versions, this machine, and what works here."""
     from .checking import examine

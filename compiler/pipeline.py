@@ -21,7 +21,7 @@ from ..spec.load import locate, read_spec
 from .frontend.model import build_graph, build_model
 from .ir.graph import Graph
 from .ir.text import print_graph
-from .passes.choose_attention import choose_attention
+from .passes.choose_attention import choose_attention, unfuse_attention
 from .passes.fuse_add_norm import fuse_add_norm
 from .passes.fuse_gate_up import fuse_gate_up
 from .passes.fuse_linear_cross_entropy import fuse_linear_cross_entropy
@@ -52,7 +52,7 @@ KERNEL_PASSES: dict[str, Callable[[Graph], Graph]] = {
 EXIT_FINE, EXIT_SPEC_ERROR, EXIT_NOTHING_FITS = 0, 1, 3
 NOTHING_FITS = frozenset({"P201", "P220", "P221"})
 """Codes of specs that are right and that the machine cannot hold."""
-PLANNER_SECTIONS = ("hardware", "parallel")
+PLANNER_SECTIONS = ("hardware", "parallel", "assume")
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ class _Compilation:
         except SpecError as error:
             self._tell(error.diagnostics)
             return None
-        return run_passes(graph, kernels=kernels_of(spec), dump=self.dump)
+        attention = spec.assume.attention if spec.assume is not None else None
+        return run_passes(graph, kernels=kernels_of(spec), attention=attention, dump=self.dump)
 
     def _lower(self, spec: Spec, plan: Plan, out_dir: Path) -> Tree | None:
         """Plan -> Program -> files."""
@@ -231,17 +232,26 @@ def kernels_of(spec: Spec) -> frozenset[str]:
     from .kernels.table import choose_kernels
     from .lower.model import longest_sequence
 
-    if spec.train is None or spec.hardware.num_devices > 1:
+    if spec.train is None or spec.hardware.num_devices > 1 or spec.assume is not None:
         return frozenset()
     setting = Setting(spec, spec.train[0], grad_accumulation=1, longest=longest_sequence(spec))
     return frozenset(kernel.template for kernel in choose_kernels(setting))
 
 
-def run_passes(graph: Graph, *, kernels: frozenset[str] = frozenset(), dump: _Dump | None = None) -> Graph:
-    """All passes in order, then those of the program's kernels; with `dump`, the graph before and after each as text."""
+def run_passes(
+    graph: Graph, *, kernels: frozenset[str] = frozenset(), attention: str | None = None, dump: _Dump | None = None
+) -> Graph:
+    """All passes in order, then those of the program's kernels; with `dump`, the graph before and after each as text.
+
+    `attention` is what a spec assumes another program's to be: unfused, or flash kernels also where PyTorch has none.
+    """
     if dump is not None:
         dump.write("graph.ir.txt", print_graph(graph))
-    for each in (*PASSES, *(KERNEL_PASSES[name] for name in KERNEL_PASSES if name in kernels)):
+    passes = PASSES
+    if attention is not None:
+        instead = (unfuse_attention,) if attention == "unfused" else ()
+        passes = (*(each for each in PASSES if each is not choose_attention), *instead)
+    for each in (*passes, *(KERNEL_PASSES[name] for name in KERNEL_PASSES if name in kernels)):
         graph = each(graph)
         if dump is not None:
             dump.write(f"{each.__name__}.ir.txt", print_graph(graph))

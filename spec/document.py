@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from .assume import Assume
 from .base import Node
 from .data import Data
 from .deploy import Compress, Deploy, Eval
@@ -49,6 +50,7 @@ class Spec(Node):
         | None
     ) = Field(default=None, description="The training recipe: one stage, or a list of them.")
     parallel: ParallelOrAuto = Field(default=Parallel(rest="auto"), description="auto, or degrees fixed by hand.")
+    assume: Assume | None = Field(default=None, description="Another program's ways, to price it in place of ours.")
     compress: Compress | None = Field(default=None, description="Compression of the trained model.")
     serve: Serve | None = Field(default=None, description="The server.")
     deploy: Deploy | None = Field(default=None, description="Where the program runs.")

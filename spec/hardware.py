@@ -66,6 +66,9 @@ class Accelerator(Node):
     )
     vendor: str | None = Field(default=None, description="Maker.")
     kind: Literal["gpu", "tpu", "npu", "cpu"] = Field(description="What kind of device; it decides the backend.")
+    architecture: str | None = Field(
+        default=None, description="Family of devices that the cost model's constants go by; null: those of the kind."
+    )
     memory_gib: GiB = Field(description="Device memory.")
     memory_gb_s: GBPerSecond = Field(description="Memory bandwidth.")
     peak_tflops: PeakTflops = Field(description="Dense peak a number format.")

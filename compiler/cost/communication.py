@@ -2,7 +2,7 @@
 
 Volumes: tensor parallel four all-reduces of tokens · h a layer, each an all-gather and a reduce-scatter under sequence
 parallelism; ZeRO-3 gathers weights twice and scatters gradients once; a ring passes keys and values on; experts take two
-all-to-alls each way. Shares that stay exposed are fitted: constants.py.
+all-to-alls each way. Shares that stay exposed are fitted: constants.toml.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from ..ir.ops import Op
 from .collectives import all_gather_s, all_reduce_s, all_to_all_s, reduce_scatter_s, send_s
 from .compute import BlockTime
-from .constants import OVERLAP
 from .sharding import TENSOR_DIMS
+from .software import OURS, Software
 
 if TYPE_CHECKING:
     from ..planner.layout import Layout
@@ -45,6 +45,7 @@ def traffic_of(
     hidden_size: int,
     tokens: int,
     machine: Machine,
+    software: Software = OURS,
 ) -> Traffic:
     """The traffic of one block."""
     rows = layout.micro_batch * tokens / layout.cp
@@ -52,11 +53,16 @@ def traffic_of(
     tp_s = _tensor_parallel_s(ops, layout, hidden_bytes=hidden_bytes, machine=machine)
     cp_s = _context_parallel_s(ops, layout, rows=rows, hidden_bytes=hidden_bytes, machine=machine)
     ep_s = _expert_parallel_s(ops, layout, hidden_bytes=hidden_bytes, machine=machine)
-    fsdp_s, fsdp_exposed = _sharded_parameters_s(layout, time=time, parameters=parameters, machine=machine)
-    tp_share = OVERLAP.tp_exposed_sp if layout.sequence_parallel else OVERLAP.tp_exposed
+    gradient_bytes = VALUE_BYTES if software.reduces_halves else GRADIENT_BYTES
+    fsdp_s, fsdp_exposed = _sharded_parameters_s(
+        layout, time=time, parameters=parameters, gradient_bytes=gradient_bytes, machine=machine
+    )
+    constants = machine.constants
+    is_hidden = layout.sequence_parallel and software.overlaps
+    tp_share = constants.tp_exposed_overlapped if is_hidden else constants.tp_exposed
     attention = time.by_class.get("attention", 0.0)
-    cp_exposed = max(0.0, cp_s - OVERLAP.fsdp_window * attention) if layout.cp_kind != "ulysses" else cp_s
-    exposed = tp_share * tp_s + cp_exposed + OVERLAP.ep_exposed * ep_s + fsdp_exposed
+    cp_exposed = max(0.0, cp_s - constants.fsdp_window * attention) if layout.cp_kind != "ulysses" else cp_s
+    exposed = tp_share * tp_s + cp_exposed + constants.ep_exposed * ep_s + fsdp_exposed
     return Traffic(tp_s=tp_s, cp_s=cp_s, ep_s=ep_s, fsdp_s=fsdp_s, exposed_s=exposed)
 
 
@@ -121,7 +127,7 @@ def _expert_parallel_s(ops: tuple[Op, ...], layout: Layout, *, hidden_bytes: flo
 
 
 def _sharded_parameters_s(
-    layout: Layout, *, time: BlockTime, parameters: tuple[int, int], machine: Machine
+    layout: Layout, *, time: BlockTime, parameters: tuple[int, int], gradient_bytes: float, machine: Machine
 ) -> tuple[float, float]:
     """(total, exposed) seconds of ZeRO-3: gather for the forward and the backward pass, scatter gradients."""
     if layout.zero != 3 or layout.shards == 1:
@@ -130,36 +136,46 @@ def _sharded_parameters_s(
     group = machine.group(layout.shards, stride=layout.tp)
     expert_group = machine.group(max(1, layout.shards // layout.ep), stride=layout.tp * layout.ep)
     gather = all_gather_s(dense * VALUE_BYTES, group) + all_gather_s(experts * VALUE_BYTES, expert_group)
-    scatter = reduce_scatter_s(dense * GRADIENT_BYTES, group) + reduce_scatter_s(experts * GRADIENT_BYTES, expert_group)
+    scatter = reduce_scatter_s(dense * gradient_bytes, group) + reduce_scatter_s(experts * gradient_bytes, expert_group)
+    constants = machine.constants
     total, exposed = 0.0, 0.0
     for seconds, compute in ((gather, time.forward_s), (gather + scatter, time.backward_s)):
-        hidden = min(seconds, OVERLAP.fsdp_window * compute)
+        hidden = min(seconds, constants.fsdp_window * compute)
         total += seconds
-        exposed += seconds - hidden + OVERLAP.slowdown * hidden
+        exposed += seconds - hidden + constants.slowdown * hidden
     return total, exposed
 
 
-def gradient_s(parameters: float, layout: Layout, *, machine: Machine) -> float:
+BUCKET = 40_000_000
+"""Parameters whose gradients travel together (Megatron's default for large groups)."""
+
+
+def gradient_s(
+    parameters: float, layout: Layout, *, machine: Machine, gradient_bytes: float = GRADIENT_BYTES, ep: int = 1
+) -> float:
     """Seconds a step that gradients (and under ZeRO-1 and 2 weights) travel between data-parallel ranks.
 
     ZeRO-0: an all-reduce of the gradients. ZeRO-1 and 2: reduce-scatter of gradients, all-gather of weights, 2Ψ in all;
     once a step for both, as published layouts do, though a ZeRO-2 that scatters after every micro-batch would send more.
-    ZeRO-3: only what replicas of the shards exchange; the rest travels with each layer.
+    ZeRO-3: only what replicas of the shards exchange; the rest travels with each layer. Parameters of experts that `ep`
+    ranks divide among them have that many times fewer ranks that hold the same.
     """
-    ranks, stride = layout.data_parallel * layout.cp, layout.tp
-    if ranks == 1:
+    ranks, stride = max(1, layout.data_parallel * layout.cp // ep), layout.tp * ep
+    if ranks == 1 or parameters == 0:
         return 0.0
+    buckets = max(1.0, parameters / BUCKET)
     if layout.zero == 0:
-        return all_reduce_s(parameters * GRADIENT_BYTES, machine.group(ranks, stride=stride))
+        return buckets * all_reduce_s(parameters / buckets * gradient_bytes, machine.group(ranks, stride=stride))
+    shards = max(1, layout.shards // ep)
     replicas = 0.0
     if layout.dp_replicate > 1:
-        shard_bytes = parameters / layout.shards * GRADIENT_BYTES
-        replicas = all_reduce_s(shard_bytes, machine.group(layout.dp_replicate, stride=stride * layout.shards))
-    if layout.zero == 3 or layout.shards == 1:
+        shard_bytes = parameters / shards * gradient_bytes
+        replicas = all_reduce_s(shard_bytes, machine.group(layout.dp_replicate, stride=stride * shards))
+    if layout.zero == 3 or shards == 1:
         return replicas
-    group = machine.group(layout.shards, stride=stride)
-    scattered = reduce_scatter_s(parameters * GRADIENT_BYTES, group)
-    return replicas + scattered + all_gather_s(parameters * VALUE_BYTES, group)
+    group = machine.group(shards, stride=stride)
+    scattered = reduce_scatter_s(parameters / buckets * gradient_bytes, group)
+    return replicas + buckets * (scattered + all_gather_s(parameters / buckets * VALUE_BYTES, group))
 
 
 def pass_on_s(layout: Layout, *, hidden_size: int, tokens: int, machine: Machine) -> float:

@@ -9,7 +9,7 @@ tensors that the backward pass works on, and what the runtime itself holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -45,6 +45,11 @@ class Ledger:
     def buffers(self) -> float:
         """What comes and goes, in the plan's five classes."""
         return self.logits + self.gathered + self.working + self.runtime
+
+    @property
+    def allocated(self) -> float:
+        """What the framework's allocator hands out: all but what the runtime holds."""
+        return self.peak - self.runtime
 
     @property
     def peak(self) -> float:
@@ -121,9 +126,14 @@ class KeptBytes:
     selective: float
     full: float
     two_largest: float
+    of_parts: Mapping[str, float]
+    """What need not be kept if a part is computed again (software.py)."""
 
-    def of(self, recompute: str) -> float:
-        return getattr(self, recompute)
+    def of(self, recompute: str, parts: Sequence[str] = ("attention",)) -> float:
+        """With `selective` recompute of these parts."""
+        if recompute != "selective" or tuple(parts) == ("attention",):
+            return getattr(self, recompute)
+        return max(self.full, self.none - sum(self.of_parts.get(part, 0.0) for part in parts))
 
 
 def kept_bytes(ops: Iterable[Op], degrees: Degrees, *, tokens: int, values: DType) -> KeptBytes:
@@ -137,12 +147,37 @@ def kept_bytes(ops: Iterable[Op], degrees: Degrees, *, tokens: int, values: DTyp
     of_attention = {op.id for op in local if op.name == "attn" or op.name.startswith("attn.")}
     attention = sum(size for key, size in sizes.items() if key.partition("#")[0] in of_attention)
     largest = sorted(sizes.values(), reverse=True)[:2]
+    full = _input_bytes(local, degrees, tokens=tokens, values=values)
+    of_parts = {"attention": attention, "half_of_layers": (everything - full) / 2, "nothing": 0.0}
+    by_id = {op.id: op for op in local}
+    for key, size in sizes.items():
+        op = by_id.get(key.partition("#")[0])
+        for part in _parts_that_write(op, is_own="#" in key) if op is not None else ():
+            of_parts[part] = of_parts.get(part, 0.0) + size * (0.5 if part == "half_of_products" else 1.0)
     return KeptBytes(
         none=everything,
         selective=everything - attention,
-        full=_input_bytes(local, degrees, tokens=tokens, values=values),
+        full=full,
         two_largest=sum(largest),
+        of_parts=of_parts,
     )
+
+
+def _parts_that_write(op: Op, *, is_own: bool) -> Sequence[str]:
+    """The part that makes a tensor again when it is computed again; `is_own`: one that only the op itself reads."""
+    if op.group == "norm":
+        return ("norms",)
+    if op.group == "attention":
+        return ("core_attention",) if is_own else ()
+    if op.group == "pointwise":
+        return ("activations", "mlp") if op.name.startswith("mlp") else ("norms",)
+    if op.group == "matmul":
+        return (
+            ("half_of_products", "mlp")
+            if op.name.startswith("mlp") and "down" not in op.name
+            else ("half_of_products",)
+        )
+    return ()
 
 
 def _input_bytes(ops: Sequence[Op], degrees: Degrees, *, tokens: int, values: DType) -> float:
@@ -164,7 +199,9 @@ def _saved_bytes(saved: Saved, degrees: Degrees, *, tokens: int, values: DType) 
     return saved.size_bytes(free, values=values)
 
 
-def loss_bytes(graph: Graph, degrees: Degrees, *, tokens: int, micro_batch: int, values: DType) -> float:
+def loss_bytes(
+    graph: Graph, degrees: Degrees, *, tokens: int, micro_batch: int, values: DType, is_fused: bool = True
+) -> float:
     """What the loss holds at its peak.
 
     Fused: a chunk of logits, which become their gradient, and the gradient of the head, with an fp32 sum where there are
@@ -172,7 +209,7 @@ def loss_bytes(graph: Graph, degrees: Degrees, *, tokens: int, micro_batch: int,
     """
     vocab = -(-graph.sizes["V"] // degrees.tp)
     rows = micro_batch * -(-tokens // degrees.cp)
-    if not any(True for _ in graph.ops("linear_cross_entropy")):
+    if not is_fused or not any(True for _ in graph.ops("linear_cross_entropy")):
         return rows * vocab * 10.0
     logits = rows * vocab * values.size_bytes
     sums = 4.0 if logits > LOSS_CHUNK_BYTES else 0.0

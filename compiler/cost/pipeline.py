@@ -37,7 +37,8 @@ def bubble_s(
 def in_flight(schedule: Schedule, *, rank: int, ranks: int, micro_batches: int, virtual: int) -> float:
     """Micro-batches whose activations rank number `rank` holds at once, in units of all of its layers.
 
-    GPipe m; 1F1B min(m, P−p); interleaved times 1 + (P−1)/(P·v) (Narayanan 2021b); DualPipe P + 1.
+    GPipe m; 1F1B min(m, P−p); interleaved (2(P−p−1) + (v−1)P + 1)/v, for the first rank P times 1 + (P−1)/(P·v) (Narayanan
+    2021b); DualPipe P + 1.
     """
     if schedule == "gpipe":
         return float(micro_batches)
@@ -45,7 +46,8 @@ def in_flight(schedule: Schedule, *, rank: int, ranks: int, micro_batches: int, 
         return float(min(micro_batches, ranks + 1))
     held = float(min(micro_batches, ranks - rank))
     if schedule == "interleaved_1f1b" and virtual > 1:
-        return min(float(micro_batches), held * (1 + (ranks - 1) / (ranks * virtual)))
+        chunks = 2 * (ranks - rank - 1) + (virtual - 1) * ranks + 1
+        return min(float(micro_batches), chunks / virtual)
     return held
 
 

@@ -48,7 +48,7 @@ class Engine:
 
     def __init__(self, graph: Graph, machine: Machine, shape: EngineShape) -> None:
         self.graph, self.machine, self.shape = graph, machine, shape
-        self.constants = serve_constants_of(name=machine.accelerator, kind=machine.kind)
+        self.constants = serve_constants_of(machine.constants.architecture)
         self.weights = DType.named(shape.weights)
         self.kv = DType.named(shape.kv_dtype)
         self.degrees = Degrees(tp=shape.tp, ep=shape.ep)

@@ -105,13 +105,9 @@ CPU = ServeConstants(
     spread=Spread(low=0.5, high=2.0),
 )
 
-_BY_NAME = (("a100", AMPERE), ("a800", AMPERE), ("h100", HOPPER), ("h200", HOPPER), ("h800", HOPPER), ("gh200", HOPPER))
-_BLACKWELL = ("b200", "b300", "gb200", "gb300")
+BY_ARCHITECTURE = {"ampere": AMPERE, "hopper": HOPPER, "blackwell": BLACKWELL, "ascend": NPU, "npu": NPU, "cpu": CPU}
 
 
-def serve_constants_of(*, name: str | None, kind: str) -> ServeConstants:
-    """The constants of a device."""
-    for prefix, constants in (*_BY_NAME, *((each, BLACKWELL) for each in _BLACKWELL)):
-        if name is not None and name.startswith(prefix):
-            return constants
-    return {"cpu": CPU, "npu": NPU}.get(kind, OTHER)
+def serve_constants_of(architecture: str) -> ServeConstants:
+    """The constants of a family of devices (constants.py tells a device's family)."""
+    return BY_ARCHITECTURE.get(architecture, OTHER)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .communication import gradient_s, pass_on_s
-from .compute import BlockTime, optimizer_s
-from .constants import OVERLAP, SCALE_PER_DOUBLING, spread_of
+from .compute import NARROW, optimizer_s
+from .constants import spread_of
 from .pipeline import bubble_s
 from .provenance import combine
 
@@ -82,19 +82,19 @@ def step_time(work: Workload, layout: Layout) -> StepTime:
         forward_s=share * (busiest.forward + busiest.exposed / 2),
         backward_s=share * (busiest.backward + busiest.again + busiest.exposed / 2),
     )
-    bubble += m * OVERLAP.imbalance * (busiest.whole - mean)
+    bubble += m * constants.imbalance * (busiest.whole - mean)
     compute = m * share * (busiest.forward + busiest.backward) + _overheads(work, layout)
     recompute = m * share * busiest.again
     optimizer = _optimizer_s(work, layout, kinds[0])
     dp_comm, dp_exposed = _gradients(work, layout, kinds, backward_s=share * busiest.backward)
     send = pass_on_s(layout, hidden_size=work.graph.sizes["D"], tokens=work.seq_len, machine=work.machine)
-    exposed = m * share * busiest.exposed + dp_exposed + 2 * (layout.pp - 1) * send
+    passes = 2 * (layout.pp - 1) + (0 if work.software.overlaps else 2 * m)
+    exposed = m * share * busiest.exposed + dp_exposed + passes * send
     doublings = max(0.0, math.log2(layout.devices / 8))
-    exposed += SCALE_PER_DOUBLING * doublings * (compute + recompute + bubble + optimizer + exposed)
+    exposed += constants.scale_per_doubling * doublings * (compute + recompute + bubble + optimizer + exposed)
 
     total = compute + recompute + bubble + optimizer + exposed
-    is_narrow = work.precision in ("fp8", "mxfp8", "nvfp4")
-    spread = spread_of(constants, is_narrow=is_narrow, has_experts=any(work.has_experts.values()))
+    spread = spread_of(constants, is_narrow=work.precision in NARROW, has_experts=any(work.has_experts.values()))
     low, high = combine([(total, spread)])
     return StepTime(
         compute=compute,
@@ -114,13 +114,13 @@ def step_time(work: Workload, layout: Layout) -> StepTime:
 
 def _rank_time(work: Workload, layout: Layout, rank: Rank) -> RankTime:
     total, degrees = RankTime(), layout.degrees
-    total.overhead = _expert_layers(work, rank) * work.machine.constants.moe_layer_overhead_s
+    total.overhead = _expert_layers(work, rank) * _moe_layer_s(work)
     for block, count in rank.layers:
         time = work.time(block, degrees, micro_batch=layout.micro_batch)
         traffic = work.traffic(block, layout)
         total.forward += count * time.forward_s
         total.backward += count * time.backward_s
-        total.again += count * _again_s(time, layout.recompute)
+        total.again += count * time.again_s(work.software.recomputed(layout.recompute))
         total.exposed += count * traffic.exposed_s
         total.tp += count * traffic.tp_s
         total.cp += count * traffic.cp_s
@@ -131,13 +131,6 @@ def _rank_time(work: Workload, layout: Layout, rank: Rank) -> RankTime:
         total.forward += time.forward_s
         total.backward += time.backward_s
     return total
-
-
-def _again_s(time: BlockTime, recompute: str) -> float:
-    """Seconds of forward work that the backward pass repeats."""
-    if recompute == "full":
-        return time.forward_s
-    return time.attention_forward_s if recompute == "selective" else 0.0
 
 
 def time_by_class(work: Workload, layout: Layout, time: StepTime) -> dict[str, float]:
@@ -157,35 +150,49 @@ def time_by_class(work: Workload, layout: Layout, time: StepTime) -> dict[str, f
 
 def _overheads(work: Workload, layout: Layout) -> float:
     """Launching and synchronising: a step, a micro-batch, a layer with experts."""
-    constants, m = work.machine.constants, layout.grad_accumulation
+    constants, m = work.machine.constants.software[work.software.kind], layout.grad_accumulation
     layers = sum(
         rank.times * _expert_layers(work, rank) for rank in work.ranks(pp=layout.pp, virtual=layout.virtual_stages)
     )
-    a_micro_batch = constants.micro_batch_overhead_s + layers / layout.pp * constants.moe_layer_overhead_s
-    return constants.step_overhead_s + m * a_micro_batch
+    return constants.step_s + m * (constants.micro_batch_s + layers / layout.pp * _moe_layer_s(work))
+
+
+def _moe_layer_s(work: Workload) -> float:
+    constants = work.machine.constants
+    return constants.captured_moe_layer_s if work.software.captured else constants.moe_layer_s
 
 
 def _expert_layers(work: Workload, rank: Rank) -> int:
     return sum(count for block, count in rank.layers if work.has_experts[block])
 
 
-def _rank_parameters(work: Workload, layout: Layout, rank: Rank) -> float:
-    parts = (*rank.layers, *((part, 1) for part in rank.parts))
-    return float(sum(count * sum(work.parameters(part, layout.degrees)) for part, count in parts))
+def _rank_parameters(work: Workload, layout: Layout, rank: Rank) -> tuple[int, int]:
+    """(dense, of routed experts) that one device of a rank holds."""
+    dense = experts = 0
+    for part, count in (*rank.layers, *((part, 1) for part in rank.parts)):
+        here = work.parameters(part, layout.degrees)
+        dense, experts = dense + count * here[0], experts + count * here[1]
+    return dense, experts
 
 
 def _gradients(work: Workload, layout: Layout, kinds: tuple[Rank, ...], *, backward_s: float) -> tuple[float, float]:
     """(total, exposed) seconds a step of gradients, and of weights under ZeRO-1 and 2; they hide behind the last backward pass."""
     if layout.data_parallel * layout.cp == 1:
         return 0.0, 0.0
-    parameters = max(_rank_parameters(work, layout, rank) for rank in kinds)
-    total = gradient_s(parameters, layout, machine=work.machine)
-    hidden = min(total, OVERLAP.fsdp_window * backward_s)
-    return total, total - hidden + OVERLAP.slowdown * hidden
+    dense, experts = max((_rank_parameters(work, layout, rank) for rank in kinds), key=sum)
+    size = 2.0 if work.software.reduces_halves else work.states(layout).gradients
+    total = gradient_s(dense, layout, machine=work.machine, gradient_bytes=size)
+    total += gradient_s(experts, layout, machine=work.machine, gradient_bytes=size, ep=layout.ep)
+    if not work.software.overlaps:
+        return total, total
+    constants = work.machine.constants
+    hidden = min(total, constants.fsdp_window * backward_s)
+    return total, total - hidden + constants.slowdown * hidden
 
 
 def _optimizer_s(work: Workload, layout: Layout, first: Rank) -> float:
     states = work.states(layout)
+    dense, experts = _rank_parameters(work, layout, first)
     shards = layout.shards if layout.zero >= 1 else 1
-    parameters = _rank_parameters(work, layout, first) / shards
+    parameters = dense / shards + experts / max(1, shards // layout.ep)
     return optimizer_s(parameters, states=states, machine=work.machine)

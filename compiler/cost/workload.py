@@ -11,7 +11,7 @@ from ..ir.facts import extent, flops
 from ..ir.graph import Graph
 from ..ir.ops import Op
 from .communication import Traffic, traffic_of
-from .compute import BlockTime, Formats, block_time
+from .compute import BlockTime, Formats, OpWork, block_time_of, block_works
 from .memory import (
     KeptBytes,
     Ledger,
@@ -26,6 +26,7 @@ from .memory import (
 )
 from .pipeline import in_flight, layers_of_stages
 from .sharding import Degrees
+from .software import OURS, Software
 
 if TYPE_CHECKING:
     from ..planner.layout import Layout
@@ -70,7 +71,9 @@ class Workload:
         precision: str,
         optimizer: str,
         program: Program | None = None,
+        software: Software = OURS,
     ) -> None:
+        self.software = software
         self.program: Program = program or ("autocast" if machine.num_devices == 1 else "mixed")
         self.graph = graph
         self.machine = machine
@@ -84,6 +87,7 @@ class Workload:
         self.ops_of |= {"before": trunk[:start], "after": trunk[start + 1 :]}
         self.has_experts = {part: any(op.kind == "route" for op in ops) for part, ops in self.ops_of.items()}
         self.is_tied = any(param.tied_to for op in self.ops_of["after"] for param in op.params)
+        self._works: dict[tuple[str, Degrees, int], tuple[OpWork, ...]] = {}
         self._times: dict[tuple[str, Degrees, int], BlockTime] = {}
         self._kept: dict[tuple[str, Degrees], KeptBytes] = {}
         self._parameters: dict[tuple[str, Degrees], tuple[int, int]] = {}
@@ -96,19 +100,32 @@ class Workload:
         """Whether a larger micro-batch always needs more: not if accumulating none saves the gradients' fp32 sums."""
         return self.program != "halves"
 
+    def reprice(self, machine: Machine) -> None:
+        """Another machine's constants for the same work: what was timed is forgotten, what there is to do is not."""
+        self.machine = machine
+        self._times.clear()
+        self._traffic.clear()
+
     def time(self, part: str, degrees: Degrees, *, micro_batch: int) -> BlockTime:
         """Seconds of one layer and one micro-batch on one device."""
         key = (part, degrees, micro_batch)
         if key not in self._times:
-            self._times[key] = block_time(
-                self.ops_of[part],
-                degrees,
-                batch=micro_batch,
-                tokens=self.seq_len,
+            self._times[key] = block_time_of(
+                self.works(part, degrees, micro_batch=micro_batch),
                 machine=self.machine,
                 formats=self.formats,
+                software=self.software,
             )
         return self._times[key]
+
+    def works(self, part: str, degrees: Degrees, *, micro_batch: int) -> tuple[OpWork, ...]:
+        """What one device has to do in one layer and one micro-batch, op by op."""
+        key = (part, degrees, micro_batch)
+        if key not in self._works:
+            self._works[key] = block_works(
+                self.ops_of[part], degrees, batch=micro_batch, tokens=self.seq_len, formats=self.formats
+            )
+        return self._works[key]
 
     def kept(self, part: str, degrees: Degrees) -> KeptBytes:
         """Bytes that one layer keeps for one sequence on one device."""
@@ -137,6 +154,7 @@ class Workload:
                 hidden_size=self.graph.sizes["D"],
                 tokens=self.seq_len,
                 machine=self.machine,
+                software=self.software,
             )
         return self._traffic[key]
 
@@ -168,15 +186,18 @@ class Workload:
 
     def ledger(self, layout: Layout) -> Ledger:
         """The ledger of the pipeline rank that needs most."""
-        ledgers = [self._rank_ledger(rank, layout) for rank in self.ranks(pp=layout.pp, virtual=layout.virtual_stages)]
-        return max(ledgers, key=lambda ledger: ledger.peak)
+        return max(self.ledgers(layout), key=lambda ledger: ledger.peak)
+
+    def ledgers(self, layout: Layout) -> list[Ledger]:
+        """Of each kind of pipeline rank, from the first to the last."""
+        return [self._rank_ledger(rank, layout) for rank in self.ranks(pp=layout.pp, virtual=layout.virtual_stages)]
 
     def _rank_ledger(self, rank: Rank, layout: Layout) -> Ledger:
         micro_batch, holds = layout.micro_batch, self.contents(rank, layout.degrees, recompute=layout.recompute)
         stage = StageParts(
             dense=holds.dense,
             experts=holds.experts,
-            kept=holds.kept * micro_batch,
+            kept=holds.kept * micro_batch * (1 - self.software.offload),
             in_flight=in_flight(
                 layout.schedule,
                 rank=rank.first,
@@ -212,7 +233,7 @@ class Workload:
         for block, count in rank.layers:
             block_dense, block_experts = self.parameters(block, degrees)
             saved = self.kept(block, degrees)
-            stays = saved.of(recompute)
+            stays = saved.of(recompute, self.software.selective)
             dense, experts = dense + count * block_dense, experts + count * block_experts
             largest = max(largest, block_dense + block_experts)
             kept += count * stays
@@ -236,4 +257,11 @@ class Workload:
 
     def _loss_bytes(self, degrees: Degrees, *, micro_batch: int) -> float:
         values = self.formats.values
-        return loss_bytes(self.graph, degrees, tokens=self.seq_len, micro_batch=micro_batch, values=values)
+        return loss_bytes(
+            self.graph,
+            degrees,
+            tokens=self.seq_len,
+            micro_batch=micro_batch,
+            values=values,
+            is_fused=self.software.fused_loss,
+        )

@@ -48,6 +48,9 @@ def refuse_spec(spec: Spec) -> Iterator[Diagnostic]:
 def refuse_program(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
     """What can be planned, and not yet built."""
     yield from refuse_spec(spec)
+    if spec.assume is not None:
+        message = "`assume` describes another program, to be planned and not built; without it ours is"
+        yield _refused(message, ("assume",), part="key")
     accelerator = spec.hardware.accelerator
     if accelerator.kind not in BACKENDS:
         message = f"programs for a {accelerator.kind} are not lowered yet; those for {_either(BACKENDS)} are"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..ir.ops import EAGER_ATTENTION, make_op
+from ..ir.ops import EAGER_ATTENTION, Op, make_op
 from ..ir.rewriter import Rewriter
 
 if TYPE_CHECKING:
@@ -16,9 +17,18 @@ def choose_attention(graph: Graph) -> Graph:
 
     The fused kernels of PyTorch know neither. The eager form keeps the scores [B H T S] for the backward pass.
     """
+    return _make_eager(graph, lambda op: "softcap" in op.attrs or bool(op.params), name="choose_attention")
+
+
+def unfuse_attention(graph: Graph) -> Graph:
+    """attention  becomes  eager_attention  everywhere: programs that a spec assumes to have no fused kernel."""
+    return _make_eager(graph, lambda _: True, name="unfuse_attention")
+
+
+def _make_eager(graph: Graph, applies: Callable[[Op], bool], *, name: str) -> Graph:
     rewriter = Rewriter(graph)
     for op in graph.ops("attention"):
-        if "softcap" not in op.attrs and not op.params:
+        if not applies(op):
             continue
         sizes, attrs = dict(op.sizes), dict(op.attrs)
         eager = make_op(
@@ -32,4 +42,4 @@ def choose_attention(graph: Graph) -> Graph:
             **attrs,
         )
         rewriter.replace(op, eager)
-    return rewriter.finish("choose_attention")
+    return rewriter.finish(name)

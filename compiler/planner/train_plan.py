@@ -9,6 +9,7 @@ from ...spec.batch import Batch, fixed_dp, solve_batch
 from ...spec.diagnostics import Diagnostic, diagnose
 from ...spec.units import GIB
 from ..cost.memory import Ledger
+from ..cost.software import software_of
 from ..cost.step import StepTime
 from ..cost.workload import Workload
 from ..topology.machine import Machine, machine_of
@@ -55,6 +56,7 @@ def plan_training(spec: Spec, graph: Graph, *, kernels: frozenset[str] = frozens
         precision=train.precision,
         optimizer=train.optimizer.name,
         program="halves" if machine.num_devices == 1 and "adamw" in kernels else None,
+        software=software_of(spec.assume),
     )
     wanted = given(parallel)
     found = _search(wanted, work, batch)
@@ -94,6 +96,7 @@ def _nothing(spec: Spec, wanted: Given, work: Workload, batch: Batch, found: Sea
             precision=work.precision,
             optimizer=work.optimizer,
             program=work.program if machine.num_devices == 1 else None,
+            software=work.software,
         )
         return _search(other, again, batch)
 

@@ -24,8 +24,6 @@ FAST_SHARE = 0.76
 """Of a fast link's datasheet bandwidth: 342 of 450 GB/s in an all-gather over 8 × H100 (measured, public)."""
 FAST_LATENCY_S = 1.8e-6
 """A ring step inside a node: 12.8 µs for the 7 steps of an all-gather over 8 × H100 (measured, public)."""
-SLOW_SHARE = 0.85
-"""Of the network's line rate (assumed)."""
 SLOW_LATENCY_S = 5.0e-6
 """A ring step between nodes (assumed)."""
 DEFAULT_INTER_NODE_BYTES_PER_S = 12.5e9
@@ -63,6 +61,12 @@ class Machine:
         inside = math.gcd(size, reach) if size > reach else size
         return Group(inside=inside, across=size // inside, fast=self.fast, slow=self.slow)
 
+    @property
+    def power_factor(self) -> float:
+        """What a device's power limit makes of its clock under load, against the family's usual limit."""
+        usual = self.constants.usual_tdp_w
+        return 1.0 if usual == 0 or self.tdp_w is None else (self.tdp_w / usual) ** self.constants.power_exponent
+
     def peak(self, precision: str) -> float:
         """FLOP/s of the matrix units in a precision; a format that they lack runs at the next wider one's rate."""
         for name in _FALLBACKS.get(precision, (precision, "bf16", "fp16", "fp32")):
@@ -87,7 +91,7 @@ def machine_of(hardware: Hardware) -> Machine:
     per_node = hardware.per_node or device.per_node
     num_devices = hardware.num_devices
     is_torus = device.torus is not None
-    domain = num_devices if is_torus else max(device.intra_node.domain or 0, min(per_node, num_devices))
+    domain = _domain(hardware, num_devices=num_devices, per_node=min(per_node, num_devices))
     fast = _fast_bytes_per_s(hardware)
     slow = _slow_bytes_per_s(hardware) if num_devices > domain else None
     peak = device.peak_tflops
@@ -100,6 +104,7 @@ def machine_of(hardware: Hardware) -> Machine:
         "int8": peak.int8,
     }
     name = device.name or device.like or "accelerator"
+    constants = constants_of(architecture=device.architecture, kind=device.kind)
     return Machine(
         accelerator=name,
         kind=device.kind,
@@ -110,14 +115,24 @@ def machine_of(hardware: Hardware) -> Machine:
         memory_bytes_per_s=device.memory_gb_s * GB,
         peak_flops_per_s={label: value * TERA for label, value in peaks.items() if value is not None},
         fast=Link(FAST_LATENCY_S, (fast or DEFAULT_INTRA_NODE_BYTES_PER_S) * FAST_SHARE),
-        slow=Link(SLOW_LATENCY_S, (slow or DEFAULT_INTER_NODE_BYTES_PER_S) * SLOW_SHARE),
+        slow=Link(SLOW_LATENCY_S, (slow or DEFAULT_INTER_NODE_BYTES_PER_S) * constants.network_share),
         fast_link=_named(device.intra_node.link, fast) if not is_torus else _named("torus", fast),
         slow_link=_named(device.inter_node.link, slow),
         knows_network=slow is not None or num_devices <= domain,
-        constants=constants_of(name=device.like or device.name, kind=device.kind),
+        constants=constants,
         price_per_hour_usd=hardware.price_per_hour_usd,
         tdp_w=device.tdp_w,
     )
+
+
+def _domain(hardware: Hardware, *, num_devices: int, per_node: int) -> int:
+    """Devices that fast links join, in equal groups: of a rack's 72, 256 devices use 64 each."""
+    device = hardware.accelerator
+    if hardware.topology is not None:
+        return num_devices
+    joined = device.intra_node.domain or 0
+    reach = joined if joined > device.per_node else per_node  # a rack of several hosts, or what one host holds
+    return max(size for size in range(1, min(reach, num_devices) + 1) if num_devices % size == 0)
 
 
 def _fast_bytes_per_s(hardware: Hardware) -> float | None:
@@ -125,7 +140,7 @@ def _fast_bytes_per_s(hardware: Hardware) -> float | None:
     if hardware.intra_node_gb_s is not None:
         return hardware.intra_node_gb_s * GB
     if device.torus is not None:
-        return device.torus.gb_s * GB
+        return 2 * device.torus.gb_s * GB  # both links of the axis that a ring runs along
     return device.intra_node.gb_s * GB if device.intra_node.gb_s is not None else None
 
 

@@ -132,6 +132,7 @@ MODELS = {
 H100: dict[str, Any] = {
     "name": "h100-sxm-80g",
     "kind": "gpu",
+    "architecture": "hopper",
     "memory_gib": 79.65,
     "memory_gb_s": 3350.0,
     "peak_tflops": {"bf16": 989.0, "fp8": 1978.0},

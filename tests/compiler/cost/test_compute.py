@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmc.compiler.cost.compute import Formats, block_time, law_s, op_time
-from llmc.compiler.cost.constants import BY_KIND, BY_NAME, constants_of
+from llmc.compiler.cost.constants import constants_of, spread_of, table
 from llmc.compiler.cost.provenance import EXACT, Spread, combine
 from llmc.compiler.cost.sharding import Degrees, shard
 from llmc.compiler.ir.facts import extent, flops
@@ -22,10 +22,12 @@ def test_the_law_is_a_launch_and_the_slower_of_two():
 
 
 def test_a_large_product_on_h100():
-    """[8192, 4096] x [4096, 28672]: 1.92 TFLOP at 0.72 of 989 TFLOP/s, and the launch; backward is two of it."""
+    """[8192, 4096] x [4096, 28672]: 1.92 TFLOP at a share of 989 TFLOP/s, less for short sides, and the launch; backward is two."""
     op = training_graph(LLAMA_3_8B)["block/mlp.gate_up"]
     time = op_time(op, extent(batch=2, tokens=4096), machine=h100s(1), formats=BF16)
-    assert time.forward_s == pytest.approx(3.5e-6 + 2 * 8192 * 4096 * 28672 / (0.72 * 989e12))
+    constants = constants_of(architecture="hopper", kind="gpu")
+    rate = constants.products["bf16"] * 989e12 / (1 + constants.half_side * (1 / 8192 + 1 / 4096 + 1 / 28672))
+    assert time.forward_s == pytest.approx(3.5e-6 + 2 * 8192 * 4096 * 28672 / rate)
     assert time.backward_s == 2 * time.forward_s
 
 
@@ -59,19 +61,40 @@ def test_context_parallel_ranks_share_a_causal_sequence_evenly():
     assert part.forward_s == pytest.approx(whole.forward_s / 4, rel=1e-2)
 
 
-def test_constants_are_physical_and_have_an_origin():
-    for constants in {id(each): each for each in (*dict(BY_NAME).values(), *BY_KIND.values())}.values():
-        for law in (constants.matmul, constants.matmul_fp8):
-            assert 0 < law.compute_share <= 1
-            assert 0 < law.memory_share <= 1
-            assert law.source
-        assert constants.spread.low < 1 < constants.spread.high
+def entries() -> dict[str, dict]:
+    """Every constant by its place in constants.toml."""
+    groups = {"shared": table()["shared"]}
+    for section in ("software", "architecture"):
+        groups |= {f"{section}.{name}": values for name, values in table()[section].items()}
+    return {f"{at}.{name}": each for at, group in groups.items() for name, each in group.items() if "value" in each}
+
+
+def test_constants_have_an_origin_and_lie_within_their_bounds():
+    for name, entry in entries().items():
+        assert entry["origin"] in ("measured", "fitted", "assumed"), name
+        assert entry["source"], name
+        if "prior" in entry:
+            assert entry["low"] <= entry["value"] <= entry["high"], name
+            assert entry["low"] <= entry["prior"] <= entry["high"], name
+
+
+def test_few_constants_are_fitted_to_published_steps():
+    assert sum("prior" in entry for entry in entries().values()) <= 25
+
+
+def test_shares_of_a_peak_are_below_it():
+    for architecture in table()["architecture"]:
+        constants = constants_of(architecture=architecture, kind="gpu")
+        shares = (*constants.products.values(), constants.memory, constants.matmul_memory, constants.flash)
+        assert all(0 < share <= 1 for share in shares)
 
 
 def test_a_device_never_seen_has_a_wider_interval():
-    known, unknown = constants_of(name="h100-sxm-80g", kind="gpu"), constants_of(name="my-gpu", kind="gpu")
+    known, unknown = (constants_of(architecture=name, kind="gpu") for name in ("hopper", None))
+    assert unknown.architecture == "gpu"
     assert unknown.spread.high > known.spread.high
-    assert unknown.matmul.origin == "assumed"
+    dense, narrow = (spread_of(known, is_narrow=narrow, has_experts=False) for narrow in (False, True))
+    assert narrow.low < dense.low < 1 < dense.high < narrow.high
 
 
 def test_errors_of_terms_that_err_alone_add_in_quadrature():

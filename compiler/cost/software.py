@@ -1,0 +1,59 @@
+"""How a program goes about its work: ours, or another one that a spec describes under `assume`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ...spec.assume import Assume
+
+
+@dataclass(frozen=True)
+class Software:
+    """Facts about a program that its layout does not tell. Defaults: the programs that llmc writes."""
+
+    kind: str = "fsdp"
+    """Class: eager, fsdp, tuned, xla (constants.toml, `software`)."""
+    attention: str | None = None
+    """unfused, flash2 or flash3; None: what the graph says, with the best kernels of the device."""
+    overlaps: bool = True
+    """Whether tensor parallelism and gradients travel beside compute."""
+    selective: tuple[str, ...] = ("attention",)
+    """What `recompute: selective` computes again."""
+    fused_loss: bool = True
+    offload: float = 0.0
+    """Share of activations kept in host memory."""
+    expert_load: float = 1.0
+    """Tokens of the busiest expert over the even share."""
+    efficiency: float = 1.0
+    reduces_halves: bool = False
+    """Whether gradients travel in 2 bytes though they are kept in 4."""
+    captured: bool = False
+    """Whether a step is captured as a graph, so that the host is never waited for."""
+
+    def recomputed(self, recompute: str) -> tuple[str, ...]:
+        """What is computed again in the backward pass, by name (workload.py)."""
+        return {"none": (), "full": ("everything",)}.get(recompute, self.selective)
+
+
+OURS = Software()
+
+
+def software_of(assume: Assume | None) -> Software:
+    """Ours, with what a spec assumes in its place."""
+    if assume is None:
+        return OURS
+    said = {
+        "kind": assume.software,
+        "attention": assume.attention,
+        "overlaps": assume.overlap,
+        "selective": assume.recompute,
+        "fused_loss": assume.fused_loss,
+        "offload": assume.offload,
+        "expert_load": assume.expert_load,
+        "efficiency": assume.efficiency,
+        "reduces_halves": None if assume.reduce is None else assume.reduce == "bf16",
+        "captured": assume.captured,
+    }
+    return Software(**{name: value for name, value in said.items() if value is not None})
