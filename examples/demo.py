@@ -51,13 +51,14 @@ def start_server(shorter: str) -> tuple[subprocess.Popen[str], str]:
     """Start `llmc run serve` and wait until it says where it listens."""
     args = ("run", "serve", str(SPEC), "--set", shorter, "--port", "0")
     print(f"\n$ llmc {' '.join(args)}", flush=True)
-    server = subprocess.Popen(llmc(*args), stdout=subprocess.PIPE, text=True)
+    with (RUN / "server.log").open("w") as log:  # its access log would run through the answers
+        server = subprocess.Popen(llmc(*args), stdout=subprocess.PIPE, stderr=log, text=True)
     assert server.stdout is not None
     for line in server.stdout:
         print(line, end="", flush=True)
         if match := re.search(r"serving on (http://\S+)", line):
             return server, match[1]
-    raise SystemExit(f"the server ended with status {server.wait()} before it was ready")
+    raise SystemExit(f"the server ended with status {server.wait()} before it was ready: see {RUN / 'server.log'}")
 
 
 def complete(url: str) -> None:
