@@ -3,9 +3,10 @@
 Both train a Llama of 134M parameters with fp32 master weights and bf16 matrix products on text of the standard library.
 Each side is a process of its own; they take turns step by step, so that a busy machine slows both alike. Ratios are
 medians over the turns. transformers runs twice, with glibc's malloc as it is and told to keep freed memory, which makes
-it faster and is what the generated program does; with --compiled also under torch.compile.
+it faster and is what the generated program does. --compiled adds transformers under torch.compile, --eager the generated
+program as it runs without a C++ compiler.
 
-    python benchmarks/train_step.py [--batch B ...] [--turns N] [--threads N] [--compiled] [--json FILE]
+    python benchmarks/train_step.py [--batch B ...] [--turns N] [--threads N] [--compiled] [--eager] [--json FILE]
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def start(name: str, side: str, *args: object, environment: dict[str, str] | Non
     return Side(name, process)
 
 
-def measure(batch: int, *, turns: int, threads: int, is_compiled: bool, folder: Path) -> dict[str, Any]:
+def measure(batch: int, *, turns: int, threads: int, is_compiled: bool, is_eager: bool, folder: Path) -> dict[str, Any]:
     build, weights = folder / f"batch-{batch}", folder / "model.safetensors"
     size = ["--set", f"train.global_batch={batch}", "--set", f"parallel.micro_batch={batch}"]
     subprocess.run([Path(sys.executable).with_name("llmc"), "build", SPEC, "-o", build, *size], check=True)
@@ -78,6 +79,9 @@ def measure(batch: int, *, turns: int, threads: int, is_compiled: bool, folder: 
         start("transformers, malloc kept", "transformers", batch, threads, weights, environment=KEEP_FREED),
         start("transformers", "transformers", batch, threads, weights),
     ]
+    if is_eager:
+        name = "generated, no C++ compiler"
+        sides.append(start(name, "ours", batch, threads, weights, build, environment={"LLMC_KERNELS": "eager"}))
     if is_compiled:
         name = "transformers, malloc kept, compiled"
         sides.append(start(name, "compiled", batch, threads, weights, environment=KEEP_FREED))
@@ -137,6 +141,7 @@ def main() -> None:
     parser.add_argument(
         "--compiled", action="store_true", help="transformers under torch.compile too (minutes to start)"
     )
+    parser.add_argument("--eager", action="store_true", help="the generated program without its compiled kernels too")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     args = parser.parse_args()
     print(
@@ -146,7 +151,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         write_first_weights(Path(name) / "model.safetensors")
         for batch in args.batch:
-            options = {"turns": args.turns, "threads": args.threads, "is_compiled": args.compiled}
+            options = {
+                "turns": args.turns,
+                "threads": args.threads,
+                "is_compiled": args.compiled,
+                "is_eager": args.eager,
+            }
             results.append(measure(batch, **options, folder=Path(name)))
             show(results[-1])
     if args.json:

@@ -16,7 +16,7 @@ KERNELS: dict[str, str] = {
     "add_rms_norm": ".add_rms_norm:choose",
     "causal_attention": ".causal_attention:choose",
     "embed": ".embed:choose",
-    "gated_activation": ".gated_activation:choose",
+    "gated_linear": ".gated_linear:choose",
     "linear_cross_entropy": ".linear_cross_entropy:choose",
 }
 

@@ -42,7 +42,7 @@ class MlpView:
     is_gated: bool
     bias: bool
     kernel: str | None
-    """The kernel that takes the output of gate_up, where there is one."""
+    """The kernel from the output of gate_up to that of down, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class ModelView:
 
 
 _MODEL_KERNELS = frozenset(
-    {"add_rms_norm", "causal_attention", "embed", "geglu_tanh", "linear_cross_entropy", "swiglu"}
+    {"add_rms_norm", "causal_attention", "embed", "geglu_tanh_linear", "linear_cross_entropy", "swiglu_linear"}
 )
 """Kernels that model.py calls; train.py calls the others."""
 
@@ -212,7 +212,7 @@ def _mlp(mlp: Mlp, *, size: int, kernels: tuple[str, ...]) -> MlpView:
         doc=f"{doc[0].upper()}{doc[1:]}" if mlp.is_gated else f"Up, {doc}, down",
         is_gated=mlp.is_gated,
         bias=mlp.bias,
-        kernel=mlp.activation if mlp.activation in kernels else None,
+        kernel=kernel if (kernel := f"{mlp.activation}_linear") in kernels else None,
     )
 
 

@@ -24,7 +24,7 @@ from .compile import CompileError, compile_all, find_compiler
 CHOICE = "LLMC_KERNELS"
 """Environment variable: `eager` asks for plain PyTorch in place of compiled kernels."""
 
-_PRICE = "1.6 times as long and 1.5 times the memory (a 134M Llama on two cores; benchmarks/README.md of llmc)"
+_PRICE = "1.9 times as long and 1.5 times the memory (a 134M Llama on two cores: benchmarks/README.md of llmc)"
 
 
 class Native:

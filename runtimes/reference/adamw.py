@@ -5,15 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_PIECE = 1 << 20
+"""Numbers that are split at a time, which bounds what the step takes beside its result."""
+
 
 def split(master: Tensor) -> tuple[Tensor, Tensor]:
     """fp32 -> the nearest bf16 (the one of larger magnitude in the middle), and the rest as int16.
 
     The rest is the distance in units of the last bit of the fp32 number: it always fits, and `join` restores every bit.
     """
-    bits = master.view(torch.int32)
-    upper = (bits + 0x8000) >> 16
-    return upper.to(torch.int16).view(torch.bfloat16), (bits - (upper << 16)).to(torch.int16)
+    weight, rest = torch.empty_like(master, dtype=torch.bfloat16), torch.empty_like(master, dtype=torch.int16)
+    pieces = (tensor.flatten().split(_PIECE) for tensor in (master, weight.view(torch.int16), rest))
+    for bits, upper_half, lower_half in zip(*pieces, strict=True):
+        bits = bits.view(torch.int32)
+        upper = (bits + 0x8000) >> 16
+        upper_half.copy_(upper)
+        lower_half.copy_(bits - (upper << 16))
+    return weight, rest
 
 
 def join(weight: Tensor, rest: Tensor) -> Tensor:

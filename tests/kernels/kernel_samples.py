@@ -10,7 +10,7 @@ from llmc.compiler.kernels.adamw import AdamW
 from llmc.compiler.kernels.add_rms_norm import AddRmsNorm
 from llmc.compiler.kernels.causal_attention import CausalAttention
 from llmc.compiler.kernels.embed import Embed
-from llmc.compiler.kernels.gated_activation import ACTIVATIONS, GatedActivation
+from llmc.compiler.kernels.gated_linear import ACTIVATIONS, GatedLinear
 from llmc.compiler.kernels.kernel import DType
 from llmc.compiler.kernels.linear_cross_entropy import LinearCrossEntropy
 
@@ -30,17 +30,19 @@ def add_rms_norm(dtype: DType, *, hidden_size: int, unit_offset: bool = False) -
     )
 
 
-def gated_activation(dtype: DType, *, name: str, size: int) -> GatedActivation:
-    title, formula, activation = ACTIVATIONS[name]
-    return GatedActivation(
-        name=name,
-        template="gated_activation",
+def gated_linear(dtype: DType, *, eager: str, size: int, has_bias: bool = False) -> GatedLinear:
+    title, formula, activation = ACTIVATIONS[eager]
+    return GatedLinear(
+        name=f"{eager}_linear",
+        template="gated_linear",
         dtype=dtype,
         is_native=True,
+        eager=eager,
         size=size,
         title=title,
         formula=formula,
         activation=activation,
+        has_bias=has_bias,
     )
 
 

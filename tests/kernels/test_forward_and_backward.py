@@ -8,6 +8,7 @@ from typing import Any
 import kernel_samples as samples
 import pytest
 import torch
+import torch.nn.functional as F
 from kernel_samples import DTYPES, TORCH
 from kernel_workshop import Workshop
 from numerics import assert_accurate, error, random, run
@@ -48,20 +49,24 @@ def test_add_rms_norm_whose_stream_has_no_reader(workshop: Workshop, dtype: DTyp
 
 @dtypes
 @pytest.mark.parametrize("name", ["swiglu", "geglu_tanh"])
-@pytest.mark.parametrize("size", [5, 96])
-def test_gated_activation(workshop: Workshop, dtype: DType, name: str, size: int) -> None:
-    kernel = getattr(workshop.make(samples.gated_activation(dtype, name=name, size=size)), name)
-    eager = getattr(activation, name)
-    assert_accurate(kernel, eager, (random(2, 3, 2 * size, dtype=TORCH[dtype], scale=3.0),))
+@pytest.mark.parametrize(("size", "has_bias"), [(5, True), (96, False)])
+def test_gated_linear(workshop: Workshop, dtype: DType, name: str, size: int, has_bias: bool) -> None:
+    view = samples.gated_linear(dtype, eager=name, size=size, has_bias=has_bias)
+    kernel, activate = getattr(workshop.make(view), view.name), getattr(activation, name)
+    gate_up, weight = random(2, 3, 2 * size, seed=1, scale=3.0), random(11, size, seed=2)
+    bias = (random(11, seed=3, dtype=TORCH[dtype]),) if has_bias else ()
+    inputs = gate_up.to(TORCH[dtype]), weight.to(TORCH[dtype]), *bias
+    assert_accurate(kernel, lambda gate_up, *rest: F.linear(activate(gate_up), *rest), inputs)
 
 
 @pytest.mark.parametrize("name", ["swiglu", "geglu_tanh"])
-def test_gated_activation_far_from_zero(workshop: Workshop, name: str) -> None:
-    kernel = getattr(workshop.make(samples.gated_activation("fp32", name=name, size=4)), name)
+def test_gated_linear_far_from_zero(workshop: Workshop, name: str) -> None:
+    view = samples.gated_linear("fp32", eager=name, size=4)
+    kernel = getattr(workshop.make(view), view.name)
     gate_up = torch.tensor([[-1e4, -100.0, 100.0, 1e4, 1.0, 1.0, 1.0, 1.0]])
-    out, grad = run(kernel, (gate_up,))
+    out, *grads = run(kernel, (gate_up, torch.eye(4)))
     assert torch.allclose(out, torch.tensor([[0.0, 0.0, 100.0, 1e4]]))
-    assert torch.isfinite(grad).all()
+    assert all(torch.isfinite(grad).all() for grad in grads)
 
 
 @dtypes

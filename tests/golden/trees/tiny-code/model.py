@@ -18,7 +18,7 @@ from kernels.add_rms_norm import add_rms_norm
 from kernels.causal_attention import causal_attention
 from kernels.embed import embed
 from kernels.linear_cross_entropy import linear_cross_entropy
-from kernels.swiglu import swiglu
+from kernels.swiglu_linear import swiglu_linear
 
 
 def rope(positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ class Mlp(nn.Module):
         self.down = nn.Linear(1024, 384, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(swiglu(self.gate_up(x)))  # [B, T, 2F] -> [B, T, F] -> [B, T, D]
+        return swiglu_linear(self.gate_up(x), self.down.weight)  # [B, T, 2F] -> [B, T, F] -> [B, T, D]
 
 
 class Block(nn.Module):

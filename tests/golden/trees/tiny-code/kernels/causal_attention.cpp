@@ -2,7 +2,7 @@
 //
 //   out = softmax(mask(0.125 * q k^T)) v, where q and k are rotated by their positions
 //
-// After FlashAttention (Dao 2022): scores exist for 64 queries by 64 keys at a time, blocks that the mask hides are
+// After FlashAttention (Dao 2022): scores exist for 64 queries by 128 keys at a time, blocks that the mask hides are
 // skipped, and the backward pass computes the scores again from `lse`, the logarithm of each row's sum of exponentials.
 // Queries and keys are rotated as they are read, and their gradients rotated back as they are written.
 //
@@ -17,7 +17,7 @@
 using Number = bf16;
 constexpr int H = 6, K = 2, GROUP = H / K, C = 64;
 constexpr int QKV = (H + 2 * K) * C;  // from one token of qkv to the next
-constexpr int QUERIES = 64, KEYS = 64;  // a block; its scores take 16 KiB and stay in cache
+constexpr int QUERIES = 64, KEYS = 128;  // a block; its scores take 32 KiB and stay in cache
 constexpr float SCALE = 0.125f;
 constexpr int PER = PER_WORD<Number>;
 

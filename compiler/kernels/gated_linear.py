@@ -1,8 +1,9 @@
-"""Gated activation of the feed-forward block.
+"""Gated activation + the projection after it.
 
-Fuses    split -> activation -> multiply, on the output of the fused gate and up projection.
+Fuses    split -> activation -> multiply -> linear, from the output of the fused gate and up projection.
 Applies  to CPU programs with swiglu or geglu_tanh, without experts.
-Cost     a token: reads 2F numbers and writes F; keeps its input alone, as the activation is computed again.
+Cost     a token: reads 2F numbers and writes F, beside the product. Keeps gate and up alone: the active numbers, which
+         the weight's gradient needs, are computed again along with the gradient of gate and up.
 Truth    runtimes/reference/activation.py: swiglu, geglu_tanh
 """
 
@@ -18,21 +19,20 @@ if TYPE_CHECKING:
 
 ACTIVATIONS = {
     "swiglu": ("SwiGLU", "silu(gate)", "silu"),
-    "geglu_tanh": ("GeGLU, GELU in its tanh form,", "gelu(gate)", "gelu_tanh"),
+    "geglu_tanh": ("GeGLU with GELU in its tanh form", "gelu(gate)", "gelu_tanh"),
 }
 """Name -> its title, its formula, the partial under templates/kernels/cpp/activation/."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedActivation(Kernel):
+class GatedLinear(Kernel):
+    eager: str
+    """The activation's eager twin."""
     size: int
     title: str
     formula: str
     activation: str
-
-    @property
-    def class_name(self) -> str:
-        return {"swiglu": "Swiglu", "geglu_tanh": "GegluTanh"}[self.name]
+    has_bias: bool
 
     @property
     def saved_bytes(self) -> int:
@@ -42,23 +42,25 @@ class GatedActivation(Kernel):
     @property
     def why(self) -> str:
         return (
-            f"It keeps its input alone for the backward pass, {self.saved_bytes:,} bytes a token, and computes the"
-            " activation again."
+            f"It keeps {self.saved_bytes:,} bytes a token for the backward pass, gate and up; the activation is"
+            " computed again."
         )
 
 
-def choose(setting: Setting) -> GatedActivation | None:
+def choose(setting: Setting) -> GatedLinear | None:
     model, dtype = setting.model, setting.cpu_dtype
     if dtype is None or model.moe is not None or model.mlp.activation not in ACTIVATIONS:
         return None
     title, formula, activation = ACTIVATIONS[model.mlp.activation]
-    return GatedActivation(
-        name=model.mlp.activation,
-        template="gated_activation",
+    return GatedLinear(
+        name=f"{model.mlp.activation}_linear",
+        template="gated_linear",
         dtype=dtype,
         is_native=True,
+        eager=model.mlp.activation,
         size=model.intermediate_size,
         title=title,
         formula=formula,
         activation=activation,
+        has_bias=model.mlp.bias,
     )
