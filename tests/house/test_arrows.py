@@ -57,6 +57,7 @@ def test_a_wrong_import_is_named_with_its_line(tmp_path: Path, place: str, text:
             "from ...spec.model import Model\nfrom ..passes import x\nfrom .dims import B\nfrom . import dims",
         ),
         ("cli/a.py", "def run():\n    import torch\n    from ..runtimes.data import prepare"),
+        ("compiler/planner/a.py", "from ...runtimes.serving.simulation import simulate"),
         ("runtimes/pytorch/a.py", "import torch\nfrom ..common import metrics"),
         ("runtimes/serving/sampler.py", "import torch"),
         ("runtimes/data/a.py", "def f():\n    import torch"),
