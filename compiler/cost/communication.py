@@ -40,6 +40,7 @@ def traffic_of(
     ops: tuple[Op, ...],
     layout: Layout,
     *,
+    is_repeated: bool,
     time: BlockTime,
     parameters: tuple[int, int],
     hidden_size: int,
@@ -47,12 +48,12 @@ def traffic_of(
     machine: Machine,
     software: Software = OURS,
 ) -> Traffic:
-    """The traffic of one block."""
+    """The traffic of one block; `is_repeated`: all of it is computed again in the backward pass."""
     rows = layout.micro_batch * tokens / layout.cp
     hidden_bytes = rows * hidden_size * VALUE_BYTES
-    tp_s = _tensor_parallel_s(ops, layout, hidden_bytes=hidden_bytes, machine=machine)
+    tp_s = _tensor_parallel_s(ops, layout, is_repeated=is_repeated, hidden_bytes=hidden_bytes, machine=machine)
     cp_s = _context_parallel_s(ops, layout, rows=rows, hidden_bytes=hidden_bytes, machine=machine)
-    ep_s = _expert_parallel_s(ops, layout, hidden_bytes=hidden_bytes, machine=machine)
+    ep_s = _expert_parallel_s(ops, layout, is_repeated=is_repeated, hidden_bytes=hidden_bytes, machine=machine)
     gradient_bytes = VALUE_BYTES if software.reduces_halves else GRADIENT_BYTES
     fsdp_s, fsdp_exposed = _sharded_parameters_s(
         layout, time=time, parameters=parameters, gradient_bytes=gradient_bytes, machine=machine
@@ -82,11 +83,13 @@ def num_reductions(ops: tuple[Op, ...]) -> int:
     return min(2, len(reducing))
 
 
-def _tensor_parallel_s(ops: tuple[Op, ...], layout: Layout, *, hidden_bytes: float, machine: Machine) -> float:
+def _tensor_parallel_s(
+    ops: tuple[Op, ...], layout: Layout, *, is_repeated: bool, hidden_bytes: float, machine: Machine
+) -> float:
     if layout.tp == 1:
         return 0.0
     group = machine.group(layout.tp)
-    passes = 2 + (1 if layout.recompute == "full" else 0)
+    passes = 2 + (1 if is_repeated else 0)
     return passes * num_reductions(ops) * all_reduce_s(hidden_bytes, group)
 
 
@@ -115,14 +118,16 @@ def _width(op: Op, dims: tuple[str, ...]) -> int:
     return size
 
 
-def _expert_parallel_s(ops: tuple[Op, ...], layout: Layout, *, hidden_bytes: float, machine: Machine) -> float:
+def _expert_parallel_s(
+    ops: tuple[Op, ...], layout: Layout, *, is_repeated: bool, hidden_bytes: float, machine: Machine
+) -> float:
     """To the experts and back, forward and backward: each token's row goes to X experts."""
     dispatch = next((op for op in ops if op.kind == "dispatch"), None)
     if layout.ep == 1 or dispatch is None:
         return 0.0
     group = machine.group(layout.ep, stride=layout.tp)
     rows = hidden_bytes * dispatch.sizes["X"] / (layout.tp if layout.sequence_parallel else 1)
-    passes = 4 + (2 if layout.recompute == "full" else 0)
+    passes = 4 + (2 if is_repeated else 0)
     return passes * all_to_all_s(rows, group)
 
 

@@ -6,7 +6,10 @@ computes gradients of weights. P ranks, m micro-batches, v virtual stages a rank
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ..planner.layout import Layout
 
 Schedule = Literal["gpipe", "1f1b", "interleaved_1f1b", "zero_bubble", "dualpipe"]
 
@@ -17,8 +20,8 @@ def bubble_s(
     """Seconds a rank idles in a step.
 
     GPipe and 1F1B (P−1)(F+B) (Huang 2019, Narayanan 2021a); interleaved the same over v (Narayanan 2021b); zero-bubble
-    (P−1)(F+B−2W) (Qi 2024); DualPipe (P/2−1)(F&B + B − 3W) with F&B = F + B (DeepSeek-V3). Interleaved and DualPipe pay an
-    extra round when m is no multiple of P.
+    (P−1)(F+B−2W) (Qi 2024); DualPipe (P/2−1)(F&B + B − 3W) with F&B = F + B (DeepSeek-V3), where in a V (two stages a rank, v = 2)
+    the 2P stages take half as long each: (P−1)/2. Interleaved pays an extra round when m is no multiple of P.
     """
     if ranks == 1:
         return 0.0
@@ -30,7 +33,8 @@ def bubble_s(
     if schedule == "zero_bubble":
         return (ranks - 1) * max(0.0, whole - 2 * weight_s)
     if schedule == "dualpipe":
-        return max(0.0, (ranks / 2 - 1) * (whole + backward_s - 3 * weight_s))
+        rounds = (ranks - 1) / 2 if virtual == 2 else ranks / 2 - 1
+        return max(0.0, rounds * (whole + backward_s - 3 * weight_s))
     return (ranks - 1) * whole
 
 
@@ -51,14 +55,25 @@ def in_flight(schedule: Schedule, *, rank: int, ranks: int, micro_batches: int, 
     return held
 
 
-def layers_of_stages(num_layers: int, *, ranks: int, virtual: int) -> list[list[int]]:
-    """The layers of each rank: stages in order, stage s on rank s mod P; the first stages take what does not divide."""
-    stages = ranks * virtual
+def even_stages(num_layers: int, *, stages: int) -> tuple[int, ...]:
+    """Layers of each stage; the first ones take what does not divide."""
     least, extra = divmod(num_layers, stages)
-    layers: list[list[int]] = [[] for _ in range(ranks)]
+    return tuple(least + (1 if stage < extra else 0) for stage in range(stages))
+
+
+def rank_of_stage(stage: int, *, ranks: int, is_v: bool) -> int:
+    """Stages in order lie on the ranks in rounds; in a V (DualPipe) every other round comes back."""
+    turn, place = divmod(stage, ranks)
+    return ranks - 1 - place if is_v and turn % 2 else place
+
+
+def layers_of_ranks(layout: Layout, *, num_layers: int) -> list[list[int]]:
+    """The layers of each rank."""
+    stages = layout.stages or even_stages(num_layers, stages=layout.pp * layout.virtual_stages)
+    layers: list[list[int]] = [[] for _ in range(layout.pp)]
     start = 0
-    for stage in range(stages):
-        size = least + (1 if stage < extra else 0)
-        layers[stage % ranks].extend(range(start, start + size))
+    for stage, size in enumerate(stages):
+        rank = rank_of_stage(stage, ranks=layout.pp, is_v=layout.schedule == "dualpipe")
+        layers[rank].extend(range(start, start + size))
         start += size
     return layers

@@ -10,7 +10,8 @@ cp and ep communicate and compute does not hide (communication.py), and 1.3 % of
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from .communication import gradient_s, pass_on_s
@@ -46,9 +47,9 @@ class StepTime:
         return self.compute + self.recompute + self.bubble + self.optimizer + self.exposed_comm
 
 
-@dataclass
+@dataclass(frozen=True)
 class RankTime:
-    """Seconds of one micro-batch through the layers of one pipeline rank."""
+    """Seconds of one micro-batch through the layers of one pipeline rank, or through one layer."""
 
     forward: float = 0.0
     backward: float = 0.0
@@ -64,135 +65,156 @@ class RankTime:
     def whole(self) -> float:
         return self.forward + self.backward + self.again + self.exposed + self.overhead
 
+    @classmethod
+    def sum(cls, terms: Iterable[tuple[RankTime, float]]) -> RankTime:
+        """Each term as often as its number says."""
+        terms = list(terms)
+        return cls(**{name: sum(getattr(time, name) * times for time, times in terms) for name in RANK_TERMS})
+
+
+RANK_TERMS = tuple(field.name for field in fields(RankTime))
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What a pipeline rank does once a step, when its last backward pass is through."""
+
+    gradients_s: float
+    """Of gradients, and of weights under ZeRO-1 and 2, hidden or not."""
+    exposed_s: float
+    optimizer_s: float
+
+    @property
+    def seconds(self) -> float:
+        return self.exposed_s + self.optimizer_s
+
 
 def step_time(work: Workload, layout: Layout) -> StepTime:
     """Price a layout."""
-    kinds = work.ranks(pp=layout.pp, virtual=layout.virtual_stages)
-    times = [_rank_time(work, layout, rank) for rank in kinds]
-    mean = sum(rank.times * time.whole for rank, time in zip(kinds, times, strict=True)) / layout.pp
-    which = max(range(len(times)), key=lambda index: times[index].whole)
-    busiest, constants, m = times[which], work.machine.constants, layout.grad_accumulation
-    share = mean / busiest.whole if busiest.whole else 1.0
+    ranks = work.ranks(layout)
+    times = [rank_time(work, layout, rank) for rank in ranks]
+    mean = RankTime.sum((time, rank.times / layout.pp) for rank, time in zip(ranks, times, strict=True))
+    longest_s = max(time.whole for time in times)
+    tails = [
+        tail_of(work, layout, rank.parameters(work, layout.degrees), backward_s=time.backward)
+        for rank, time in zip(ranks, times, strict=True)
+    ]
+    return assemble(work, layout, mean=mean, longest_s=longest_s, tail=max(tails, key=lambda tail: tail.seconds))
 
+
+def assemble(work: Workload, layout: Layout, *, mean: RankTime, longest_s: float, tail: Tail) -> StepTime:
+    """The step of pipeline ranks that take `mean` a micro-batch, the busiest `longest_s`.
+
+    Linear in what it is given, which the search for stages relies on (planner/stages.py).
+    """
+    constants, m = work.machine.constants, layout.grad_accumulation
     bubble = bubble_s(
         layout.schedule,
         ranks=layout.pp,
         micro_batches=m,
         virtual=layout.virtual_stages,
-        forward_s=share * (busiest.forward + busiest.exposed / 2),
-        backward_s=share * (busiest.backward + busiest.again + busiest.exposed / 2),
+        forward_s=mean.forward + mean.exposed / 2,
+        backward_s=mean.backward + mean.again + mean.exposed / 2,
     )
-    bubble += m * constants.imbalance * (busiest.whole - mean)
-    compute = m * share * (busiest.forward + busiest.backward) + _overheads(work, layout)
-    recompute = m * share * busiest.again
-    optimizer = _optimizer_s(work, layout, kinds[0])
-    dp_comm, dp_exposed = _gradients(work, layout, kinds, backward_s=share * busiest.backward)
+    bubble += m * constants.imbalance * (longest_s - mean.whole)
+    software = constants.software[work.software.kind]
+    compute = m * (mean.forward + mean.backward + mean.overhead + software.micro_batch_s) + software.step_s
+    recompute = m * mean.again
     send = pass_on_s(layout, hidden_size=work.graph.sizes["D"], tokens=work.seq_len, machine=work.machine)
     passes = 2 * (layout.pp - 1) + (0 if work.software.overlaps else 2 * m)
-    exposed = m * share * busiest.exposed + dp_exposed + passes * send
+    exposed = m * mean.exposed + tail.exposed_s + passes * send
     doublings = max(0.0, math.log2(layout.devices / 8))
-    exposed += constants.scale_per_doubling * doublings * (compute + recompute + bubble + optimizer + exposed)
+    exposed += constants.scale_per_doubling * doublings * (compute + recompute + bubble + tail.optimizer_s + exposed)
 
-    total = compute + recompute + bubble + optimizer + exposed
+    total = compute + recompute + bubble + tail.optimizer_s + exposed
     spread = spread_of(constants, is_narrow=work.precision in NARROW, has_experts=any(work.has_experts.values()))
     low, high = combine([(total, spread)])
     return StepTime(
         compute=compute,
         recompute=recompute,
         bubble=bubble,
-        optimizer=optimizer,
+        optimizer=tail.optimizer_s,
         exposed_comm=exposed,
-        tp_comm=m * share * busiest.tp,
-        dp_comm=dp_comm + m * share * busiest.fsdp,
+        tp_comm=m * mean.tp,
+        dp_comm=tail.gradients_s + m * mean.fsdp,
         pp_comm=2 * m * layout.virtual_stages * send,
-        cp_comm=m * share * busiest.cp,
-        ep_comm=m * share * busiest.ep,
+        cp_comm=m * mean.cp,
+        ep_comm=m * mean.ep,
         low=low,
         high=high,
     )
 
 
-def _rank_time(work: Workload, layout: Layout, rank: Rank) -> RankTime:
-    total, degrees = RankTime(), layout.degrees
-    total.overhead = _expert_layers(work, rank) * _moe_layer_s(work)
-    for block, count in rank.layers:
-        time = work.time(block, degrees, micro_batch=layout.micro_batch)
-        traffic = work.traffic(block, layout)
-        total.forward += count * time.forward_s
-        total.backward += count * time.backward_s
-        total.again += count * time.again_s(work.software.recomputed(layout.recompute))
-        total.exposed += count * traffic.exposed_s
-        total.tp += count * traffic.tp_s
-        total.cp += count * traffic.cp_s
-        total.ep += count * traffic.ep_s
-        total.fsdp += count * traffic.fsdp_s
-    for part in rank.parts:
-        time = work.time(part, degrees, micro_batch=layout.micro_batch)
-        total.forward += time.forward_s
-        total.backward += time.backward_s
-    return total
+def rank_time(work: Workload, layout: Layout, rank: Rank) -> RankTime:
+    """One micro-batch through what a pipeline rank holds."""
+    layers = [
+        (layer_time(work, layout, block, recompute=recompute), count)
+        for block, recompute, count in rank.by_recompute(layout.recompute)
+    ]
+    return RankTime.sum([*layers, *((part_time(work, layout, part), 1) for part in rank.parts)])
+
+
+def layer_time(work: Workload, layout: Layout, block: str, *, recompute: str) -> RankTime:
+    """One micro-batch through one layer of a block."""
+    time = work.time(block, layout.degrees, micro_batch=layout.micro_batch)
+    traffic = work.traffic(block, layout, recompute=recompute)
+    return RankTime(
+        forward=time.forward_s,
+        backward=time.backward_s,
+        again=time.again_s(work.software.recomputed(recompute)),
+        overhead=_launches_s(work, block, recompute=recompute),
+        exposed=traffic.exposed_s,
+        tp=traffic.tp_s,
+        cp=traffic.cp_s,
+        ep=traffic.ep_s,
+        fsdp=traffic.fsdp_s,
+    )
+
+
+def part_time(work: Workload, layout: Layout, part: str) -> RankTime:
+    """One micro-batch through what comes before the layers, or after them."""
+    time = work.time(part, layout.degrees, micro_batch=layout.micro_batch)
+    return RankTime(forward=time.forward_s, backward=time.backward_s)
 
 
 def time_by_class(work: Workload, layout: Layout, time: StepTime) -> dict[str, float]:
     """Rows of a report: seconds of a step by class of op, then what is not compute; they sum to the step."""
-    kinds = work.ranks(pp=layout.pp, virtual=layout.virtual_stages)
-    busiest = max(kinds, key=lambda rank: _rank_time(work, layout, rank).whole)
+    ranks = work.ranks(layout)
+    times = [rank_time(work, layout, rank) for rank in ranks]
+    busiest = ranks[max(range(len(ranks)), key=lambda index: times[index].whole)]
     rows: dict[str, float] = {}
     for part, count in (*busiest.layers, *((part, 1) for part in busiest.parts)):
         for name, seconds in work.time(part, layout.degrees, micro_batch=layout.micro_batch).by_class.items():
             rows[name] = rows.get(name, 0.0) + count * seconds
-    overheads = _overheads(work, layout)
+    software, m = work.machine.constants.software[work.software.kind], layout.grad_accumulation
+    a_micro_batch = sum(rank.times * each.overhead for rank, each in zip(ranks, times, strict=True)) / layout.pp
+    overheads = software.step_s + m * (software.micro_batch_s + a_micro_batch)
     scale = (time.compute - overheads) / sum(rows.values())
     rows = {name: seconds * scale for name, seconds in rows.items()}
     rows |= {"recompute": time.recompute, "exposed comm": time.exposed_comm, "bubble": time.bubble}
     return rows | {"optimizer": time.optimizer, "overheads": overheads}
 
 
-def _overheads(work: Workload, layout: Layout) -> float:
-    """Launching and synchronising: a step, a micro-batch, a layer with experts."""
-    constants, m = work.machine.constants.software[work.software.kind], layout.grad_accumulation
-    layers = sum(
-        rank.times * _expert_layers(work, rank) for rank in work.ranks(pp=layout.pp, virtual=layout.virtual_stages)
-    )
-    return constants.step_s + m * (constants.micro_batch_s + layers / layout.pp * _moe_layer_s(work))
-
-
-def _moe_layer_s(work: Workload) -> float:
+def _launches_s(work: Workload, block: str, *, recompute: str) -> float:
+    """Routing and waiting in a layer with experts, a micro-batch."""
+    del recompute
     constants = work.machine.constants
+    if not work.has_experts[block]:
+        return 0.0
     return constants.captured_moe_layer_s if work.software.captured else constants.moe_layer_s
 
 
-def _expert_layers(work: Workload, rank: Rank) -> int:
-    return sum(count for block, count in rank.layers if work.has_experts[block])
-
-
-def _rank_parameters(work: Workload, layout: Layout, rank: Rank) -> tuple[int, int]:
-    """(dense, of routed experts) that one device of a rank holds."""
-    dense = experts = 0
-    for part, count in (*rank.layers, *((part, 1) for part in rank.parts)):
-        here = work.parameters(part, layout.degrees)
-        dense, experts = dense + count * here[0], experts + count * here[1]
-    return dense, experts
-
-
-def _gradients(work: Workload, layout: Layout, kinds: tuple[Rank, ...], *, backward_s: float) -> tuple[float, float]:
-    """(total, exposed) seconds a step of gradients, and of weights under ZeRO-1 and 2; they hide behind the last backward pass."""
+def tail_of(work: Workload, layout: Layout, parameters: tuple[int, int], *, backward_s: float) -> Tail:
+    """What is left to do for (dense, of routed experts) parameters on a device: gradients hide behind the last backward pass."""
+    dense, experts = parameters
+    shards = layout.shards if layout.zero >= 1 else 1
+    mine = dense / shards + experts / max(1, shards // layout.ep)
+    update_s = optimizer_s(mine, states=work.states(layout), machine=work.machine)
     if layout.data_parallel * layout.cp == 1:
-        return 0.0, 0.0
-    dense, experts = max((_rank_parameters(work, layout, rank) for rank in kinds), key=sum)
+        return Tail(0.0, 0.0, update_s)
     size = 2.0 if work.software.reduces_halves else work.states(layout).gradients
     total = gradient_s(dense, layout, machine=work.machine, gradient_bytes=size)
     total += gradient_s(experts, layout, machine=work.machine, gradient_bytes=size, ep=layout.ep)
-    if not work.software.overlaps:
-        return total, total
     constants = work.machine.constants
-    hidden = min(total, constants.fsdp_window * backward_s)
-    return total, total - hidden + constants.slowdown * hidden
-
-
-def _optimizer_s(work: Workload, layout: Layout, first: Rank) -> float:
-    states = work.states(layout)
-    dense, experts = _rank_parameters(work, layout, first)
-    shards = layout.shards if layout.zero >= 1 else 1
-    parameters = dense / shards + experts / max(1, shards // layout.ep)
-    return optimizer_s(parameters, states=states, machine=work.machine)
+    hidden = min(total, constants.fsdp_window * backward_s) if work.software.overlaps else 0.0
+    return Tail(total, total - hidden + constants.slowdown * hidden, update_s)

@@ -24,7 +24,7 @@ from .memory import (
     loss_bytes,
     state_bytes,
 )
-from .pipeline import in_flight, layers_of_stages
+from .pipeline import in_flight, layers_of_ranks
 from .sharding import Degrees
 from .software import OURS, Software
 
@@ -57,6 +57,20 @@ class Rank:
     """Of `before` and `after` the layers, those that are here."""
     times: int
     """How many ranks are like this."""
+    mixed: tuple[tuple[str, str, int], ...] = ()
+    """(block, recompute, how many), where not all layers of the layout recompute the same."""
+
+    def by_recompute(self, recompute: str) -> tuple[tuple[str, str, int], ...]:
+        """(block, recompute, how many); `recompute` is the layout's."""
+        return self.mixed or tuple((block, recompute, count) for block, count in self.layers)
+
+    def parameters(self, work: Workload, degrees: Degrees) -> tuple[int, int]:
+        """(dense, of routed experts) that one device holds."""
+        dense = experts = 0
+        for part, count in (*self.layers, *((part, 1) for part in self.parts)):
+            here = work.parameters(part, degrees)
+            dense, experts = dense + count * here[0], experts + count * here[1]
+        return dense, experts
 
 
 class Workload:
@@ -93,7 +107,7 @@ class Workload:
         self._parameters: dict[tuple[str, Degrees], tuple[int, int]] = {}
         self._contents: dict[tuple[Rank, Degrees, str], Contents] = {}
         self._traffic: dict[tuple[object, ...], Traffic] = {}
-        self._ranks: dict[tuple[int, int], tuple[Rank, ...]] = {}
+        self._ranks: dict[tuple[object, ...], tuple[Rank, ...]] = {}
 
     @property
     def is_monotone(self) -> bool:
@@ -141,14 +155,16 @@ class Workload:
             self._parameters[key] = local_parameters(self.ops_of[part], degrees)
         return self._parameters[key]
 
-    def traffic(self, block: str, layout: Layout) -> Traffic:
+    def traffic(self, block: str, layout: Layout, *, recompute: str) -> Traffic:
         """What one layer and one micro-batch communicate; layouts that differ in other things share it."""
         shards = (layout.dp_shard, layout.dp_replicate) if layout.zero == 3 else None
-        key = (block, layout.degrees, layout.micro_batch, layout.recompute == "full", layout.cp_kind, shards)
+        is_full = recompute == "full"
+        key = (block, layout.degrees, layout.micro_batch, is_full, layout.cp_kind, shards, layout.order, layout.pp)
         if key not in self._traffic:
             self._traffic[key] = traffic_of(
                 self.ops_of[block],
                 layout,
+                is_repeated=is_full,
                 time=self.time(block, layout.degrees, micro_batch=layout.micro_batch),
                 parameters=self.parameters(block, layout.degrees),
                 hidden_size=self.graph.sizes["D"],
@@ -158,24 +174,34 @@ class Workload:
             )
         return self._traffic[key]
 
-    def ranks(self, *, pp: int, virtual: int) -> tuple[Rank, ...]:
+    def ranks(self, layout: Layout) -> tuple[Rank, ...]:
         """The kinds of pipeline ranks, from the first to the last."""
-        key = (pp, virtual)
+        key = (layout.pp, layout.virtual_stages, layout.schedule == "dualpipe", layout.stages, layout.recompute_layers)
         if key not in self._ranks:
-            self._ranks[key] = self._fold_ranks(pp, virtual=virtual)
+            self._ranks[key] = self._fold_ranks(layout)
         return self._ranks[key]
 
-    def _fold_ranks(self, pp: int, *, virtual: int) -> tuple[Rank, ...]:
+    def _fold_ranks(self, layout: Layout) -> tuple[Rank, ...]:
         order = self.graph.order
-        found: dict[tuple[tuple[tuple[str, int], ...], tuple[str, ...]], list[int]] = {}
-        for rank, layers in enumerate(layers_of_stages(len(order), ranks=pp, virtual=virtual)):
-            counts = tuple(sorted(Counter(order[layer] for layer in layers).items()))
-            parts = (*(["before"] if rank == 0 else []), *(["after"] if rank == pp - 1 else []))
-            found.setdefault((counts, parts), []).append(rank)
-        return tuple(
-            Rank(first=numbers[0], layers=counts, parts=parts, times=len(numbers))
-            for (counts, parts), numbers in found.items()
-        )
+        recompute = layout.recompute_of_layers(len(order))
+        found: dict[tuple[tuple[tuple[str, str, int], ...], tuple[str, ...]], list[int]] = {}
+        for rank, layers in enumerate(layers_of_ranks(layout, num_layers=len(order))):
+            counts = Counter((order[layer], recompute[layer]) for layer in layers)
+            mixed = tuple((block, how, count) for (block, how), count in sorted(counts.items()))
+            ends = (("before", layers[0] == 0), ("after", layers[-1] == len(order) - 1))
+            parts = tuple(name for name, is_here in ends if is_here)
+            found.setdefault((mixed, parts), []).append(rank)
+        return tuple(self._rank(layout, mixed, parts, numbers) for (mixed, parts), numbers in found.items())
+
+    def _rank(
+        self, layout: Layout, mixed: tuple[tuple[str, str, int], ...], parts: tuple[str, ...], numbers: list[int]
+    ) -> Rank:
+        counts: Counter[str] = Counter()
+        for block, _, count in mixed:
+            counts[block] += count
+        is_mixed = layout.recompute_layers is not None
+        layers = tuple(counts.items())
+        return Rank(first=numbers[0], layers=layers, parts=parts, times=len(numbers), mixed=mixed if is_mixed else ())
 
     @cached_property
     def model_flops_per_token(self) -> float:
@@ -190,7 +216,7 @@ class Workload:
 
     def ledgers(self, layout: Layout) -> list[Ledger]:
         """Of each kind of pipeline rank, from the first to the last."""
-        return [self._rank_ledger(rank, layout) for rank in self.ranks(pp=layout.pp, virtual=layout.virtual_stages)]
+        return [self._rank_ledger(rank, layout) for rank in self.ranks(layout)]
 
     def _rank_ledger(self, rank: Rank, layout: Layout) -> Ledger:
         micro_batch, holds = layout.micro_batch, self.contents(rank, layout.degrees, recompute=layout.recompute)
@@ -230,10 +256,10 @@ class Workload:
     def _add_up(self, rank: Rank, degrees: Degrees, *, recompute: str) -> Contents:
         dense = experts = largest = 0
         kept = one_layer = two_largest = 0.0
-        for block, count in rank.layers:
+        for block, how, count in rank.by_recompute(recompute):
             block_dense, block_experts = self.parameters(block, degrees)
             saved = self.kept(block, degrees)
-            stays = saved.of(recompute, self.software.selective)
+            stays = saved.of(how, self.software.selective)
             dense, experts = dense + count * block_dense, experts + count * block_experts
             largest = max(largest, block_dense + block_experts)
             kept += count * stays

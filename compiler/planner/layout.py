@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -10,13 +11,20 @@ from ..cost.sharding import Degrees
 
 Zero = Literal[0, 1, 2, 3]
 Schedule = Literal["gpipe", "1f1b", "interleaved_1f1b", "zero_bubble", "dualpipe"]
-Recompute = Literal["none", "selective", "full"]
+Recompute = Literal["none", "selective", "full", "mixed"]
+LayerRecompute = Literal["none", "selective", "full"]
 CpKind = Literal["ring", "ulysses"]
+Axis = Literal["tp", "cp", "dp_shard", "dp_replicate", "pp"]
+
+ORDER: tuple[Axis, ...] = ("tp", "cp", "dp_shard", "dp_replicate", "pp")
+"""The usual order of axes on the machine, neighbours first; ranks of ep are taken out of dp_shard × cp."""
+OPTIONAL = ("cp_kind", "stages", "recompute_layers", "order")
+"""Fields that a plan has only where they say something."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Every degree, none open. Ranks are numbered with tp innermost, then cp, dp_shard, dp_replicate, pp."""
+    """Every degree, none open."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -35,6 +43,12 @@ class Layout:
     recompute: Recompute = "none"
     cp_kind: CpKind | None = None
     """Written only where cp > 1."""
+    stages: tuple[int, ...] | None = None
+    """Layers of each stage, from the first to the last; stage s is on rank s mod pp, with dualpipe in a V. Only where pp > 1."""
+    recompute_layers: tuple[tuple[LayerRecompute, int], ...] | None = None
+    """Runs of layers from the first to the last, (recompute, how many); only with `recompute: mixed`."""
+    order: tuple[Axis, ...] | None = None
+    """Axes from the innermost to the outermost; only where it is not the usual order."""
 
     @cached_property
     def devices(self) -> int:
@@ -53,3 +67,14 @@ class Layout:
     @cached_property
     def degrees(self) -> Degrees:
         return Degrees(tp=self.tp, sequence_parallel=self.sequence_parallel, cp=self.cp, ep=self.ep)
+
+    def stride(self, axis: Axis) -> int:
+        """Devices between neighbours of a group of an axis."""
+        order = self.order or ORDER
+        return math.prod(getattr(self, name) for name in order[: order.index(axis)])
+
+    def recompute_of_layers(self, num_layers: int) -> list[Recompute]:
+        """What each layer computes again."""
+        if self.recompute_layers is None:
+            return [self.recompute] * num_layers
+        return [how for how, count in self.recompute_layers for _ in range(count)]

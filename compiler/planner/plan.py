@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .layout import Layout
+from .layout import OPTIONAL, Layout
 
 PLAN_SCHEMA_FILE = "plan.schema.json"
 
@@ -167,7 +167,7 @@ class Plan(_Part):
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, keys in the stable order."""
-        return _without_open_cp_kind(self.model_dump(mode="json"))
+        return _without_silent_fields(self.model_dump(mode="json"))
 
     def to_text(self) -> str:
         """The object as an indented text: `plan.json`."""
@@ -195,10 +195,12 @@ def plan_schema_text() -> str:
     return json.dumps(plan_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def _without_open_cp_kind(value: Any) -> Any:
-    """`cp_kind` is written where it says something: with cp > 1."""
+def _without_silent_fields(value: Any) -> Any:
+    """Fields of a layout that need not be given are written where they say something: `cp_kind` with cp > 1, …"""
     if isinstance(value, dict):
-        return {key: _without_open_cp_kind(each) for key, each in value.items() if key != "cp_kind" or each is not None}
+        return {
+            key: _without_silent_fields(each) for key, each in value.items() if key not in OPTIONAL or each is not None
+        }
     if isinstance(value, list):
-        return [_without_open_cp_kind(each) for each in value]
+        return [_without_silent_fields(each) for each in value]
     return value

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmc.compiler.cost.pipeline import bubble_s, in_flight, layers_of_stages
+from llmc.compiler.cost.pipeline import bubble_s, in_flight, layers_of_ranks
+from llmc.compiler.planner.layout import Layout
 
 
 def bubble(schedule: str, *, ranks: int = 4, micro_batches: int = 8, virtual: int = 1) -> float:
@@ -57,7 +58,13 @@ def test_micro_batches_in_flight():
 @given(st.integers(1, 200), st.integers(1, 16), st.integers(1, 4))
 def test_every_layer_is_on_one_rank_and_stages_differ_by_one(num_layers: int, ranks: int, virtual: int):
     """Two of thirty layers once vanished in a well-known program."""
-    stages = layers_of_stages(num_layers, ranks=ranks, virtual=virtual)
+    stages = layers_of_ranks(Layout(pp=ranks, virtual_stages=virtual), num_layers=num_layers)
     assert sorted(layer for layers in stages for layer in layers) == list(range(num_layers))
     sizes = [len(layers) for layers in stages]
     assert max(sizes) - min(sizes) <= virtual
+
+
+def test_a_v_comes_back_to_the_first_rank():
+    layout = Layout(pp=3, schedule="dualpipe", virtual_stages=2, stages=(1, 2, 2, 1, 1, 1))
+    assert layers_of_ranks(layout, num_layers=8) == [[0, 7], [1, 2, 6], [3, 4, 5]]
+    assert bubble("dualpipe", virtual=2) == (4 - 1) / 2 * (3 + 2 - 3 * 1)
