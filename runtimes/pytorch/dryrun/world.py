@@ -1,0 +1,73 @@
+"""One rank of a world that does not exist: a fake process group, and tensors without storage.
+
+Collectives of the fake group return at once and move nothing, so a step of 16,384 ranks runs in one process; under
+FakeTensorMode nothing is computed and nothing is allocated.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.distributed import device_mesh
+from torch.distributed.device_mesh import DeviceMesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+_READS_RANKS = (
+    "__init__",
+    "__getitem__",
+    "_concatenate",
+    "_flatten",
+    "_get_all_submeshes",
+    "_unflatten",
+    "get_coordinate",
+    "get_local_rank",
+)
+"""What DeviceMesh computes with its tensor of ranks, which has to stay a real one (torch 2.13)."""
+
+
+@contextmanager
+def fake_world(rank: int, size: int) -> Iterator[None]:
+    """This process as `rank` of `size`, with fake tensors, until the block ends."""
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=size)
+    try:
+        with _real_meshes(), FakeTensorMode():
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _real_meshes() -> Iterator[None]:
+    """Meshes are made of real tensors also where all others are fake."""
+    kept = [(DeviceMesh, name, DeviceMesh.__dict__[name]) for name in (*_READS_RANKS, "mesh")]
+    kept += [(module, "init_device_mesh", device_mesh.init_device_mesh) for module in (dist, device_mesh)]
+    for owner, name, member in kept:
+        setattr(owner, name, _without_fake_tensors(member))
+    try:
+        yield
+    finally:
+        for owner, name, member in kept:
+            setattr(owner, name, member)
+
+
+def _without_fake_tensors(member: Any) -> Any:
+    if isinstance(member, property):
+        assert member.fget is not None
+        return property(_unfaked(member.fget))
+    if isinstance(member, (staticmethod, classmethod)):
+        return type(member)(_unfaked(member.__func__))
+    return _unfaked(member)
+
+
+def _unfaked(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with unset_fake_temporarily():
+            return function(*args, **kwargs)
+
+    return call

@@ -1,0 +1,119 @@
+"""What a dry run counts: memory against torch's own tracker, traffic against what was asked for."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
+from torch import Tensor, nn
+from torch.distributed import device_mesh
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from llmc.runtimes.pytorch.dryrun.memory import LiveBytes
+from llmc.runtimes.pytorch.dryrun.traffic import Traffic
+from llmc.runtimes.pytorch.dryrun.world import fake_world
+
+SIZE = 1024
+
+
+class Training:
+    """Four layers under FSDP over 64 ranks, and their optimizer."""
+
+    def __init__(self) -> None:
+        mesh = device_mesh.init_device_mesh("cpu", (64,), mesh_dim_names=("dp",))
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        layers = [nn.Sequential(nn.Linear(SIZE, 4 * SIZE), nn.GELU(), nn.Linear(4 * SIZE, SIZE)) for _ in range(4)]
+        self.model = nn.Sequential(*layers)
+        for layer in layers:
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(self.model, mesh=mesh)
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        self.x = torch.randn(2048, SIZE, dtype=torch.bfloat16)
+
+    def step(self) -> None:
+        self.model(self.x).float().sum().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def test_live_bytes_equal_the_tracker_of_torch() -> None:
+    with fake_world(3, 64):
+        training, counter = Training(), LiveBytes()
+        counter.add(parameter.to_local() for parameter in training.model.parameters())  # type: ignore[attr-defined]
+        with counter.counting():
+            training.step()
+            counter.restart_peak()
+            training.step()
+    with fake_world(3, 64):
+        training, tracker = Training(), MemTracker()
+        tracker.track_external(training.model, training.optimizer)
+        for _ in range(2):
+            with tracker:
+                training.step()
+            tracker.reset_mod_stats()
+        (theirs,) = tracker.get_tracker_snapshot("peak").values()
+    assert counter.peak == theirs["Total"]
+    assert counter.live < counter.peak  # activations and gathered weights are gone after a step
+
+
+def test_what_fsdp_sends() -> None:
+    with fake_world(3, 64):
+        training, traffic = Training(), Traffic()
+        with traffic.recording():
+            training.step()
+    weights = 2 * 4 * SIZE * SIZE + 5 * SIZE
+    assert {call.ranks for call in traffic.calls} == {tuple(range(64))}
+    assert [call.kind for call in traffic.calls].count("reduce_scatter") == 4
+    gathers = [call for call in traffic.calls if call.kind == "all_gather"]
+    assert [call.num_bytes for call in gathers] == [weights * 2] * 8  # forward and backward, in bf16
+
+
+def test_every_way_to_send() -> None:
+    with fake_world(3, 64):
+        mesh = device_mesh.init_device_mesh("cpu", (8, 8), mesh_dim_names=("dp", "tp"))
+        tp, dp = mesh["tp"].get_group(), mesh["dp"].get_group()
+        x, eight = torch.empty(8, 64), [torch.empty(8, 64) for _ in range(8)]
+        traffic = Traffic()
+        with traffic.recording():
+            dist.all_reduce(x, group=tp)
+            dist.all_gather(eight, x, group=tp)
+            dist.all_gather_into_tensor(torch.empty(64, 64), x, group=dp)
+            dist.reduce_scatter_tensor(torch.empty(1, 64), x, group=dp)
+            dist.all_to_all_single(torch.empty(8, 64), x, group=tp)
+            dist.broadcast(x, 3, group=dp)
+            functional.all_reduce(x, "sum", tp)
+            functional.all_to_all_single_autograd(x, [1] * 8, [1] * 8, tp)
+            both = [dist.P2POp(dist.isend, x, 11, dp), dist.P2POp(dist.irecv, x, 59, dp)]
+            sent, received = dist.batch_isend_irecv(both)
+            received.wait()
+            sent.wait()
+            dist.barrier()
+    row, column, kib = tuple(range(8)), tuple(range(3, 64, 8)), 1024
+    found = [(call.kind, call.ranks, call.num_bytes) for call in traffic.calls]
+    assert found == [
+        ("all_reduce", row, 2 * kib),
+        ("all_gather", row, 16 * kib),
+        ("all_gather", column, 16 * kib),
+        ("reduce_scatter", column, 2 * kib),
+        ("all_to_all", row, 2 * kib),
+        ("broadcast", column, 2 * kib),
+        ("all_reduce", row, 2 * kib),
+        ("all_to_all", row, 2 * kib),
+        ("send", (), 2 * kib),
+        ("recv", (), 2 * kib),
+        ("wait", (), 0),
+        ("wait", (), 0),
+        ("barrier", tuple(range(64)), 0),
+    ]
+    messages = [(call.kind, call.peer, call.message) for call in traffic.calls if call.message is not None]
+    assert messages == [("send", 11, 0), ("recv", 59, 1), ("wait", None, 1), ("wait", None, 0)]
+
+
+def test_the_world_is_left_as_it_was() -> None:
+    with fake_world(0, 1024):
+        assert dist.get_world_size() == 1024
+        assert torch.empty(1 << 40).numel() == 1 << 40  # takes no memory
+    assert not dist.is_initialized()
+    assert isinstance(torch.zeros(2).sum().item(), float)
+    assert type(torch.zeros(2)) is Tensor
