@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ...spec.model import Model
     from .attention import AttentionView
+    from .latent import LatentView
     from .position import PositionView, RopeView
 
 _MASK_FUNCTIONS = {"causal": "causal_mask", "window": "window_mask", "alibi": "alibi", "local_alibi": "local_alibi"}
@@ -68,7 +69,12 @@ class _Kind:
 
 
 def lower_layers(
-    model: Model, *, attention: AttentionView, position: PositionView, has_decode: bool, kernels: tuple[str, ...]
+    model: Model,
+    *,
+    attention: AttentionView | LatentView,
+    position: PositionView,
+    has_decode: bool,
+    kernels: tuple[str, ...],
 ) -> LayersView:
     has_kernel = "causal_attention" in kernels  # it has the mask within; then masks are for decoding alone
     has_global = [_is_global(layer, attention=attention) for layer in range(model.num_layers)]
@@ -107,14 +113,14 @@ def lower_layers(
     )
 
 
-def _is_global(layer: int, *, attention: AttentionView) -> bool:
+def _is_global(layer: int, *, attention: AttentionView | LatentView) -> bool:
     """Without a window in the spec every layer is global; with one, each `global_every`-th, counted from 1."""
     if not attention.has_window:
         return True
     return attention.global_every is not None and (layer + 1) % attention.global_every == 0
 
 
-def _kind(attention: AttentionView, position: PositionView, *, is_local: bool, has_kernel: bool) -> _Kind:
+def _kind(attention: AttentionView | LatentView, position: PositionView, *, is_local: bool, has_kernel: bool) -> _Kind:
     mask = "alibi" if position.kind == "alibi" else "causal"
     if is_local and attention.window is not None:
         mask = "local_alibi" if mask == "alibi" else "window"
@@ -173,7 +179,7 @@ def _tuple(rope: str, mask: str) -> str:
     return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
 
 
-def _sdpa_args(attention: AttentionView, *, mask_name: str, has_mask: bool, is_optional: bool) -> str:
+def _sdpa_args(attention: AttentionView | LatentView, *, mask_name: str, has_mask: bool, is_optional: bool) -> str:
     args = [f"attn_mask={mask_name}"] if has_mask else []
     if not has_mask:
         args.append("is_causal=True")

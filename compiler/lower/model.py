@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Literal
 
 from ...spec.model import ParallelBlock
 from .attention import lower_attention
+from .experts import lower_experts
+from .latent import LatentView, lower_latent
 from .layers import lower_layers
 from .numbers import count, plural
 from .position import lower_position
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
-    from ...spec.feed_forward import Mlp, Norm
+    from ...spec.feed_forward import Norm
     from ...spec.model import Model
     from ..kernels.kernel import Kernel
     from .attention import AttentionView
+    from .experts import ExpertsView
     from .layers import LayersView
     from .position import PositionView
 
@@ -35,6 +38,8 @@ class NormView:
 @dataclass(frozen=True)
 class MlpView:
     size: int
+    sizes: tuple[int, ...]
+    """Two where dense layers and shared experts differ, none where every layer has nothing but routed experts."""
     activation: str
     expression: str
     """The activation applied to `gate` or, without a gate, to `self.up(x)`."""
@@ -43,6 +48,20 @@ class MlpView:
     bias: bool
     kernel: str | None
     """The kernel from the output of gate_up to that of down, where there is one."""
+
+    @property
+    def of_experts(self) -> str:
+        """The activation of experts without a gate, applied to `up`."""
+        return self.expression.replace("self.up(x)", "up")
+
+    @property
+    def takes_size(self) -> bool:
+        """Whether a module is told its width."""
+        return len(self.sizes) > 1
+
+    def make(self, size: int) -> str:
+        """How a module of that width is made."""
+        return f"Mlp({size})" if self.takes_size else "Mlp()"
 
 
 @dataclass(frozen=True)
@@ -60,8 +79,9 @@ class ModelView:
     embed_norm: bool
     norm: NormView
     position: PositionView
-    attention: AttentionView
+    attention: AttentionView | LatentView
     mlp: MlpView
+    experts: ExpertsView | None
     block: BlockKind
     block_doc: str
     layers: LayersView
@@ -79,6 +99,39 @@ class ModelView:
     """Names of the kernels that this model calls, in the order of the alphabet."""
 
     @property
+    def block_params(self) -> str:
+        """What a block is told when it is made, in a model whose layers differ."""
+        names = [name for name, _ in self._differences]
+        return ", ".join(f"{name}: bool" for name in names)
+
+    @property
+    def block_args(self) -> str:
+        """The same for layer number `i`."""
+        return ", ".join(f"{name}={condition}" for name, condition in self._differences)
+
+    @property
+    def _differences(self) -> list[tuple[str, str]]:
+        every = self.layers.global_every
+        windows = [("is_global", f"i % {every} == {every - 1}")] if self.layers.is_mixed else []
+        condition = self.experts.layer_condition if self.experts else ""
+        return [*windows, *([("has_experts", condition)] if condition else [])]
+
+    @property
+    def feed_forward(self) -> str:
+        """How a block makes its feed-forward part."""
+        if self.experts is None:
+            return "Mlp()"
+        dense = self.mlp.make(self.mlp.size)
+        return f"Moe() if has_experts else {dense}" if self.experts.layer_condition else "Moe()"
+
+    @property
+    def feed_forward_words(self) -> str:
+        if self.experts is None:
+            return str(self.mlp.size)
+        dense = f" ({self.mlp.size} in dense layers)" if self.experts.layer_condition else ""
+        return f"{self.experts.size} of an expert{dense}"
+
+    @property
     def has_final_norm(self) -> bool:
         """A post-norm block ends with a norm of its own."""
         return self.block != "post"
@@ -94,6 +147,8 @@ class ModelView:
     def uses_math(self) -> bool:
         rope = self.position.rope
         is_masked_by_hand = self.attention.is_eager or self.position.kind == "alibi"
+        if self.experts is not None and (self.experts.groups > 1 or self.experts.capacity_factor is not None):
+            return True
         return is_masked_by_hand or (rope is not None and rope.scaling == "llama3")
 
     @property
@@ -113,6 +168,7 @@ class ModelView:
             or self.attention.is_eager
             or self.head_softcap is not None
             or self.mlp.activation == "clamped_swiglu"
+            or self.experts is not None
             or (self.tie_embeddings and self.head_bias)
         )
 
@@ -127,19 +183,20 @@ def lower_model(
     spec: Spec, *, origin: str, num_parameters: int, recompute: str, kernels: tuple[Kernel, ...]
 ) -> ModelView:
     model = spec.model
-    attention_spec = model.attention
-    if attention_spec.kind == "mla":
-        raise TypeError("latent attention is refused before lowering")
     longest = longest_sequence(spec)
-    attention = lower_attention(model, attention_spec, longest=longest)
+    if model.attention.kind == "mla":
+        attention = lower_latent(model, model.attention)
+    else:
+        attention = lower_attention(model, model.attention, longest=longest)
     position = lower_position(model, longest=longest)
     has_decode = spec.serve is not None
+    experts = lower_experts(spec)
     called = tuple(kernel.name for kernel in kernels if kernel.name in _MODEL_KERNELS)
     return ModelView(
         name=spec.name,
         origin=origin,
         num_parameters=count(num_parameters),
-        summary=_summary(model, attention),
+        summary=_summary(model, attention, experts),
         hidden_size=model.hidden_size,
         num_layers=model.num_layers,
         vocab_size=model.vocab_size,
@@ -148,7 +205,8 @@ def lower_model(
         norm=_norm(model.norm),
         position=position,
         attention=attention,
-        mlp=_mlp(model.mlp, size=model.intermediate_size, kernels=called),
+        mlp=_mlp(model, experts=experts, kernels=called),
+        experts=experts,
         block=_block_kind(model),
         block_doc=_BLOCK_DOCS[_block_kind(model)],
         layers=lower_layers(model, attention=attention, position=position, has_decode=has_decode, kernels=called),
@@ -203,10 +261,13 @@ _ACTIVATIONS = {
 """Name -> its expression and what the docstring calls it."""
 
 
-def _mlp(mlp: Mlp, *, size: int, kernels: tuple[str, ...]) -> MlpView:
+def _mlp(model: Model, *, experts: ExpertsView | None, kernels: tuple[str, ...]) -> MlpView:
+    mlp = model.mlp
     expression, doc = _ACTIVATIONS[mlp.activation]
+    sizes = _sizes(model, experts)
     return MlpView(
-        size=size,
+        size=sizes[0] if sizes else 0,
+        sizes=sizes,
         activation=mlp.activation,
         expression=expression.format(x="gate" if mlp.is_gated else "self.up(x)"),
         doc=f"{doc[0].upper()}{doc[1:]}" if mlp.is_gated else f"Up, {doc}, down",
@@ -214,6 +275,13 @@ def _mlp(mlp: Mlp, *, size: int, kernels: tuple[str, ...]) -> MlpView:
         bias=mlp.bias,
         kernel=kernel if (kernel := f"{mlp.activation}_linear") in kernels else None,
     )
+
+
+def _sizes(model: Model, experts: ExpertsView | None) -> tuple[int, ...]:
+    """The widths of dense layers and of shared experts, as far as the model has them."""
+    dense = (model.intermediate_size,) if experts is None or experts.layer_condition else ()
+    shared = (experts.shared_size,) if experts is not None and experts.shared_size is not None else ()
+    return tuple(dict.fromkeys((*dense, *shared)))
 
 
 _BLOCK_DOCS: dict[BlockKind, str] = {
@@ -240,9 +308,11 @@ _POSITION_WORDS = {
 }
 
 
-def _summary(model: Model, attention: AttentionView) -> tuple[str, ...]:
+def _summary(model: Model, attention: AttentionView | LatentView, experts: ExpertsView | None) -> tuple[str, ...]:
     heads = plural(model.num_heads, "query head")
-    if attention.is_grouped:
+    if isinstance(attention, LatentView):
+        heads += f" over a latent of {attention.kv_rank}"
+    elif attention.is_grouped:
         heads += f" over {plural(model.num_kv_heads, 'key/value head')}"
     words = [
         plural(model.num_layers, "block"),
@@ -251,6 +321,8 @@ def _summary(model: Model, attention: AttentionView) -> tuple[str, ...]:
         model.mlp.activation,
         model.norm.kind,
     ]
+    if experts is not None:
+        words.insert(1, experts.words)
     lines = [", ".join(words) + "."]
     asked = getattr(model.attention, "window", None)
     if asked is not None and attention.window is None:

@@ -93,7 +93,8 @@ def alibi_slopes(num_heads: int) -> tuple[float, ...]:
 
 
 def _lower_rope(model: Model, rope: Rope, *, longest: int) -> PositionView:
-    dims = rope.rotary_dim or model.head_dim
+    head_dim = model.attention.qk_rope_head_dim if model.attention.kind == "mla" else model.head_dim
+    dims = rope.rotary_dim or head_dim
     plain = RopeView(name="rope", theta=rope.theta, dims=dims)
     local = None
     if rope.local_theta is not None and getattr(model.attention, "window", None) is not None:
@@ -104,7 +105,7 @@ def _lower_rope(model: Model, rope: Rope, *, longest: int) -> PositionView:
         local_rope=local,
         interleaved=rope.interleaved,
         rotary_dims=dims,
-        plain_dims=model.head_dim - dims,
+        plain_dims=head_dim - dims,
     )
 
 

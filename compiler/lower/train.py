@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ...spec.batch import solve_batch
 from ...spec.units import GIB
 from ..emit.literals import prose
+from .experts import lower_experts
 from .numbers import count, gib, scientific
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ...spec.training import Train
     from ..kernels.kernel import Kernel
     from ..planner.plan import TrainPlan
+    from .experts import ExpertsView
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class TrainView:
     init_std: float
     seed: int
     data_seed: int
+    experts: ExpertsView | None
     has_kernel: bool
     """Whether the optimizer is the kernel that keeps bf16 matrices with the rest of their fp32 masters."""
     has_validation: bool
@@ -104,6 +107,7 @@ def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str, kernel
         init_std=train.init_std,
         seed=train.seed,
         data_seed=spec.data.seed if spec.data else 0,
+        experts=lower_experts(spec),
         has_kernel=any(kernel.name == "adamw" for kernel in kernels),
         has_validation=spec.data is not None and spec.data.split.valid > 0,
         validate_every=train.validation.every_steps,

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..common.errors import RunError
+from .weights import named_tensors
 
 FORMAT = "llmc-checkpoint"
 VERSION = 1
@@ -139,7 +140,7 @@ def read_meta(folder: Path) -> Saved:
 
 
 def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+    return {name: tensor.detach().contiguous() for name, tensor in named_tensors(model).items()}
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -155,7 +156,7 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 
 def _load_model(model: nn.Module, tensors: dict[str, Tensor], *, folder: Path) -> None:
-    own = dict(model.named_parameters())
+    own = named_tensors(model)
     differing = sorted(own.keys() ^ tensors.keys())
     differing += [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
     if differing:
@@ -170,8 +171,8 @@ def _load_model(model: nn.Module, tensors: dict[str, Tensor], *, folder: Path) -
             help="resume on a processor like that of the run, or start a new run",
         )
     with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(tensors[name])
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
 
 
 def _load_optimizer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,7 +14,20 @@ from torch import nn
 
 from ..common.errors import RunError
 
+ModelT = TypeVar("ModelT", bound=nn.Module)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All that belongs to the trained model: its parameters, and buffers such as the bias that balances experts."""
+    return model.state_dict(keep_vars=True)
+
+
+def cast_parameters(model: ModelT, dtype: torch.dtype) -> ModelT:
+    """Parameters in another format, in place. Buffers stay as they are: experts are chosen by small differences of one."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def load_weights(model: nn.Module, folder: Path | str) -> None:
@@ -22,7 +36,7 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
     Every parameter must be there, with its shape, and nothing else; values are cast to the parameter's dtype.
     """
     folder = Path(folder)
-    own = dict(model.named_parameters())
+    own = named_tensors(model)
     missing, unknown = set(own), []
     for file in weight_files(folder):
         try:
@@ -46,7 +60,7 @@ def save_weights(model: nn.Module, folder: Path | str, *, dtype: torch.dtype | N
     """Write model.safetensors into `folder`, atomically; the path of the file."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: p.detach().to(dtype or p.dtype).contiguous() for name, p in model.named_parameters()}
+    tensors = {name: p.detach().to(dtype or p.dtype).contiguous() for name, p in named_tensors(model).items()}
     work = folder / f".{SINGLE}.{os.getpid()}"
     save_file(tensors, work, metadata={"format": "pt"})
     work.replace(folder / SINGLE)
@@ -70,7 +84,7 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _fill(parameter: nn.Parameter, value: torch.Tensor, *, name: str, file: Path) -> None:
+def _fill(parameter: torch.Tensor, value: torch.Tensor, *, name: str, file: Path) -> None:
     if value.shape != parameter.shape:
         raise RunError(
             f"{name} has shape {list(value.shape)} in {file}, the model has {list(parameter.shape)}",

@@ -2,6 +2,17 @@
 
 from .command import main
 from .convert import export_checkpoint, import_checkpoint
-from .sources import Grouped, Joined, Same, Source, Transposed
+from .sources import Grouped, Interleaved, Joined, Same, Source, Stacked, Transposed
 
-__all__ = ["Grouped", "Joined", "Same", "Source", "Transposed", "export_checkpoint", "import_checkpoint", "main"]
+__all__ = [
+    "Grouped",
+    "Interleaved",
+    "Joined",
+    "Same",
+    "Source",
+    "Stacked",
+    "Transposed",
+    "export_checkpoint",
+    "import_checkpoint",
+    "main",
+]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...common.errors import RunError
-from ..weights import INDEX, SINGLE
+from ..weights import INDEX, SINGLE, named_tensors
 from .files import (
     ORIGIN,
     TensorWriter,
@@ -63,7 +63,7 @@ def import_checkpoint(
     with ExitStack() as stack:
         stored = open_tensors(source, stack)
         table = {}
-        for ours, entry in each_layer(tensors, num_layers=num_layers):
+        for ours, entry in each_layer(tensors, num_layers=num_layers, own=shapes):
             table[ours] = entry, [_find(name, stored, source=source) for name in entry.names]
         for ours, (entry, names) in table.items():
             _check_joined(entry, names, stored, expected=shapes[ours])
@@ -95,7 +95,7 @@ def export_checkpoint(
     shapes = _shapes(model)
     with ExitStack() as stack:
         stored = open_tensors(source, stack)
-        table = dict(each_layer(tensors, num_layers=num_layers))
+        table = dict(each_layer(tensors, num_layers=num_layers, own=shapes))
         for ours in table:
             _check_own(ours, stored, expected=shapes[ours], source=source)
         dtypes = {str(stored[ours]().dtype).removeprefix("torch.") for ours in table}
@@ -147,7 +147,7 @@ def _parts(table: Table, stored: Stored, *, wanted: set[str]) -> Iterator[tuple[
 def _shapes(model: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
     """What the generated model wants, without making its parameters."""
     with torch.device("meta"):
-        return {name: tuple(parameter.shape) for name, parameter in model().named_parameters()}
+        return {name: tuple(tensor.shape) for name, tensor in named_tensors(model()).items()}
 
 
 def _find(name: str, stored: Stored, *, source: Path) -> str:

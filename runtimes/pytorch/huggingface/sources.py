@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
 
 class Source(Protocol):
@@ -62,13 +62,13 @@ class Same:
 
 @dataclass(frozen=True)
 class Transposed(Same):
-    """Stored as [in, out], as GPT-2's Conv1D does."""
+    """Stored as [..., in, out], as GPT-2's Conv1D and gpt-oss' experts do."""
 
     def join(self, parts: list[Tensor]) -> Tensor:
-        return parts[0].T.contiguous()
+        return parts[0].mT.contiguous()
 
     def split(self, ours: Tensor) -> list[Tensor]:
-        return [ours.T.contiguous()]
+        return [ours.mT.contiguous()]
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,60 @@ class Grouped(Same):
         return [torch.cat([q, k, v], dim=1).flatten(0, 2).contiguous()]
 
 
-def each_layer(tensors: Mapping[str, Source], *, num_layers: int) -> Iterator[tuple[str, Source]]:
-    """The rows of a table with `{i}` filled in: all that is written once for a layer comes once for each."""
+@dataclass(frozen=True)
+class Interleaved(Same):
+    """Stored as gate 0, up 0, gate 1, up 1, … along the last dim (gpt-oss); we hold the gate's rows, then those of up.
+
+    Matrices are stored as [experts, in, out] and held as [experts, out, in], biases as [experts, out] both times.
+    """
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        pairs = parts[0].unflatten(-1, (-1, 2))  # [experts, (in,) F, 2]
+        stacked = pairs.transpose(-1, -2).flatten(-2)  # [experts, (in,) 2F]
+        return (stacked.mT if stacked.dim() == 3 else stacked).contiguous()
+
+    def split(self, ours: Tensor) -> list[Tensor]:
+        stacked = ours.mT if ours.dim() == 3 else ours
+        return [stacked.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2).contiguous()]
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Stored expert by expert, `{e}` in each name; we hold [experts, …] of what `each` makes of one."""
+
+    each: Same | Joined
+    num_experts: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name.replace("{e}", str(e)) for e in range(self.num_experts) for name in self.each.names)
+
+    def of_layer(self, i: int) -> Stacked:
+        return replace(self, each=self.each.of_layer(i))
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        step = len(self.each.names)
+        return torch.stack([self.each.join(parts[at : at + step]) for at in range(0, len(parts), step)])
+
+    def split(self, ours: Tensor) -> list[Tensor]:
+        return [part.contiguous() for expert in ours for part in self.each.split(expert)]
+
+
+def each_layer(
+    tensors: Mapping[str, Source], *, num_layers: int, own: Container[str] | None = None
+) -> Iterator[tuple[str, Source]]:
+    """The rows of a table with `{i}` filled in: all that is written once for a layer comes once for each.
+
+    Of a model whose layers differ, `own` holds the names of its tensors: a row is for the layers that have such a one.
+    """
     for name, source in tensors.items():
         if "{i}" not in name:
             yield name, source
             continue
         for i in range(num_layers):
-            yield name.replace("{i}", str(i)), source.of_layer(i)
+            filled = name.replace("{i}", str(i))
+            if own is None or filled in own:
+                yield filled, source.of_layer(i)
 
 
 def _sum(numbers: list[int]) -> str:

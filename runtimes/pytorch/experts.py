@@ -1,0 +1,92 @@
+"""Linear layers of a mixture of experts: one call for all experts, over tokens that are sorted by expert.
+
+`grouped_linear` is an operator of its own, so that it has a gradient, works on fake tensors, counts its FLOPs and follows
+autocast wherever PyTorch's grouped_mm does not: in float64, on a CPU in bf16, with rows of an odd length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from ..reference import experts as reference
+
+_ALIGNED_BYTES = 16
+"""grouped_mm takes rows that are a multiple of this."""
+
+
+@torch.library.custom_op("llmc::grouped_linear", mutates_args=())
+def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """x [N, D] through weight [E, F, D]: rows up to ends[0] through the first matrix, up to ends[1] through the next …
+
+    `ends` [E] is int32 and its last entry is N. Gives [N, F].
+    """
+    if _has_grouped_mm(x, weight):
+        return F.grouped_mm(x, weight.mT, offs=ends)
+    return reference.grouped_linear(x, weight, _counts(ends))
+
+
+@torch.library.custom_op("llmc::grouped_outer", mutates_args=())
+def grouped_outer(y: Tensor, x: Tensor, ends: Tensor) -> Tensor:
+    """The gradient of the weight: for each expert the sum of y x^T over its rows. y [N, F], x [N, D] -> [E, F, D]."""
+    if _has_grouped_mm(y, x):
+        return F.grouped_mm(y.mT, x, offs=ends)
+    return reference.grouped_outer(y, x, _counts(ends))
+
+
+@grouped_linear.register_fake
+def _(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[1])
+
+
+@grouped_outer.register_fake
+def _(y: Tensor, x: Tensor, ends: Tensor) -> Tensor:
+    return y.new_empty(ends.shape[0], y.shape[1], x.shape[1])
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    x, weight, ends = ctx.saved_tensors
+    grad = grad.contiguous()
+    to_x = grouped_linear(grad, weight.mT, ends) if ctx.needs_input_grad[0] else None
+    to_weight = grouped_outer(grad, x, ends) if ctx.needs_input_grad[1] else None
+    return to_x, to_weight, None
+
+
+grouped_linear.register_autograd(_backward, setup_context=_keep)
+for device in ("cpu", "cuda"):
+    grouped_linear.register_autocast(device, torch.bfloat16)
+
+
+@register_flop_formula(torch.ops.llmc.grouped_linear)
+def _flops_of_linear(x: Sequence[int], weight: Sequence[int], ends: Sequence[int], **_: Any) -> int:
+    return 2 * x[0] * weight[1] * weight[2]
+
+
+@register_flop_formula(torch.ops.llmc.grouped_outer)
+def _flops_of_outer(y: Sequence[int], x: Sequence[int], ends: Sequence[int], **_: Any) -> int:
+    return 2 * y[0] * y[1] * x[1]
+
+
+def _has_grouped_mm(*operands: Tensor) -> bool:
+    """On GPUs in bf16, with aligned rows. On a CPU it is a loop over experts too."""
+    return all(
+        each.is_cuda
+        and each.dtype == torch.bfloat16
+        and max(each.stride(-1), each.stride(-2)) * each.itemsize % _ALIGNED_BYTES == 0
+        for each in operands
+    )
+
+
+def _counts(ends: Tensor) -> list[int]:
+    bounds = [0, *ends.tolist()]
+    return [end - start for start, end in pairwise(bounds)]
