@@ -1,8 +1,4 @@
-"""One rank of a world that does not exist: a fake process group, and tensors without storage.
-
-Collectives of the fake group return at once and move nothing, so a step of 16,384 ranks runs in one process; under
-FakeTensorMode nothing is computed and nothing is allocated.
-"""
+"""One rank of a world that does not exist: a fake process group, whose collectives return at once and move nothing."""
 
 from __future__ import annotations
 
@@ -12,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.distributed import device_mesh
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import _utils
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 _READS_RANKS = (
@@ -32,10 +28,10 @@ _READS_RANKS = (
 
 @contextmanager
 def fake_world(rank: int, size: int) -> Iterator[None]:
-    """This process as `rank` of `size`, with fake tensors, until the block ends."""
+    """This process as `rank` of `size` until the block ends. Meshes are made first, under `FakeTensorMode` the rest."""
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=size)
     try:
-        with _real_meshes(), FakeTensorMode():
+        with _real_meshes():
             yield
     finally:
         dist.destroy_process_group()
@@ -43,9 +39,11 @@ def fake_world(rank: int, size: int) -> Iterator[None]:
 
 @contextmanager
 def _real_meshes() -> Iterator[None]:
-    """Meshes are made of real tensors also where all others are fake."""
-    kept = [(DeviceMesh, name, DeviceMesh.__dict__[name]) for name in (*_READS_RANKS, "mesh")]
-    kept += [(module, "init_device_mesh", device_mesh.init_device_mesh) for module in (dist, device_mesh)]
+    """What torch computes with ranks and offsets is computed with real tensors also where all others are fake."""
+    kept: list[tuple[Any, str, Any]] = [
+        (DeviceMesh, name, DeviceMesh.__dict__[name]) for name in (*_READS_RANKS, "mesh")
+    ]
+    kept.append((_utils, "_compute_local_shape_and_global_offset", _utils._compute_local_shape_and_global_offset))
     for owner, name, member in kept:
         setattr(owner, name, _without_fake_tensors(member))
     try:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 from torch import Tensor, nn
-from torch.distributed import device_mesh
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from llmc.runtimes.pytorch.dryrun.memory import LiveBytes
@@ -17,11 +21,20 @@ from llmc.runtimes.pytorch.dryrun.world import fake_world
 SIZE = 1024
 
 
+@contextmanager
+def fake_rank_of_64(**axes: int) -> Iterator[DeviceMesh]:
+    """Rank 3 of 64, with fake tensors."""
+    axes = axes or {"dp": 64}
+    with fake_world(3, 64):
+        mesh = init_device_mesh("cpu", tuple(axes.values()), mesh_dim_names=tuple(axes))
+        with FakeTensorMode():
+            yield mesh
+
+
 class Training:
     """Four layers under FSDP over 64 ranks, and their optimizer."""
 
-    def __init__(self) -> None:
-        mesh = device_mesh.init_device_mesh("cpu", (64,), mesh_dim_names=("dp",))
+    def __init__(self, mesh: DeviceMesh) -> None:
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         layers = [nn.Sequential(nn.Linear(SIZE, 4 * SIZE), nn.GELU(), nn.Linear(4 * SIZE, SIZE)) for _ in range(4)]
         self.model = nn.Sequential(*layers)
@@ -38,15 +51,15 @@ class Training:
 
 
 def test_live_bytes_equal_the_tracker_of_torch() -> None:
-    with fake_world(3, 64):
-        training, counter = Training(), LiveBytes()
+    with fake_rank_of_64() as mesh:
+        training, counter = Training(mesh), LiveBytes()
         counter.add(parameter.to_local() for parameter in training.model.parameters())  # type: ignore[attr-defined]
         with counter.counting():
             training.step()
             counter.restart_peak()
             training.step()
-    with fake_world(3, 64):
-        training, tracker = Training(), MemTracker()
+    with fake_rank_of_64() as mesh:
+        training, tracker = Training(mesh), MemTracker()
         tracker.track_external(training.model, training.optimizer)
         for _ in range(2):
             with tracker:
@@ -58,8 +71,8 @@ def test_live_bytes_equal_the_tracker_of_torch() -> None:
 
 
 def test_what_fsdp_sends() -> None:
-    with fake_world(3, 64):
-        training, traffic = Training(), Traffic()
+    with fake_rank_of_64() as mesh:
+        training, traffic = Training(mesh), Traffic()
         with traffic.recording():
             training.step()
     weights = 2 * 4 * SIZE * SIZE + 5 * SIZE
@@ -70,8 +83,7 @@ def test_what_fsdp_sends() -> None:
 
 
 def test_every_way_to_send() -> None:
-    with fake_world(3, 64):
-        mesh = device_mesh.init_device_mesh("cpu", (8, 8), mesh_dim_names=("dp", "tp"))
+    with fake_rank_of_64(dp=8, tp=8) as mesh:
         tp, dp = mesh["tp"].get_group(), mesh["dp"].get_group()
         x, eight = torch.empty(8, 64), [torch.empty(8, 64) for _ in range(8)]
         traffic = Traffic()
@@ -111,7 +123,7 @@ def test_every_way_to_send() -> None:
 
 
 def test_the_world_is_left_as_it_was() -> None:
-    with fake_world(0, 1024):
+    with fake_world(0, 1024), FakeTensorMode():
         assert dist.get_world_size() == 1024
         assert torch.empty(1 << 40).numel() == 1 << 40  # takes no memory
     assert not dist.is_initialized()

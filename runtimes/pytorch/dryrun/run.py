@@ -1,0 +1,125 @@
+"""Run one step of a generated training program as ranks of a world that is not there, and tell what each did.
+
+    python -m llmc.runtimes.pytorch.dryrun.run BUILD_DIR --ranks 0 5 …   -> one JSON object a line, a rank each
+
+Each rank builds its part of the model as the program does, then takes a step on micro-batches of fake tokens. A step
+repeats itself from micro-batch to micro-batch, so --micro-batches few of them tell about many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import resource
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.tensor import DTensor
+
+from .device_ops import OpsOfAccelerators
+from .memory import LiveBytes
+from .traffic import Call, Traffic
+from .world import fake_world
+
+
+class DryProgram:
+    """The modules of a build folder, imported as the program imports them."""
+
+    def __init__(self, folder: Path) -> None:
+        sys.path.insert(0, str(folder))
+        self.train = importlib.import_module("train")
+        self.parallel = importlib.import_module("parallel")
+        self.world_size: int = self.parallel.WORLD_SIZE
+
+    def run(self, rank: int, *, micro_batches: int | None) -> dict[str, Any]:
+        """One step of one rank."""
+        train = self.train
+        count = train.GRAD_ACCUMULATION if micro_batches is None else min(micro_batches, train.GRAD_ACCUMULATION)
+        train.GRAD_ACCUMULATION, kept = count, train.GRAD_ACCUMULATION
+        try:
+            with fake_world(rank, self.world_size):
+                place = self.parallel.take_place("cpu")
+                with FakeTensorMode(), OpsOfAccelerators():
+                    return {"rank": rank, "micro_batches": count, **self._step(place, count)}
+        finally:
+            train.GRAD_ACCUMULATION = kept
+
+    def _batch(self, place: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets of a micro-batch, [B, T] as this rank has them."""
+        context = place.cp.size if hasattr(place, "cp") else 1
+        shape = (self.train.MICRO_BATCH, self.train.SEQ_LEN // context)
+        return torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+
+    def _step(self, place: Any, micro_batches: int) -> dict[str, Any]:
+        train, memory, traffic = self.train, LiveBytes(), Traffic()
+        with memory.counting():
+            model, optimizer = train.build(place)
+            optimizer_step(optimizer, model)  # the first step makes the moments, the second is like all others
+            parameters = _bytes_of(model.parameters())
+            batches = [self._batch(place) for _ in range(micro_batches)]
+            memory.restart_peak()
+            with traffic.recording():
+                train.accumulate_gradients(model, place, batches)
+                gradients = _bytes_of(each.grad for each in model.parameters())
+                train.update(optimizer, lr=train.LR)
+        states = [each for state in optimizer.state.values() for each in state.values()]
+        return {
+            "states": {
+                "parameters": parameters,
+                "gradients": gradients,
+                "optimizer": _bytes_of(each for each in states if isinstance(each, torch.Tensor) and each.dim()),
+                "peak": memory.peak,
+            },
+            **_as_json(traffic.calls),
+        }
+
+
+def optimizer_step(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
+    for each in model.parameters():
+        each.grad = torch.zeros_like(each)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _bytes_of(tensors: Any) -> int:
+    locals_ = (each.to_local() if isinstance(each, DTensor) else each for each in tensors if each is not None)
+    return sum(each.nbytes for each in locals_)
+
+
+def _as_json(calls: list[Call]) -> dict[str, Any]:
+    """Groups once, calls by their numbers: a group of 2,048 ranks comes in thousands of calls."""
+    groups = list(dict.fromkeys(call.ranks for call in calls))
+    numbers = {ranks: number for number, ranks in enumerate(groups)}
+    events = []
+    for call in calls:
+        event = {key: value for key, value in asdict(call).items() if value not in (None, (), 0) or key == "message"}
+        event.pop("ranks", None)
+        if call.message is None:
+            event.pop("message", None)
+            event["group"] = numbers[call.ranks]
+        events.append(event)
+    return {"groups": groups, "events": events}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="dryrun")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[0])
+    parser.add_argument("--micro-batches", type=int)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    program = DryProgram(args.folder.resolve())
+    for rank in args.ranks:
+        print(json.dumps(program.run(rank, micro_batches=args.micro_batches)), flush=True)
+    print(
+        f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB", file=sys.stderr
+    )
+
+
+if __name__ == "__main__":
+    main()
