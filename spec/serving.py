@@ -102,4 +102,8 @@ class Serve(Node):
     layout: Annotated[
         ServeLayout, BeforeValidator(_layout_from_auto, json_schema_input_type=Literal["auto"] | ServeLayout)
     ] = Field(default_factory=ServeLayout, description="auto, or any of the fields fixed by hand.")
+    shapes: Literal["varying", "fixed"] = Field(
+        default="varying",
+        description="fixed: every step has the same shapes, and a request's tokens are the same, bit for bit, in any company.",
+    )
     ui: Flag = Field(default=False, description="A small chat page served beside the API.")

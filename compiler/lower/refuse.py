@@ -118,11 +118,6 @@ def _serving(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
     if serve.kv_cache.dtype not in _DTYPES:
         message = f"a KV cache in {serve.kv_cache.dtype} is not lowered yet; in {_either(_DTYPES)} it is"
         yield _refused(message, ("serve", "kv_cache", "dtype"))
-    if serve.kv_cache.prefix_cache:
-        yield _refused("a prefix cache is not lowered yet", ("serve", "kv_cache", "prefix_cache"), part="key")
-    if "block_tokens" in serve.kv_cache.model_fields_set:
-        message = "a paged KV cache is not lowered yet; without `block_tokens` each sequence has a slot"
-        yield _refused(message, ("serve", "kv_cache", "block_tokens"), part="key")
     if serve.ui:
         yield _refused("the chat page is not lowered yet", ("serve", "ui"), part="key")
 

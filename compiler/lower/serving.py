@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ...spec.units import GIB
+from .experts import lower_experts
 from .numbers import gib
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
     from ..planner.plan import ServePlan
+    from .experts import ExpertsView
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,24 @@ class ServeView:
     device: Literal["cpu", "cuda"]
     is_bf16: bool
     """Weights and activations in bf16 (on a CPU, if it turns out to be fast there), else in fp32."""
+    experts: ExpertsView | None
     is_kv_bf16: bool
     """Keys and values in bf16, else in fp32."""
     vocab_size: int
     """Rows of the model's embedding. The tokenizer may have fewer tokens."""
     max_seq_len: int
     """Longest prompt and answer together, tokens: `serve.max_seq_len`, at most `model.max_seq_len`."""
-    num_slots: int
-    """Sequences that run at a time, each with room for `max_seq_len` tokens: the plan's `max_batch`."""
-    num_slots_reason: str
-    """What their keys and values take, such as "their keys and values take 24 MiB"."""
+    max_batch: int
+    """Sequences that run at a time."""
+    block_tokens: int
+    num_blocks: int
+    """Blocks of the KV cache, for all sequences together: the plan's room, and at least one sequence of the greatest length."""
+    num_blocks_reason: str
+    has_prefix_cache: bool
+    is_fixed: bool
+    """Every step has the same shapes, so that a request's numbers do not depend on the others."""
+    max_blocks: int
+    """Blocks of a sequence of the greatest length."""
     prefill_chunk: int
     """Prompt tokens computed in one step, over all prompts: the plan's `prefill_chunk`. Bounds how long a prompt delays others."""
     prefill_chunk_reason: str
@@ -64,21 +74,30 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
     assert serve is not None
     layout, predicted = plan.layout, plan.predicted
     max_seq_len = min(serve.max_seq_len, spec.model.max_seq_len)
+    block_tokens = serve.kv_cache.block_tokens
+    is_fixed = serve.shapes == "fixed"
     longest_step_s = (predicted.ttft_p50_ms + predicted.tpot_p50_ms) / 1e3
     bound = _queue_bound(spec, plan)
-    num_slots, num_slots_reason = _slots(plan, max_seq_len=max_seq_len)
+    max_blocks = -(-max_seq_len // block_tokens)
+    chunk = layout.prefill_chunk + -layout.prefill_chunk % block_tokens if is_fixed else layout.prefill_chunk
     return ServeView(
         name=spec.name,
         origin=origin,
         plan_lines=_plan_lines(plan),
         device=device,
         is_bf16=layout.weights == "bf16",
+        experts=lower_experts(spec),
         is_kv_bf16=layout.kv_dtype == "bf16",
         vocab_size=spec.model.vocab_size,
         max_seq_len=max_seq_len,
-        num_slots=num_slots,
-        num_slots_reason=num_slots_reason,
-        prefill_chunk=layout.prefill_chunk,
+        max_batch=layout.max_batch,
+        block_tokens=block_tokens,
+        num_blocks=max(max_blocks, predicted.kv_cache_tokens // block_tokens),
+        num_blocks_reason=_room(plan, max_seq_len=max_seq_len),
+        has_prefix_cache=serve.kv_cache.prefix_cache,
+        is_fixed=is_fixed,
+        max_blocks=max_blocks,
+        prefill_chunk=chunk,
         prefill_chunk_reason="what a prompt may add to the step of running answers",
         max_waiting=bound.requests,
         max_waiting_reason=bound.requests_reason,
@@ -98,15 +117,12 @@ def _plan_lines(plan: ServePlan) -> tuple[str, ...]:
     )
 
 
-def _slots(plan: ServePlan, *, max_seq_len: int) -> tuple[int, str]:
-    """How many sequences run at a time, and why. A slot holds a sequence of the greatest length, whatever it comes to."""
-    batch, room = plan.layout.max_batch, plan.predicted.kv_cache_tokens // max_seq_len
-    if room < batch:
-        return max(1, room), f"what the planned room of {plan.predicted.kv_cache_tokens:,} tokens holds at full length"
-    return (
-        batch,
-        f"the largest batch of the plan, whose keys and values take {gib(plan.predicted.memory_gib.kv_cache * GIB)}",
-    )
+def _room(plan: ServePlan, *, max_seq_len: int) -> str:
+    """What the cache holds, and what it takes."""
+    tokens, size = plan.predicted.kv_cache_tokens, gib(plan.predicted.memory_gib.kv_cache * GIB)
+    if tokens < max_seq_len:
+        return f"one sequence at full length; the plan has room for {tokens:,} tokens"
+    return f"the planned room of {tokens:,} tokens, {size}; {tokens // max_seq_len:,} sequences at full length"
 
 
 @dataclass(frozen=True)
@@ -120,28 +136,29 @@ class _QueueBound:
 
 
 def _queue_bound(spec: Spec, plan: ServePlan) -> _QueueBound:
-    """max_queued_tokens = (ttft_slo - ttft) * prefill_rate: who waits behind more cannot start in time.
+    """How much may wait so that the last of it still starts within the objective for the first token.
 
-    The rate is that of the planned prompt, whose prefill is within its time to first token, so the bound is on the safe side.
-    Without an objective as many prompts may wait as run.
+        max_waiting        = (ttft_slo - ttft) * max_batch / (ttft + output_tokens * tpot)    requests that leave a full batch
+        max_waiting_tokens = (ttft_slo - ttft) * prefill_rate
+
+    The rate is that of the planned prompt, whose prefill is within its time to first token, and the time per token the 99th
+    percentile, so the bounds are on the safe side. Without an objective as many prompts may wait as run.
     """
     assert spec.serve is not None
     slo, workload = spec.serve.slo, spec.serve.workload
     prompt = (workload.input_tokens if workload else None) or plan.layout.prefill_chunk
-    longest = spec.serve.max_seq_len
+    answer = (workload.output_tokens if workload else None) or prompt
+    longest, batch, at = spec.serve.max_seq_len, plan.layout.max_batch, plan.predicted
     asked_ms = (slo.ttft_p99_ms or slo.ttft_p50_ms) if slo else None
     if asked_ms is None:
-        requests = plan.layout.max_batch
-        return _QueueBound(requests, "as many as run", requests * longest, "as many of the longest as run")
-    spare_ms = max(0.0, asked_ms - plan.predicted.ttft_p50_ms)
-    tokens_per_s = prompt / plan.predicted.ttft_p50_ms * 1e3
-    tokens = max(longest, int(spare_ms / 1e3 * tokens_per_s))  # the longest prompt must be able to wait
+        return _QueueBound(batch, "as many as run", batch * longest, "as many of the longest as run")
+    spare_ms = max(0.0, asked_ms - at.ttft_p50_ms)
+    leave_per_s = batch / (at.ttft_p50_ms + answer * at.tpot_p99_ms) * 1e3
+    tokens_per_s = prompt / at.ttft_p50_ms * 1e3
+    spare = f"({asked_ms:g} ms objective - {at.ttft_p50_ms:.3g} ms)"
     return _QueueBound(
-        requests=max(plan.layout.max_batch, tokens // prompt),
-        requests_reason=f"MAX_WAITING_TOKENS of prompts of {prompt} tokens",
-        tokens=tokens,
-        tokens_reason=(
-            f"({asked_ms:g} ms objective - {plan.predicted.ttft_p50_ms:.3g} ms) at {tokens_per_s:,.0f} tokens/s,"
-            f" at least the longest"
-        ),
+        requests=int(spare_ms / 1e3 * leave_per_s),
+        requests_reason=f"{spare} at {leave_per_s:.3g} answers/s of {answer} tokens from a full batch",
+        tokens=max(longest, int(spare_ms / 1e3 * tokens_per_s)),  # the longest prompt must be able to wait
+        tokens_reason=f"{spare} at {tokens_per_s:,.0f} tokens/s, at least the longest",
     )

@@ -209,7 +209,10 @@ class Engine:
             if self._is_stopping:
                 return None
             self._step_began_s = time.monotonic()
-            return self.scheduler.step_plan()
+            before = self.scheduler.num_preempted
+            work = self.scheduler.step_plan()
+            self._count("llmc_preemptions_total", self.scheduler.num_preempted - before)
+            return work
 
     def _step(self, work: list[Chunk]) -> None:
         began_s = time.monotonic()
@@ -295,9 +298,9 @@ class Engine:
         scheduler = self.scheduler
         metrics.track("llmc_requests_running", lambda: len(scheduler.running))
         metrics.track("llmc_requests_waiting", lambda: len(scheduler.waiting))
-        metrics.track("llmc_tokens_waiting", lambda: scheduler.num_waiting_tokens)
-        metrics.track("llmc_kv_slots_used", lambda: scheduler.kv.num_used)
-        metrics.track("llmc_kv_slots", lambda: scheduler.kv.num_slots)
+        metrics.track("llmc_tokens_waiting", lambda: scheduler.waiting.num_tokens)
+        metrics.track("llmc_kv_blocks_used", lambda: scheduler.kv.num_used)
+        metrics.track("llmc_kv_blocks", lambda: scheduler.kv.num_blocks)
         metrics.track("llmc_engine_up", lambda: float(self.health().status == "ok"))
         metrics.track("llmc_engine_step_age_seconds", self._step_age_s)
         for reason in get_args(FinishReason):

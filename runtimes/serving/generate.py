@@ -23,7 +23,7 @@ def generate(
 ) -> int:
     """Print the prompt and its continuation as it comes; the exit status. Ctrl-C ends the answer early."""
     tokens = vocabulary.encode(prompt, add_special=True) or ([vocabulary.bos] if vocabulary.bos is not None else [])
-    room = engine.scheduler.kv.max_seq_len - len(tokens)
+    room = engine.scheduler.max_seq_len - len(tokens)
     if not tokens or room < 1:
         problem = "is empty" if not tokens else f"has {len(tokens)} tokens, which leaves no room for an answer"
         print(f"the prompt {problem}", file=sys.stderr)

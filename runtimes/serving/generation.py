@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .kv import BlockTable
 from .text import TextStream
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -42,7 +43,7 @@ class Sampled:
 
 @dataclass(eq=False, slots=True)
 class Generation:
-    """Prompt and answer of one choice of one request. The scheduler owns the fields below `rng`."""
+    """Prompt and answer of one choice of one request. The scheduler owns the fields below `salt`."""
 
     tokens: list[int]  # the prompt, then the answer as it grows
     num_prompt: int
@@ -52,8 +53,11 @@ class Generation:
     text: TextStream | None = None  # spells the answer and watches for stop strings; None where only tokens matter
     index: int = 0  # which choice of its request
     rng: random.Random = field(default_factory=random.Random)
+    priority: int = 0  # higher goes first, and displaces lower
+    salt: bytes = b""  # cached prefixes are shared within one salt only
 
-    slot: int | None = None
+    number: int = 0  # order of arrival
+    blocks: BlockTable | None = None  # None while it waits
     num_computed: int = 0  # leading tokens whose keys and values are in the cache
     finish: FinishReason | None = None
     sampler_state: Any = None  # the sampler's own memory of this generation
@@ -62,14 +66,14 @@ class Generation:
     def num_output(self) -> int:
         return len(self.tokens) - self.num_prompt
 
-    @property
-    def num_pending(self) -> int:
-        """Tokens still to be computed before the next one can be sampled."""
-        return len(self.tokens) - self.num_computed
+    def rank(self) -> tuple[int, int]:
+        """Who runs first: higher priority, then earlier arrival."""
+        return -self.priority, self.number
 
     @property
     def is_decoding(self) -> bool:
-        return self.num_output > 0 and self.num_pending == 1
+        """Whether all but its newest token are computed, and that one was sampled."""
+        return self.num_computed == len(self.tokens) - 1 >= self.num_prompt
 
 
 def generator_for(seed: int | None, *, choice: int) -> random.Random:

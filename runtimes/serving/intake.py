@@ -33,7 +33,7 @@ class Service:
 
     @property
     def max_seq_len(self) -> int:
-        return self.engine.scheduler.kv.max_seq_len
+        return self.engine.scheduler.max_seq_len
 
 
 async def read_body(request: Request, service: Service) -> bytes:

@@ -67,6 +67,16 @@ class Sampler:
         return self._buffer[:num_rows]
 
 
+class RowSampler(Sampler):
+    """Samples each row by itself: vectorised functions may round an element by where in memory it lies."""
+
+    def sample(self, logits: Tensor, generations: list[Generation]) -> list[Sampled | None]:
+        found: list[Sampled | None] = []
+        for row, generation in enumerate(generations):
+            found += super().sample(logits[row : row + 1], [generation])
+        return found
+
+
 def _adjusted(logits: Tensor, generations: list[Generation]) -> Tensor:
     """Penalties and biases; a copy only if there are any."""
     adjust = [row for row, g in enumerate(generations) if _has_penalty(g) or g.sampling.logit_bias]

@@ -8,15 +8,20 @@ A step is planned, computed by somebody else, and committed:
 
 Every running answer gets its next token in every step (so the time per output token does not depend on the queue), and up
 to `prefill_chunk` prompt tokens ride along (so a long prompt delays others by one chunk at most).
+
+Answers grow block by block. When the cache is full, the last of the running ones (lowest priority, then youngest) gives its
+blocks up and waits in front of the others: its tokens, its random numbers and its text stay, and what it had computed is
+computed again, unless the cache of prefixes still has it. A request of higher priority displaces in the same way.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Sequence
 
 from .generation import FinishReason, Generation
-from .kv import KVSlots
+from .kv import BlockTable, KVBlocks
+from .line import WaitingLine
 from .work import Chunk
 
 
@@ -25,25 +30,45 @@ class Overloaded(Exception):
 
 
 class Scheduler:
-    """Continuous batching over KV slots, first come first served.
+    """Continuous batching over KV blocks, by priority and then first come first served.
 
     Args:
-        kv: the slots.
+        kv: the blocks; they hold at least one sequence of `max_seq_len` tokens.
+        max_batch: generations that run at a time.
+        max_seq_len: longest prompt and answer together.
         prefill_chunk: prompt tokens computed in one step, over all prompts.
-        max_waiting: generations that may wait for a slot.
+        max_waiting: generations that may wait to run.
         max_waiting_tokens: prompt tokens that may wait; one prompt may always wait, however long.
+        is_fixed: a sequence is computed in the same pieces whoever else is there: one prompt a step, in chunks that begin
+            at multiples of `prefill_chunk`, with room for the whole answer from the start and so never displaced.
     """
 
-    def __init__(self, kv: KVSlots, *, prefill_chunk: int, max_waiting: int, max_waiting_tokens: int) -> None:
-        if prefill_chunk < 1:
-            raise ValueError(f"prefill_chunk must be at least 1, not {prefill_chunk}")
+    def __init__(
+        self,
+        kv: KVBlocks,
+        *,
+        max_batch: int,
+        max_seq_len: int,
+        prefill_chunk: int,
+        max_waiting: int,
+        max_waiting_tokens: int,
+        is_fixed: bool = False,
+    ) -> None:
+        if prefill_chunk < 1 or max_batch < 1:
+            raise ValueError("prefill_chunk and max_batch must be at least 1")
+        if kv.num_blocks < kv.blocks_for(max_seq_len):
+            raise ValueError(f"{kv.num_blocks} blocks do not hold a sequence of {max_seq_len} tokens")
         self.kv = kv
+        self.max_batch = max_batch
+        self.max_seq_len = max_seq_len
         self.prefill_chunk = prefill_chunk
         self.max_waiting = max_waiting
         self.max_waiting_tokens = max_waiting_tokens
-        self.waiting: deque[Generation] = deque()
-        self.running: list[Generation] = []  # in order of admission
-        self.num_waiting_tokens = 0
+        self.is_fixed = is_fixed
+        self.waiting = WaitingLine()
+        self.running: list[Generation] = []  # in order of rank: the last is displaced first
+        self.num_preempted = 0
+        self._num_submitted = 0
         self._planned: list[tuple[Generation, Chunk]] | None = None
 
     @property
@@ -53,35 +78,37 @@ class Scheduler:
     @property
     def max_request(self) -> int:
         """Generations that one request may ask for: more would be refused even by an idle server."""
-        return self.kv.num_slots + self.max_waiting
+        return self.max_batch + self.max_waiting
 
     def submit(self, generations: Sequence[Generation]) -> None:
         """Queue all of them, or none and raise Overloaded."""
         for generation in generations:
-            if generation.num_prompt < 1 or generation.num_prompt + generation.max_tokens > self.kv.max_seq_len:
+            if generation.num_prompt < 1 or generation.num_prompt + generation.max_tokens > self.max_seq_len:
                 raise ValueError("a prompt has at least one token, and fits with its answer in max_seq_len")
-        num_tokens = sum(generation.num_prompt for generation in generations)
-        num_queued = len(self.waiting) + len(generations) - self.kv.num_free
+        num_waiting, num_tokens = len(self.waiting), self.waiting.num_tokens
+        num_queued = num_waiting + len(generations) - (self.max_batch - len(self.running))
         if num_queued > self.max_waiting:
-            raise Overloaded(f"{len(self.waiting)} requests are waiting, the bound is {self.max_waiting}")
-        if self.waiting and num_queued > 0 and self.num_waiting_tokens + num_tokens > self.max_waiting_tokens:
-            raise Overloaded(
-                f"{self.num_waiting_tokens} prompt tokens are waiting, the bound is {self.max_waiting_tokens}"
-            )
-        self.waiting.extend(generations)
-        self.num_waiting_tokens += num_tokens
+            raise Overloaded(f"{num_waiting} requests are waiting, the bound is {self.max_waiting}")
+        new_tokens = sum(generation.num_prompt for generation in generations)
+        if num_waiting and num_queued > 0 and num_tokens + new_tokens > self.max_waiting_tokens:
+            raise Overloaded(f"{num_tokens} prompt tokens are waiting, the bound is {self.max_waiting_tokens}")
+        for generation in generations:
+            generation.number = self._num_submitted
+            self._num_submitted += 1
+            self.waiting.add(generation)
 
     def step_plan(self) -> list[Chunk]:
         """The chunks of the next step: one token for each answer, then prompt tokens up to the budget."""
         if self._planned is not None:
             raise RuntimeError("the last plan was not committed")
-        self._planned = [(generation, _chunk(generation, 1)) for generation in self.running if generation.is_decoding]
+        self._planned = []
+        self._plan_answers()
         budget = self.prefill_chunk
         for generation in self.running:
             if budget and not generation.is_decoding:
-                budget -= self._plan_prefill(generation, budget)
-        while budget and self.waiting and (slot := self.kv.acquire()) is not None:
-            budget -= self._plan_prefill(self._admit(slot), budget)
+                budget -= self._plan_prompt(generation, budget)
+        while budget and self.waiting and (generation := self._admit()) is not None:
+            budget -= self._plan_prompt(generation, budget)
         return [chunk for _, chunk in self._planned]
 
     @property
@@ -104,29 +131,94 @@ class Scheduler:
             if generation.finish is not None:
                 continue
             generation.num_computed += len(chunk.tokens)
+            assert generation.blocks is not None
+            self.kv.seal(generation.blocks, generation.tokens, generation.num_computed)
             if chunk.needs_logits:
                 self._accept(generation, token)
                 advanced.append(generation)
         return advanced
 
     def cancel(self, generation: Generation) -> None:
-        """Forget a generation; its slot is free for the next plan. Nothing happens if it has finished."""
+        """Forget a generation; its blocks are free for the next plan. Nothing happens if it has finished."""
         if generation.finish is None:
             self._finish(generation, "cancelled")
 
-    def _admit(self, slot: int) -> Generation:
-        generation = self.waiting.popleft()
-        self.num_waiting_tokens -= generation.num_prompt
-        generation.slot = slot
-        self.running.append(generation)
+    # --- planning ---------------------------------------------------------------------------------------------
+
+    def _plan_answers(self) -> None:
+        """The next token of each answer, from the first rank down, so that who is displaced was not planned yet."""
+        at, block_tokens = 0, self.kv.block_tokens
+        while at < len(self.running):
+            generation = self.running[at]
+            at += 1
+            if not generation.is_decoding:
+                continue
+            table = generation.blocks
+            assert table is not None
+            while len(table.ids) * block_tokens < len(generation.tokens) and not self.kv.grow(table):
+                self._preempt(self.running[-1])
+                if generation.blocks is None:  # it was the last itself
+                    return
+            self._plan(generation, 1)
+
+    def _plan_prompt(self, generation: Generation, budget: int) -> int:
+        """Plan as much of a prompt as the budget allows; what that takes of the budget."""
+        size = min(len(generation.tokens) - generation.num_computed, budget)
+        self._plan(generation, size)
+        return budget if self.is_fixed else size
+
+    def _plan(self, generation: Generation, size: int) -> None:
+        assert self._planned is not None
+        assert generation.blocks is not None
+        start = generation.num_computed
+        tokens = generation.tokens[start : start + size]
+        chunk = Chunk(generation.blocks.ids, start, tokens, start + size == len(generation.tokens))
+        self._planned.append((generation, chunk))
+
+    def _admit(self) -> Generation | None:
+        """The head of the line with its blocks, if there is room or somebody of lower priority can make some."""
+        generation = self.waiting.head
+        while (table := self._open(generation)) is None:
+            if not self._can_displace(generation):
+                return None
+            self._preempt(self.running[-1])
+        self.waiting.remove(generation)
+        generation.blocks = table
+        generation.num_computed = table.num_cached
+        insort(self.running, generation, key=Generation.rank)
         return generation
 
-    def _plan_prefill(self, generation: Generation, budget: int) -> int:
-        """Plan as much of a prompt as the budget allows; the number of tokens."""
+    def _open(self, generation: Generation) -> BlockTable | None:
+        if len(self.running) == self.max_batch:
+            return None
+        is_fixed = self.is_fixed
+        return self.kv.open(
+            generation.tokens,
+            room=generation.num_prompt + generation.max_tokens if is_fixed else len(generation.tokens),
+            spare=0 if is_fixed else len(self.running),  # a block for each answer, or it would be displaced soon
+            align=self.prefill_chunk if is_fixed else 1,
+            salt=generation.salt,
+        )
+
+    def _can_displace(self, generation: Generation) -> bool:
+        """Whether those of lower priority hold enough for it."""
+        if self.is_fixed or not self.running or self.running[-1].priority >= generation.priority:
+            return False
+        lower = [other for other in self.running if other.priority < generation.priority]
+        held = sum(len(other.blocks.ids) for other in lower if other.blocks is not None)
+        needed = self.kv.blocks_for(len(generation.tokens)) + len(self.running) - len(lower)
+        return needed <= self.kv.num_free + held
+
+    def _preempt(self, generation: Generation) -> None:
+        """Take its blocks; it waits in front, with all its tokens to compute."""
         assert self._planned is not None
-        size = min(generation.num_pending, budget)
-        self._planned.append((generation, _chunk(generation, size)))
-        return size
+        self._planned = [planned for planned in self._planned if planned[0] is not generation]
+        self._leave(generation)
+        generation.num_computed = 0
+        self.waiting.put_back(generation)
+        self.num_preempted += 1
+
+    # --- finishing --------------------------------------------------------------------------------------------
 
     def _accept(self, generation: Generation, token: int | None) -> None:
         if token is None:
@@ -140,17 +232,13 @@ class Scheduler:
 
     def _finish(self, generation: Generation, reason: FinishReason) -> None:
         generation.finish = reason
-        if generation.slot is None:
+        if generation.blocks is None:
             self.waiting.remove(generation)
-            self.num_waiting_tokens -= generation.num_prompt
-            return
+        else:
+            self._leave(generation)
+
+    def _leave(self, generation: Generation) -> None:
+        assert generation.blocks is not None
         self.running.remove(generation)
-        self.kv.release(generation.slot)
-        generation.slot = None
-
-
-def _chunk(generation: Generation, size: int) -> Chunk:
-    assert generation.slot is not None
-    start = generation.num_computed
-    tokens = generation.tokens[start : start + size]
-    return Chunk(generation.slot, start, tokens, needs_logits=start + size == len(generation.tokens))
+        self.kv.release(generation.blocks)
+        generation.blocks = None

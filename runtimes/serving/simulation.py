@@ -19,7 +19,8 @@ from typing import Literal, NamedTuple
 
 from .arrivals import Arrival, ClosedLoop
 from .generation import Generation
-from .kv import KVSlots
+from .kv import KVBlocks
+from .prefix import PrefixBlocks
 from .scheduler import Overloaded, Scheduler
 
 StepTime = Callable[[Sequence[tuple[int, int]]], float]
@@ -38,6 +39,8 @@ class Limits:
     """Prompt tokens of a step."""
     kv_tokens: int | None = None
     """Room of the cache; None: as much as `max_batch` of the longest need."""
+    block_tokens: int = 16
+    prefix_cache: bool = False
     max_waiting: int | None = None
     """Requests that may wait; None: without bound."""
     max_waiting_tokens: int | None = None
@@ -45,12 +48,16 @@ class Limits:
 
     def scheduler(self) -> Scheduler:
         """A server's own, with these limits."""
-        slots = self.max_batch
+        longest = -(-self.max_seq_len // self.block_tokens)
+        num_blocks = self.max_batch * (longest + 1)
         if self.kv_tokens is not None:
-            slots = max(1, min(slots, self.kv_tokens // self.max_seq_len))
+            num_blocks = max(longest, self.kv_tokens // self.block_tokens)
+        kind = PrefixBlocks if self.prefix_cache else KVBlocks
         endless = 2**62
         return Scheduler(
-            KVSlots(slots, max_seq_len=self.max_seq_len),
+            kind(num_blocks, block_tokens=self.block_tokens),
+            max_batch=self.max_batch,
+            max_seq_len=self.max_seq_len,
             prefill_chunk=self.prefill_chunk,
             max_waiting=endless if self.max_waiting is None else self.max_waiting,
             max_waiting_tokens=endless if self.max_waiting_tokens is None else self.max_waiting_tokens,
@@ -136,6 +143,8 @@ class Report:
     """Time within steps."""
     largest_batch: int
     """Chunks of the fullest step."""
+    num_preempted: int
+    """Times that a request had to give its room up and was computed again."""
     ttft: Percentiles
     tpot: Percentiles
     e2e: Percentiles
@@ -247,6 +256,7 @@ class _Run:
             num_steps=self.num_steps,
             busy_s=self.busy_s,
             largest_batch=self.largest_batch,
+            num_preempted=self.scheduler.num_preempted,
             ttft=Percentiles.of(outcome.ttft_s for outcome in self.outcomes),
             tpot=Percentiles.of(outcome.tpot_s for outcome in self.outcomes),
             e2e=Percentiles.of(outcome.e2e_s for outcome in self.outcomes),
@@ -261,11 +271,13 @@ class _Run:
         outcome = Outcome(arrival.time_s, arrival.input_tokens, arrival.output_tokens)
         self.outcomes.append(outcome)
         self.trace.append(Event(arrival.time_s, "arrive", number))
+        shared = min(arrival.prefix_tokens, arrival.input_tokens)
         generation = Generation(
-            tokens=[0] * arrival.input_tokens,
+            tokens=[-1 - arrival.prefix] * shared + [number] * (arrival.input_tokens - shared),
             num_prompt=arrival.input_tokens,
             max_tokens=arrival.output_tokens,
             index=number,
+            priority=arrival.priority,
         )
         try:
             self.scheduler.submit([generation])

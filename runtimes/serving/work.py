@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Consecutive tokens of one generation, to be computed in one step.
 
-    Their keys and values go to positions `start`, `start + 1`, … of KV slot `slot`; everything before `start` is already
-    there. A step holds at most one chunk a slot.
+    They stand at positions `start`, `start + 1`, … of their sequence, whose keys and values lie in `blocks`: position p in
+    block `blocks[p // block_tokens]`. Everything before `start` is already there. There may be blocks for later tokens.
+    A step holds at most one chunk a generation.
     """
 
-    slot: int
+    blocks: list[int]
     start: int
     tokens: list[int]
     needs_logits: bool  # the logits after the last token are wanted
+
+    @property
+    def end(self) -> int:
+        """Tokens of the sequence after this step."""
+        return self.start + len(self.tokens)
 
 
 class Runner(Protocol):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from expert_configs import EXPERT_CONFIGS
 from torch import Tensor, nn
 
 from llmc.compiler.lower.hf_names import HF_NAMES
@@ -169,6 +170,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "stablelm": ("StableLmConfig", {**_GQA, "hidden_size": 96, "layer_norm_eps": _EPS, "use_qkv_bias": True}),
     "glm": ("GlmConfig", {**_RMS, "head_dim": 16}),
     "nemotron": ("NemotronConfig", {**_GQA, "norm_eps": _EPS}),
+    **EXPERT_CONFIGS,
 }
 
 
@@ -246,14 +248,14 @@ def test_cached_decoding_generates_what_transformers_generates(case: Case):
 
 
 def _generate(case: Case, prompt: Tensor, *, num_new: int) -> Tensor:
-    """Greedily: the prompt in two chunks, then a token at a time, in the second of three slots."""
-    cache = case.program.model.KVCache(3, 64, torch.float32)
-    slots = torch.tensor([1])
+    """Greedily: the prompt in two chunks, then a token at a time, in blocks that lie in another order."""
+    cache = case.program.model.KVCache(5, 16, torch.float32)
+    blocks = torch.tensor([[2, 4, 1, 3]])
     tokens, done = prompt, 0
     for end in (13, *range(prompt.shape[1], prompt.shape[1] + num_new)):
         positions = torch.arange(done, end)[None]
         with torch.no_grad():
-            hidden = case.ours.decode(tokens[:, done:end], positions, slots, cache)
+            hidden = case.ours.decode(tokens[:, done:end], positions, blocks, cache)
             chosen = case.ours.logits(hidden[:, -1]).argmax(-1, keepdim=True)
         done = end
         if end >= prompt.shape[1]:
@@ -262,15 +264,15 @@ def _generate(case: Case, prompt: Tensor, *, num_new: int) -> Tensor:
 
 
 def test_sequences_of_different_lengths_decode_side_by_side(case: Case):
-    """Slots of a cache hold sequences of their own; a step may continue several at once."""
-    cache = case.program.model.KVCache(3, 64, torch.float32)
-    lengths, slots = (30, 11), (2, 0)
+    """Blocks of a cache belong to one sequence each; a step may continue several at once."""
+    cache = case.program.model.KVCache(4, 16, torch.float32)
+    lengths, blocks = (30, 11), torch.tensor([[3, 0], [2, 1]])
     with torch.no_grad():
-        for row, (length, slot) in enumerate(zip(lengths, slots, strict=True)):
+        for row, length in enumerate(lengths):
             positions = torch.arange(length)[None]
-            case.ours.decode(case.tokens[row : row + 1, :length], positions, torch.tensor([slot]), cache)
+            case.ours.decode(case.tokens[row : row + 1, :length], positions, blocks[row : row + 1], cache)
         step = torch.stack([case.tokens[row, length : length + 1] for row, length in enumerate(lengths)])
-        hidden = case.ours.decode(step, torch.tensor(lengths)[:, None], torch.tensor(slots), cache)
+        hidden = case.ours.decode(step, torch.tensor(lengths)[:, None], blocks, cache)
         found = case.ours.logits(hidden[:, 0])
     expected = torch.stack([case.expected[row, length] for row, length in enumerate(lengths)])
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)

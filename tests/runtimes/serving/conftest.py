@@ -17,7 +17,7 @@ import torch
 from llmc.runtimes.serving.api import create_app
 from llmc.runtimes.serving.engine import Engine
 from llmc.runtimes.serving.intake import Service
-from llmc.runtimes.serving.kv import KVSlots
+from llmc.runtimes.serving.kv import KVBlocks
 from llmc.runtimes.serving.metrics import Metrics
 from llmc.runtimes.serving.sampler import Sampler
 from llmc.runtimes.serving.scheduler import Scheduler
@@ -53,10 +53,10 @@ def scripted(answer: bytes | list[int]) -> Logits:
 
 @dataclass
 class FakeRunner:
-    """A cache of token ids instead of keys and values; checks that each chunk continues what its slot holds."""
+    """A cache of token ids instead of keys and values: logits come from what the blocks of a sequence hold."""
 
-    num_slots: int = 4
-    max_seq_len: int = 128
+    num_blocks: int = 64
+    block_tokens: int = 4
     logits: Logits = hashed
     step_s: float = 0.0
     fault: Exception | None = None
@@ -66,7 +66,7 @@ class FakeRunner:
     cache: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        self.cache = np.full((self.num_slots, self.max_seq_len), -1)
+        self.cache = np.full((self.num_blocks, self.block_tokens), -1)
 
     def step(self, work: Sequence[Chunk]) -> torch.Tensor:
         if self.gate is not None:
@@ -76,20 +76,15 @@ class FakeRunner:
             raise self.fault
         self.num_steps += 1
         self.largest_batch = max(self.largest_batch, len(work))
-        assert len({chunk.slot for chunk in work}) == len(work), "two chunks for one slot"
         rows = [self.compute(chunk) for chunk in work]
         wanted = [row for row, chunk in zip(rows, work, strict=True) if chunk.needs_logits]
         return torch.from_numpy(np.stack(wanted)) if wanted else torch.empty(0, VOCAB)
 
     def compute(self, chunk: Chunk) -> np.ndarray:
-        row = self.cache[chunk.slot]
-        if chunk.start == 0:
-            row[:] = -1
-        end = chunk.start + len(chunk.tokens)
-        assert (row[: chunk.start] >= 0).all(), "a chunk after a hole"
-        assert (row[chunk.start :] == -1).all(), "tokens computed twice"
-        row[chunk.start : end] = chunk.tokens
-        return self.logits(row[:end].tolist())
+        places = [(chunk.blocks[at // self.block_tokens], at % self.block_tokens) for at in range(chunk.end)]
+        for place, token in zip(places[chunk.start :], chunk.tokens, strict=True):
+            self.cache[place] = token
+        return self.logits([int(self.cache[place]) for place in places])
 
 
 @dataclass
@@ -104,12 +99,12 @@ class Parts:
     app: Any
 
     def is_empty(self) -> bool:
-        """Nothing runs, waits or holds a slot, and the engine remembers no request."""
+        """Nothing runs, waits or holds a block, and the engine remembers no request."""
         scheduler = self.scheduler
         return (
             not scheduler.running
             and not scheduler.waiting
-            and scheduler.num_waiting_tokens == 0
+            and scheduler.waiting.num_tokens == 0
             and scheduler.kv.num_used == 0
             and not self.engine._entries
         )
@@ -144,8 +139,11 @@ def make(vocabulary: HubVocabulary) -> Iterator[Callable[..., Parts]]:
 
     def build(
         *,
-        num_slots: int = 4,
+        max_batch: int = 4,
         max_seq_len: int = 128,
+        block_tokens: int = 4,
+        num_blocks: int | None = None,
+        blocks: type[KVBlocks] = KVBlocks,
         prefill_chunk: int = 16,
         max_waiting: int = 64,
         max_waiting_tokens: int = 10_000,
@@ -154,9 +152,12 @@ def make(vocabulary: HubVocabulary) -> Iterator[Callable[..., Parts]]:
         service: dict[str, Any] | None = None,
         **runner: Any,
     ) -> Parts:
-        fake = FakeRunner(num_slots=num_slots, max_seq_len=max_seq_len, **runner)
+        num_blocks = num_blocks or max_batch * -(-max_seq_len // block_tokens)
+        fake = FakeRunner(num_blocks=num_blocks, block_tokens=block_tokens, **runner)
         scheduler = Scheduler(
-            KVSlots(num_slots, max_seq_len=max_seq_len),
+            blocks(num_blocks, block_tokens=block_tokens),
+            max_batch=max_batch,
+            max_seq_len=max_seq_len,
             prefill_chunk=prefill_chunk,
             max_waiting=max_waiting,
             max_waiting_tokens=max_waiting_tokens,

@@ -183,8 +183,8 @@ def test_every_metric_of_the_table_is_served_and_counts(api):
         'llmc_requests_total{reason="cancelled"} 0.0',
         "llmc_prompt_tokens_total 3.0",
         "llmc_output_tokens_total 4.0",
-        "llmc_kv_slots 4.0",
-        "llmc_kv_slots_used 0.0",
+        "llmc_kv_blocks 128.0",
+        "llmc_kv_blocks_used 0.0",
         "llmc_requests_running 0.0",
         "llmc_requests_waiting 0.0",
         "llmc_engine_up 1.0",
@@ -265,7 +265,7 @@ def test_a_long_body_is_refused_with_or_without_its_length(api):
 
 def test_overload_is_answered_with_429_and_when_to_retry(api):
     gate = threading.Event()
-    call, parts = api(num_slots=2, max_waiting=3, gate=gate, prefill_chunk=64)
+    call, parts = api(max_batch=2, max_waiting=3, gate=gate, prefill_chunk=64)
 
     async def burst():
         calls = [

@@ -73,16 +73,16 @@ def test_concurrent_requests_get_the_tokens_they_would_get_alone(make):
             parts.engine.submit([generation(prompts[at], **wishes[at])], inboxes[at].post)
         return {at: tokens_of(inboxes[at].finished()) for at in order}
 
-    alone = {at: run(make(num_slots=1, prefill_chunk=64), [at])[at] for at in range(len(prompts))}
-    together = make(num_slots=5, prefill_chunk=7)
+    alone = {at: run(make(max_batch=1, prefill_chunk=64), [at])[at] for at in range(len(prompts))}
+    together = make(max_batch=5, prefill_chunk=7)
     assert run(together, list(alone)) == alone
     assert together.runner.largest_batch > 3
     assert together.wait_empty()
 
 
 def test_churn_leaves_nothing_behind(make):
-    """Submits, cancels and finishes from several threads at once; then every slot is free and nothing is remembered."""
-    parts = make(num_slots=3, prefill_chunk=8, max_waiting=6, step_s=0.0005)
+    """Submits, cancels and finishes from several threads at once; then every block is free and nothing is remembered."""
+    parts = make(max_batch=3, prefill_chunk=8, max_waiting=6, step_s=0.0005)
     outcomes: list[str] = []
 
     def client(seed: int) -> None:
@@ -143,9 +143,9 @@ def test_a_cancelled_request_stops_computing(make):
     assert one.finish == "cancelled"
 
 
-def test_cancelling_while_a_step_runs_frees_the_slot_and_delivers_nothing(make):
+def test_cancelling_while_a_step_runs_frees_its_blocks_and_delivers_nothing(make):
     gate = threading.Event()
-    parts, inbox = make(gate=gate, num_slots=1), Inbox()
+    parts, inbox = make(gate=gate, max_batch=1), Inbox()
     one = generation([1, 2, 3])
     parts.engine.submit([one], inbox.post)
     deadline = time.monotonic() + 5
@@ -162,7 +162,7 @@ def test_cancelling_while_a_step_runs_frees_the_slot_and_delivers_nothing(make):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_failing_step_gives_every_request_an_error_and_takes_no_more(make, caplog):
     gate = threading.Event()
-    parts = make(fault=RuntimeError("out of memory"), gate=gate, num_slots=1)
+    parts = make(fault=RuntimeError("out of memory"), gate=gate, max_batch=1)
     inboxes = [Inbox(), Inbox()]
     for inbox in inboxes:
         parts.engine.submit([generation([1])], inbox.post)
@@ -227,12 +227,12 @@ def test_stopping_ends_what_is_left_with_an_error(make):
 
 
 def test_a_row_of_nan_ends_its_request_with_an_error_and_no_other(make, monkeypatch):
-    parts = make(num_slots=2)
+    parts = make(max_batch=2)
     compute = parts.runner.compute
 
     def poisoned(chunk):
         row = compute(chunk)
-        return np.full_like(row, np.nan) if parts.runner.cache[chunk.slot, 0] == 66 else row
+        return np.full_like(row, np.nan) if parts.runner.cache[chunk.blocks[0], 0] == 66 else row
 
     monkeypatch.setattr(parts.runner, "compute", poisoned)
     bad, good = Inbox(), Inbox()
@@ -245,7 +245,7 @@ def test_a_row_of_nan_ends_its_request_with_an_error_and_no_other(make, monkeypa
 
 def test_a_full_queue_refuses_and_says_when_to_come_back(make):
     gate = threading.Event()
-    parts, inbox = make(num_slots=1, max_waiting=1, gate=gate), Inbox()
+    parts, inbox = make(max_batch=1, max_waiting=1, gate=gate), Inbox()
     for _ in range(2):
         parts.engine.submit([generation([1])], inbox.post)
     with pytest.raises(Overloaded):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,11 +18,17 @@ import httpx
 import pytest
 import torch
 from programs import build, imported, tiny_spec
+from torch import Tensor
 
 from llmc.compiler.emit.render import render
 from llmc.compiler.lower.serving import ServeView
 from llmc.runtimes.common.errors import RunError
 from llmc.runtimes.pytorch.weights import save_weights
+from llmc.runtimes.serving.generation import Generation, Sampling
+from llmc.runtimes.serving.kv import KVBlocks
+from llmc.runtimes.serving.prefix import PrefixBlocks
+from llmc.runtimes.serving.sampler import RowSampler
+from llmc.runtimes.serving.scheduler import Scheduler
 
 VIEW = ServeView(
     name="tiny",
@@ -32,12 +39,18 @@ VIEW = ServeView(
     is_kv_bf16=False,
     vocab_size=512,
     max_seq_len=128,
-    num_slots=8,
-    num_slots_reason="their keys and values take 1.5 MiB",
+    max_batch=8,
+    block_tokens=16,
+    num_blocks=64,
+    num_blocks_reason="the planned room of 1,024 tokens, 1.5 MiB",
+    has_prefix_cache=False,
+    is_fixed=False,
+    max_blocks=8,
+    experts=None,
     prefill_chunk=16,
     prefill_chunk_reason="9 ms",
     max_waiting=32,
-    max_waiting_reason="4 for each slot",
+    max_waiting_reason="4 for each that runs",
     max_waiting_tokens=4000,
     max_waiting_tokens_reason="(ttft 0.5 s - prefill 0.1 s) * 10000 tokens/s",
     stall_s=30.0,
@@ -46,8 +59,11 @@ VIEW = ServeView(
 VARIANTS = {
     "cpu-fp32": VIEW,
     "cpu-bf16": replace(VIEW, is_bf16=True, is_kv_bf16=True),
+    "prefix-cache": replace(VIEW, has_prefix_cache=True),
+    "fixed": replace(VIEW, is_fixed=True),
+    "gpu-fixed": replace(VIEW, device="cuda", is_fixed=True, has_prefix_cache=True),
     "gpu": replace(VIEW, device="cuda", is_bf16=True, is_kv_bf16=True),
-    "hostile": replace(VIEW, name='a"""\nimport os\n{{ 7 * 7 }}', origin='"""; x', num_slots_reason="\n1/0"),
+    "hostile": replace(VIEW, name='a"""\nimport os\n{{ 7 * 7 }}', origin='"""; x', num_blocks_reason="\n1/0"),
 }
 
 
@@ -95,15 +111,11 @@ def test_a_spec_reaches_the_program_as_text_only():
 
 def test_batched_steps_give_the_logits_of_the_whole_forward_pass(folder: Path):
     """Through the real scheduler: many prompts at once, in chunks, against `model.forward` of each alone."""
-    from llmc.runtimes.serving.generation import Generation, Sampling
-    from llmc.runtimes.serving.kv import KVSlots
-    from llmc.runtimes.serving.scheduler import Scheduler
-
     with imported(folder, "model", "serve") as (model_module, serve_module):
         torch.manual_seed(0)
         model = model_module.Model()
-        runner = serve_module.Runner(model, model_module.KVCache(8, 128, torch.float32))
-        scheduler = Scheduler(KVSlots(8, max_seq_len=128), prefill_chunk=16, max_waiting=99, max_waiting_tokens=9999)
+        runner = serve_module.Runner(model, model_module.KVCache(20, 16, torch.float32))
+        scheduler = scheduler_of(KVBlocks(20, block_tokens=16))  # too few for all: some are displaced
         prompts = [torch.randint(0, 512, (length,)).tolist() for length in (1, 2, 15, 16, 17, 40, 3, 90, 8, 33, 1, 60)]
         waiting = [
             Generation(tokens=list(p), num_prompt=len(p), max_tokens=6, sampling=Sampling(temperature=0))
@@ -119,6 +131,57 @@ def test_batched_steps_give_the_logits_of_the_whole_forward_pass(folder: Path):
                 torch.testing.assert_close(row, expected, atol=1e-4, rtol=0)
             scheduler.commit(logits.argmax(-1).tolist())
         assert all(generation.num_output == 6 for generation in waiting)
+
+
+def scheduler_of(kv: KVBlocks, **options) -> Scheduler:
+    limits = {"max_batch": 8, "max_seq_len": 128, "prefill_chunk": 16, "max_waiting": 99, "max_waiting_tokens": 9999}
+    return Scheduler(kv, **(limits | options))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_with_fixed_shapes_a_request_gets_the_same_bits_alone_and_in_company(folder: Path, dtype: torch.dtype):
+    """Logits and sampled tokens of eight requests: each alone on a fresh server, then all together, out of step."""
+    (folder / "serve.py").write_text(text_of(VARIANTS["fixed"]))
+    with imported(folder, "model", "serve") as (model_module, serve_module):
+        torch.manual_seed(0)
+        model = model_module.Model().to(dtype)
+
+        def run(numbers: list[int]) -> dict[int, tuple[list[Tensor], list[int]]]:
+            runner = serve_module.Runner(model, model_module.KVCache(64, 16, dtype))
+            scheduler = scheduler_of(PrefixBlocks(64, block_tokens=16), is_fixed=True)
+            sampler, logits_of = RowSampler(512), {number: [] for number in numbers}
+            coming = [request(number) for number in numbers]
+            while coming or scheduler.has_work:
+                if coming:
+                    scheduler.submit([coming.pop(0)])  # one more in every step
+                logits = runner.step(scheduler.step_plan())
+                generations = list(scheduler.awaiting_token)
+                for row, generation in zip(logits, generations, strict=True):
+                    logits_of[generation.index].append(row)
+                scheduler.commit([s.token for s in sampler.sample(logits, generations)])
+            return {number: (logits_of[number], requests[number].tokens) for number in numbers}
+
+        def request(number: int) -> Generation:
+            pick = random.Random(number % 5)  # some begin alike
+            prompt = [pick.randrange(512) for _ in range((1, 16, 17, 40, 90)[number % 5] + number // 5)]
+            requests[number] = Generation(
+                tokens=prompt,
+                num_prompt=len(prompt),
+                max_tokens=9,
+                sampling=Sampling(temperature=(0, 1.3)[number % 2], top_p=0.95),
+                index=number,
+                rng=random.Random(number),
+            )
+            return requests[number]
+
+        requests: dict[int, Generation] = {}
+        alone = {number: run([number])[number] for number in range(8)}
+        together = run(list(range(8)))
+    (folder / "serve.py").write_text(text_of(VIEW))
+    for number in range(8):
+        assert alone[number][1] == together[number][1]
+        for one, other in zip(alone[number][0], together[number][0], strict=True):
+            assert torch.equal(one, other)
 
 
 @contextmanager

@@ -1,6 +1,10 @@
-"""The scheduler under random traffic: nobody's slot is shared or lost, and nobody's tokens depend on the others."""
+"""The scheduler and the KV blocks under random traffic: no block is lost or shared wrongly, and nobody's tokens depend on the others."""
 
 from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
 
 import pytest
 from hypothesis import settings
@@ -8,11 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from llmc.runtimes.serving.generation import Generation
-from llmc.runtimes.serving.kv import KVSlots
+from llmc.runtimes.serving.kv import KVBlocks
+from llmc.runtimes.serving.prefix import PrefixBlocks
 from llmc.runtimes.serving.scheduler import Overloaded, Scheduler
 from llmc.runtimes.serving.text import TextStream
 
-NUM_SLOTS = 3
+BLOCK_TOKENS = 4
+NUM_BLOCKS = 9
+MAX_BATCH = 4
 MAX_SEQ_LEN = 24
 PREFILL_CHUNK = 5
 MAX_WAITING = 6
@@ -29,7 +36,7 @@ def next_token(tokens: list[int]) -> int:
 
 
 def generation(
-    prompt: list[int], *, max_tokens: int, stops: tuple[str, ...] = (), ignore_eos: bool = False
+    prompt: list[int], *, max_tokens: int, stops: tuple[str, ...] = (), ignore_eos: bool = False, priority: int = 0
 ) -> Generation:
     return Generation(
         tokens=list(prompt),
@@ -37,29 +44,38 @@ def generation(
         max_tokens=max_tokens,
         eos=frozenset() if ignore_eos else frozenset([EOS]),
         text=TextStream(lambda token: str(token).encode(), stops),
+        priority=priority,
     )
 
 
-def scheduler(**options: int) -> Scheduler:
-    defaults = {"prefill_chunk": PREFILL_CHUNK, "max_waiting": MAX_WAITING, "max_waiting_tokens": MAX_WAITING_TOKENS}
-    return Scheduler(KVSlots(NUM_SLOTS, max_seq_len=MAX_SEQ_LEN), **{**defaults, **options})
+def scheduler(blocks: KVBlocks | None = None, **options) -> Scheduler:
+    defaults = {
+        "max_batch": MAX_BATCH,
+        "max_seq_len": MAX_SEQ_LEN,
+        "prefill_chunk": PREFILL_CHUNK,
+        "max_waiting": MAX_WAITING,
+        "max_waiting_tokens": MAX_WAITING_TOKENS,
+    }
+    return Scheduler(blocks or KVBlocks(100, block_tokens=BLOCK_TOKENS), **{**defaults, **options})
 
 
 class Cache:
-    """The tokens whose keys and values each slot holds."""
+    """The tokens whose keys and values lie at each place of each block."""
 
     def __init__(self) -> None:
-        self.slots: dict[int, list[int]] = {}
+        self.places: dict[tuple[int, int], int] = {}
 
     def run(self, chunks) -> list[int]:
-        tokens = []
+        answers = []
         for chunk in chunks:
-            held = [] if chunk.start == 0 else self.slots[chunk.slot]
-            assert len(held) == chunk.start, "a chunk must continue what its slot holds"
-            self.slots[chunk.slot] = held + chunk.tokens
+            where = [(chunk.blocks[at // BLOCK_TOKENS], at % BLOCK_TOKENS) for at in range(chunk.end)]
+            self.places.update(zip(where[chunk.start :], chunk.tokens, strict=True))
             if chunk.needs_logits:
-                tokens.append(next_token(self.slots[chunk.slot]))
-        return tokens
+                answers.append(next_token([self.places[place] for place in where]))
+        return answers
+
+    def block(self, number: int) -> list[int]:
+        return [self.places[number, at] for at in range(BLOCK_TOKENS)]
 
 
 def alone(original: Generation) -> tuple[list[int], str]:
@@ -76,22 +92,35 @@ def alone(original: Generation) -> tuple[list[int], str]:
 
 
 class Traffic(RuleBasedStateMachine):
+    """Plain blocks; the other machines below differ in what they are made of."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = scheduler()
+        self.kv = self.make_blocks()
+        self.scheduler = self.make_scheduler()
         self.cache = Cache()
         self.live: list[Generation] = []
         self.done: list[Generation] = []
         self.chunks = None
 
+    def make_blocks(self) -> KVBlocks:
+        return KVBlocks(NUM_BLOCKS, block_tokens=BLOCK_TOKENS)
+
+    def make_scheduler(self) -> Scheduler:
+        return scheduler(self.kv)
+
     @rule(
-        prompts=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=15), min_size=1, max_size=4),
+        prompts=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=15), min_size=1, max_size=4),
         max_tokens=st.integers(1, 9),
         stops=st.lists(st.text("0123456789", min_size=1, max_size=3), max_size=2),
         ignore_eos=st.booleans(),
+        priority=st.integers(-1, 1),
     )
-    def submit(self, prompts, max_tokens, stops, ignore_eos):
-        new = [generation(p, max_tokens=max_tokens, stops=tuple(stops), ignore_eos=ignore_eos) for p in prompts]
+    def submit(self, prompts, max_tokens, stops, ignore_eos, priority):
+        new = [
+            generation(p, max_tokens=max_tokens, stops=tuple(stops), ignore_eos=ignore_eos, priority=priority)
+            for p in prompts
+        ]
         before = list(self.scheduler.waiting)
         try:
             self.scheduler.submit(new)
@@ -107,21 +136,22 @@ class Traffic(RuleBasedStateMachine):
             self.scheduler.cancel(chosen)
             self.live.remove(chosen)
             assert chosen.finish == "cancelled"
-            assert chosen.slot is None
+            assert chosen.blocks is None
 
     @precondition(lambda self: self.chunks is None and self.scheduler.has_work)
     @rule()
     def plan(self):
-        decoding = [g for g in self.scheduler.running if g.is_decoding]
+        answers = [g for g in self.scheduler.running if g.is_decoding]
+        before = self.scheduler.num_preempted
         self.chunks = self.scheduler.step_plan()
-        planned = {chunk.slot: chunk for chunk in self.chunks}
-        assert len(planned) == len(self.chunks), "one chunk a slot"
-        for one in decoding:
-            assert planned[one.slot].tokens == one.tokens[-1:], "every running answer advances in every step"
-        prefilled = sum(len(c.tokens) for c in self.chunks) - len(decoding)
-        assert prefilled <= PREFILL_CHUNK
-        is_waiting_possible = not self.scheduler.waiting or prefilled == PREFILL_CHUNK or not self.scheduler.kv.num_free
-        assert is_waiting_possible, "nobody waits while there is a slot and budget"
+        assert self.chunks, "there is always something to do"
+        planned = [g for g, _ in self.scheduler._planned]
+        assert len(set(planned)) == len(planned) == len(self.chunks), "one chunk a generation"
+        assert all(g.blocks is not None for g in planned)
+        if self.scheduler.num_preempted == before:
+            assert set(answers) <= set(planned), "every running answer advances in every step"
+        prefilled = sum(len(chunk.tokens) for g, chunk in self.scheduler._planned if g not in answers)
+        assert prefilled <= PREFILL_CHUNK + len(self.chunks)
 
     @precondition(lambda self: self.chunks is not None)
     @rule()
@@ -134,38 +164,100 @@ class Traffic(RuleBasedStateMachine):
         self.done += finished
 
     @invariant()
-    def slots_are_owned_once(self):
-        running = self.scheduler.running
-        slots = [g.slot for g in running]
-        assert len(set(slots)) == len(slots) == self.scheduler.kv.num_used
-        assert self.scheduler.kv.num_used + self.scheduler.kv.num_free == NUM_SLOTS
-        assert self.scheduler.num_waiting_tokens == sum(g.num_prompt for g in self.scheduler.waiting)
-        assert set(running) | set(self.scheduler.waiting) == set(self.live)
-        assert all(g.slot is None for g in self.scheduler.waiting)
+    def everybody_is_somewhere_in_order(self):
+        running, waiting = self.scheduler.running, list(self.scheduler.waiting)
+        assert set(running) | set(waiting) == set(self.live)
+        assert len(running) + len(waiting) == len(self.live)
+        assert len(waiting) == len(self.scheduler.waiting)
+        assert len(running) <= MAX_BATCH
+        for line in (running, waiting):
+            assert [g.rank() for g in line] == sorted(g.rank() for g in line)
+        assert self.scheduler.waiting.num_tokens == sum(len(g.tokens) for g in waiting)
+        assert all(g.blocks is None and g.num_computed == 0 for g in waiting)
+        assert all(g.num_computed < len(g.tokens) for g in running)
+
+    @invariant()
+    def blocks_are_owned_by_those_who_run(self):
+        owners = Counter(block for g in self.scheduler.running for block in g.blocks.ids)
+        assert self.kv.num_used == len(owners)
+        assert self.kv.num_used + self.kv.num_free == NUM_BLOCKS
+        assert not set(owners) & set(self.kv._free)
+        self.check_owners(owners)
+
+    def check_owners(self, owners: Counter) -> None:
+        assert set(owners.values()) <= {1}, "no block is used twice"
+        assert len(set(self.kv._free)) == len(self.kv._free)
 
     def teardown(self):
-        for _ in range(2000):
+        for _ in range(3000):
             if self.chunks is not None:
                 self.commit()
             if not self.scheduler.has_work:
                 break
             self.plan()
         assert not self.live, "every admitted request finishes"
-        assert self.scheduler.kv.num_used == 0
+        assert self.kv.num_used == 0, "every block is free again"
         for one in self.done:
             assert (one.tokens[one.num_prompt :], one.finish) == alone(one)
 
 
+class PrefixTraffic(Traffic):
+    """Blocks shared by content."""
+
+    def make_blocks(self) -> KVBlocks:
+        return PrefixBlocks(NUM_BLOCKS, block_tokens=BLOCK_TOKENS)
+
+    def check_owners(self, owners: Counter) -> None:
+        kv = self.kv
+        assert {block: count for block, count in enumerate(kv._num_owners) if count} == dict(owners)
+        assert sorted([*kv._free, *kv._idle, *owners]) == list(range(NUM_BLOCKS)), "nothing lost, nothing twice"
+        assert {digest: block for block, digest in kv._digest_of.items()} == kv._block_of
+        assert set(kv._idle) <= set(kv._digest_of)
+
+    @invariant()
+    def a_known_block_holds_what_its_digest_says(self):
+        """Whoever has a sealed beginning finds there the keys and values of exactly its own tokens."""
+        for one in self.scheduler.running:
+            digest = hashlib.sha256(b"").digest()
+            for at, block in enumerate(one.blocks.ids[: one.blocks.num_sealed]):
+                tokens = one.tokens[at * BLOCK_TOKENS : (at + 1) * BLOCK_TOKENS]
+                assert self.cache.block(block) == tokens
+                digest = hashlib.sha256(digest + array("q", tokens).tobytes()).digest()
+            assert one.blocks.chain in (digest, b"")
+
+
+class FixedTraffic(PrefixTraffic):
+    """The same pieces for a sequence whoever else is there."""
+
+    def make_scheduler(self) -> Scheduler:
+        return scheduler(self.kv, prefill_chunk=2 * BLOCK_TOKENS, is_fixed=True)
+
+    @precondition(lambda self: self.chunks is None and self.scheduler.has_work)
+    @rule()
+    def plan(self):
+        self.chunks = self.scheduler.step_plan()
+        assert self.chunks
+        prompts = [c for g, c in self.scheduler._planned if not g.is_decoding]
+        assert len(prompts) <= 1
+        for chunk in prompts:
+            assert chunk.start % (2 * BLOCK_TOKENS) == 0
+            assert len(chunk.tokens) == 2 * BLOCK_TOKENS or chunk.needs_logits
+        assert self.scheduler.num_preempted == 0
+
+
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=100, stateful_step_count=40)
+TestPrefixTraffic = PrefixTraffic.TestCase
+TestFixedTraffic = FixedTraffic.TestCase
+for case in (TestTraffic, TestPrefixTraffic, TestFixedTraffic):
+    case.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
 
 
-def drain(sched: Scheduler, cache: Cache) -> list[list[tuple[int, int]]]:
-    """Run to the end; for each step (slot, number of tokens) of its chunks."""
+def drain(sched: Scheduler, cache: Cache) -> list[list[int]]:
+    """Run to the end; the lengths of the chunks of each step."""
     steps = []
     while sched.has_work:
         chunks = sched.step_plan()
-        steps.append([(c.slot, len(c.tokens)) for c in chunks])
+        steps.append([len(chunk.tokens) for chunk in chunks])
         sched.commit(cache.run(chunks))
     return steps
 
@@ -175,34 +267,111 @@ def test_a_long_prompt_is_computed_in_chunks_beside_running_answers():
     sched.submit([generation([1, 2], max_tokens=8, ignore_eos=True)])
     sched.commit(cache.run(sched.step_plan()))
     sched.submit([generation([3] * 12, max_tokens=1, ignore_eos=True)])
-    assert drain(sched, cache)[:3] == [[(0, 1), (1, 5)], [(0, 1), (1, 5)], [(0, 1), (1, 2)]]
+    assert drain(sched, cache)[:3] == [[1, 5], [1, 5], [1, 2]]
 
 
 def test_short_prompts_share_the_budget_of_a_step():
     sched, cache = scheduler(), Cache()
     sched.submit([generation([1, 2], max_tokens=1), generation([3, 4], max_tokens=1), generation([5, 6], max_tokens=1)])
-    assert drain(sched, cache) == [[(0, 2), (1, 2), (2, 1)], [(2, 1)]]
+    assert drain(sched, cache) == [[2, 2, 1], [1]]
 
 
-def test_requests_are_served_in_order_of_arrival():
+def test_requests_are_served_by_priority_and_then_in_order_of_arrival():
     sched = scheduler(prefill_chunk=100)
-    sent = [generation([i], max_tokens=1) for i in range(6)]
+    sent = [generation([i], max_tokens=1, priority=i % 2) for i in range(6)]
     for one in sent:
         sched.submit([one])
     sched.step_plan()
-    assert sched.running == sent[:3]
-    assert list(sched.waiting) == sent[3:]
+    assert sched.running == [sent[1], sent[3], sent[5], sent[0]]
+    assert list(sched.waiting) == [sent[2], sent[4]]
+
+
+def test_who_is_displaced_goes_on_where_it_was():
+    """Two answers outgrow 6 blocks: the younger waits, with its tokens, and both end as if alone."""
+    kv, cache = KVBlocks(6, block_tokens=BLOCK_TOKENS), Cache()
+    sched = scheduler(kv)
+    both = [generation([at] * 6, max_tokens=14, ignore_eos=True) for at in (1, 2)]
+    sched.submit(both)
+    seen = []
+    while sched.has_work:
+        sched.commit(cache.run(sched.step_plan()))
+        seen.append((len(sched.running), both[1].num_output))
+    assert sched.num_preempted >= 1
+    assert any(running == 1 and 0 < tokens < 14 for running, tokens in seen), "the second waits with its tokens"
+    assert [(one.tokens[6:], one.finish) for one in both] == [alone(one) for one in both]
+
+
+def test_a_higher_priority_displaces_a_lower_one_when_the_batch_is_full():
+    sched, cache = scheduler(max_batch=1), Cache()
+    low = generation([1], max_tokens=6, ignore_eos=True)
+    sched.submit([low])
+    for _ in range(3):
+        sched.commit(cache.run(sched.step_plan()))
+    high = generation([2], max_tokens=2, ignore_eos=True, priority=1)
+    sched.submit([high])
+    sched.commit(cache.run(sched.step_plan()))
+    assert (sched.running, list(sched.waiting)) == ([high], [low])
+    drain(sched, cache)
+    assert [(one.tokens[1:], one.finish) for one in (low, high)] == [alone(low), alone(high)]
+
+
+def test_a_higher_priority_does_not_displace_in_vain():
+    """The older of equal priority holds too much for the new one to fit whoever else goes."""
+    kv, cache = KVBlocks(6, block_tokens=BLOCK_TOKENS), Cache()
+    sched = scheduler(kv, prefill_chunk=100)
+    first = generation([1] * 15, max_tokens=2, ignore_eos=True, priority=1)
+    low = generation([2], max_tokens=9, ignore_eos=True)
+    sched.submit([first])
+    sched.submit([low])
+    sched.commit(cache.run(sched.step_plan()))
+    sched.submit([generation([3] * 12, max_tokens=1, priority=1)])
+    sched.step_plan()
+    assert sched.running == [first, low]
+
+
+def prompt_steps(sched: Scheduler, prompt: list[int], *, salt: bytes = b"") -> list[list[int]]:
+    one = generation(prompt, max_tokens=1)
+    one.salt = salt
+    sched.submit([one])
+    return drain(sched, sched_cache)
+
+
+sched_cache = Cache()
+
+
+def test_a_beginning_that_was_computed_is_not_computed_again():
+    sched = scheduler(PrefixBlocks(20, block_tokens=BLOCK_TOKENS), prefill_chunk=100)
+    prompt = [*range(10), 1, 2, 3]
+    assert prompt_steps(sched, prompt) == [[13]]
+    assert prompt_steps(sched, prompt) == [[1]]  # three whole blocks are there, and the last token is always computed
+    assert prompt_steps(sched, [*prompt[:9], 5, 5, 5]) == [[4]]
+    assert prompt_steps(sched, [5, *prompt[1:]]) == [[13]]
+    assert prompt_steps(sched, prompt[:8]) == [[4]]
+    assert prompt_steps(sched, prompt, salt=b"other tenant") == [[13]]
+    assert (sched.kv.num_hit_tokens, sched.kv.num_used) == (12 + 8 + 4, 0)
+
+
+def test_the_beginning_unused_for_longest_makes_room():
+    kv = PrefixBlocks(6, block_tokens=BLOCK_TOKENS)
+    sched = scheduler(kv, prefill_chunk=100)
+    old, new = [1] * 9, [2] * 9
+    prompt_steps(sched, old)
+    prompt_steps(sched, new)
+    prompt_steps(sched, old)  # used again: `new` is now the older
+    prompt_steps(sched, [3] * 13)  # four blocks: the two that are free, and those of `new`
+    assert prompt_steps(sched, old) == [[1]]
+    assert prompt_steps(sched, new) == [[9]]
 
 
 def test_the_queue_is_bounded_by_requests():
     sched = scheduler(max_waiting=2)
-    sched.submit([generation([1], max_tokens=1) for _ in range(NUM_SLOTS + 2)])
-    with pytest.raises(Overloaded, match=r"5 requests are waiting, the bound is 2"):
+    sched.submit([generation([1], max_tokens=1) for _ in range(MAX_BATCH + 2)])
+    with pytest.raises(Overloaded, match=r"6 requests are waiting, the bound is 2"):
         sched.submit([generation([1], max_tokens=1)])
 
 
 def test_the_queue_is_bounded_by_tokens_but_one_prompt_may_always_wait():
-    sched = scheduler(max_waiting_tokens=10)
+    sched = scheduler(max_waiting_tokens=10, max_batch=3)
     sched.submit([generation([1] * 20, max_tokens=1) for _ in range(3)])
     sched.step_plan()
     sched.commit([])
@@ -213,9 +382,9 @@ def test_the_queue_is_bounded_by_tokens_but_one_prompt_may_always_wait():
 
 def test_a_request_is_taken_whole_or_not_at_all():
     sched = scheduler(max_waiting=0)
-    sched.submit([generation([1], max_tokens=1)] * 1)
+    sched.submit([generation([1], max_tokens=1)])
     with pytest.raises(Overloaded):
-        sched.submit([generation([1], max_tokens=1) for _ in range(NUM_SLOTS)])
+        sched.submit([generation([1], max_tokens=1) for _ in range(MAX_BATCH)])
     assert len(sched.waiting) == 1
 
 
@@ -255,10 +424,16 @@ def test_a_plan_is_committed_before_the_next():
         sched.step_plan()
 
 
-def test_a_slot_released_twice_is_found():
-    kv = KVSlots(1, max_seq_len=4)
-    slot = kv.acquire()
-    assert kv.acquire() is None
-    kv.release(slot)
-    with pytest.raises(KeyError):
-        kv.release(slot)
+@pytest.mark.parametrize("kind", [KVBlocks, PrefixBlocks])
+def test_a_block_released_twice_is_found(kind):
+    kv = kind(1, block_tokens=4)
+    table = kv.open([1, 2, 3], room=3)
+    assert kv.open([1, 2, 3], room=3) is None
+    kv.release(table)
+    with pytest.raises(RuntimeError, match="released twice"):
+        kv.release(table)
+
+
+def test_blocks_that_hold_no_sequence_are_our_bug():
+    with pytest.raises(ValueError, match="do not hold a sequence of 24"):
+        scheduler(KVBlocks(5, block_tokens=4))

@@ -126,7 +126,7 @@ def test_a_client_that_goes_away_stops_the_computation(live, stream):
 
 
 def test_a_client_that_goes_away_while_waiting_leaves_the_queue(live):
-    server = slow(live, num_slots=1)
+    server = slow(live, max_batch=1)
     first, second = post(server), post(server)
     end = time.monotonic() + 5
     while not server.parts.scheduler.waiting and time.monotonic() < end:
@@ -200,7 +200,7 @@ from llmc.runtimes.serving.api import create_app
 from llmc.runtimes.serving.engine import Engine
 from llmc.runtimes.serving.generation import Sampled
 from llmc.runtimes.serving.intake import Service
-from llmc.runtimes.serving.kv import KVSlots
+from llmc.runtimes.serving.kv import KVBlocks
 from llmc.runtimes.serving.metrics import Metrics
 from llmc.runtimes.serving.scheduler import Scheduler
 from llmc.runtimes.serving.server import serve
@@ -215,7 +215,14 @@ class Sampler:
     def sample(self, logits, generations):
         return [Sampled(token) for token in logits]
 
-scheduler = Scheduler(KVSlots(4, max_seq_len=500), prefill_chunk=16, max_waiting=8, max_waiting_tokens=999)
+scheduler = Scheduler(
+    KVBlocks(126, block_tokens=16),
+    max_batch=4,
+    max_seq_len=500,
+    prefill_chunk=16,
+    max_waiting=8,
+    max_waiting_tokens=999,
+)
 metrics = Metrics()
 engine = Engine(Runner(), Sampler(), scheduler, metrics=metrics)
 service = Service(name="tiny", engine=engine, vocabulary=NumberVocabulary(256), metrics=metrics)

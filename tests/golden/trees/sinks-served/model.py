@@ -50,33 +50,46 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sinks: Tensor) -> Tens
 
 
 class LayerCache(NamedTuple):
-    """One layer's keys and values in a decode step, and where the step's tokens go."""
+    """One layer's keys and values in a decode step, and which rows the step is about."""
 
-    keys: Tensor  # [slots, K, S, C]
-    values: Tensor  # [slots, K, S, C]
-    slots: Tensor  # [B]
-    positions: Tensor  # [B, T]
-    num_keys: int  # S of this step: one more than the furthest position
+    keys: Tensor  # [rows, K, C]
+    values: Tensor  # [rows, K, C]
+    written: Tensor  # [B, T]: rows of the step's tokens
+    read: Tensor  # [B, S]: rows of each sequence, from its first token on
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the step's keys and values [B, K, T, C]; all that the slots hold come back, [B, K, S, C]."""
-        self.keys[self.slots[:, None], :, self.positions] = k.transpose(1, 2).type_as(self.keys)
-        self.values[self.slots[:, None], :, self.positions] = v.transpose(1, 2).type_as(self.values)
-        keys, values = self.keys[self.slots, :, : self.num_keys], self.values[self.slots, :, : self.num_keys]
-        return keys.type_as(k), values.type_as(v)
+        """Write the step's keys and values [B, K, T, C]; those of the whole sequences come back, [B, K, S, C]."""
+        self.keys[self.written] = k.transpose(1, 2).type_as(self.keys)
+        self.values[self.written] = v.transpose(1, 2).type_as(self.values)
+        keys, values = self.keys[self.read], self.values[self.read]  # [B, S, K, C] x 2
+        return keys.transpose(1, 2).type_as(k), values.transpose(1, 2).type_as(v)
 
 
 class KVCache:
-    """Keys and values of every layer for `num_slots` sequences of up to `max_seq_len` tokens."""
+    """Keys and values of every layer: a row for each token, in blocks that a sequence holds in any order."""
 
-    def __init__(self, num_slots: int, max_seq_len: int, dtype: torch.dtype) -> None:
-        shape = (3, num_slots, 2, max_seq_len, 16)  # [layers, slots, K, S, C]
+    def __init__(self, num_blocks: int, block_tokens: int, dtype: torch.dtype) -> None:
+        self.block_tokens = block_tokens
+        shape = (3, num_blocks * block_tokens + 1, 2, 16)  # [layers, rows, K, C]
         self.keys, self.values = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
 
-    def layers(self, slots: Tensor, positions: Tensor, num_keys: int) -> Iterator[LayerCache]:
-        """Each layer's part, for tokens at `positions` [B, T] of `slots` [B]."""
+    def layers(self, blocks: Tensor, positions: Tensor) -> Iterator[LayerCache]:
+        """Each layer's part, for tokens at `positions` [B, T] of sequences in `blocks` [B, N]."""
+        written, read = rows(blocks, positions, block_tokens=self.block_tokens, nothing=self.keys.shape[1] - 1)
         for keys, values in zip(self.keys, self.values, strict=True):
-            yield LayerCache(keys, values, slots, positions, num_keys)
+            yield LayerCache(keys, values, written, read)
+
+
+def rows(blocks: Tensor, positions: Tensor, *, block_tokens: int, nothing: int) -> tuple[Tensor, Tensor]:
+    """Rows of the tokens at `positions` [B, T], and of the sequences up to their last [B, S]; `nothing` is a row of zeros.
+
+    Position p lies in block p // block_tokens of its sequence. What is behind a sequence's end reads the row of zeros: a
+    mask keeps scores from it, but NaN of somebody else times zero would be NaN.
+    """
+    at = torch.arange(blocks.shape[1] * block_tokens, device=blocks.device)  # [S]
+    read = blocks.repeat_interleave(block_tokens, dim=1) * block_tokens + at % block_tokens  # [B, S]
+    read = read.where(at <= positions[:, -1:], nothing)
+    return read.gather(1, positions), read
 
 
 class Attention(nn.Module):
@@ -155,13 +168,13 @@ class Model(nn.Module):
         """Hidden states [..., D] -> logits [..., V]."""
         return self.head(hidden)
 
-    def decode(self, tokens: Tensor, positions: Tensor, slots: Tensor, cache: KVCache) -> Tensor:
-        """Hidden states [B, T, D] of tokens [B, T] at positions [B, T] of the cache's slots [B]; extends the cache."""
+    def decode(self, tokens: Tensor, positions: Tensor, blocks: Tensor, cache: KVCache) -> Tensor:
+        """Hidden states [B, T, D] of tokens [B, T] at positions [B, T] of sequences in the cache's blocks [B, N]; extends it."""
         x = self.embed(tokens)  # [B, T, D]
         at = positions[:, None]  # [B, 1, T]: the same for all heads
-        num_keys = int(positions.max()) + 1
+        num_keys = blocks.shape[1] * cache.block_tokens  # S
         whole = (*rope(at), causal_mask(at, num_keys))
         local = (*rope(at), window_mask(at, num_keys))
-        for layer, part in zip(self.layers, cache.layers(slots, positions, num_keys), strict=True):
+        for layer, part in zip(self.layers, cache.layers(blocks, positions), strict=True):
             x = layer(x, *(whole if layer.is_global else local), part)
         return self.norm(x)

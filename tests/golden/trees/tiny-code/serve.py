@@ -23,7 +23,7 @@ from llmc.runtimes.serving.chat import open_chat_template
 from llmc.runtimes.serving.engine import Engine
 from llmc.runtimes.serving.generate import generate
 from llmc.runtimes.serving.intake import Service
-from llmc.runtimes.serving.kv import KVSlots
+from llmc.runtimes.serving.kv import KVBlocks
 from llmc.runtimes.serving.metrics import Metrics
 from llmc.runtimes.serving.sampler import Sampler
 from llmc.runtimes.serving.scheduler import Scheduler
@@ -35,9 +35,11 @@ from model import KVCache, Model
 NAME = "tiny-code"
 VOCAB_SIZE = 4096  # V
 MAX_SEQ_LEN = 512  # prompt and answer, tokens
-NUM_SLOTS = 8  # sequences at a time; the largest batch of the plan, whose keys and values take 12 MiB
+MAX_BATCH = 8  # sequences at a time
 PREFILL_CHUNK = 128  # prompt tokens a step; what a prompt may add to the step of running answers
-MAX_WAITING = 19  # requests; MAX_WAITING_TOKENS of prompts of 64 tokens
+BLOCK_TOKENS = 16
+NUM_BLOCKS = 256  # of the KV cache; the planned room of 4,096 tokens, 12 MiB; 8 sequences at full length
+MAX_WAITING = 11  # requests; (500 ms objective - 24.7 ms) at 25 answers/s of 64 tokens from a full batch
 MAX_WAITING_TOKENS = 1233  # of prompts; (500 ms objective - 24.7 ms) at 2,595 tokens/s, at least the longest
 STALL_S = 30.0  # a step that takes longer is stuck: health turns red, and its requests get an error
 DRAIN_S = 5  # what running requests have to finish after SIGTERM
@@ -56,12 +58,14 @@ class Runner:
 
         Single tokens, which are mostly running answers, go through the model together; each longer piece of a prompt by itself.
         """
-        single = [chunk for chunk in work if len(chunk.tokens) == 1]
-        last = dict(zip((chunk.slot for chunk in single), self.last_hidden(single), strict=True)) if single else {}
-        for chunk in work:
+        single = [at for at, chunk in enumerate(work) if len(chunk.tokens) == 1]
+        last: dict[int, Tensor] = {}
+        if single:
+            last.update(zip(single, self.last_hidden([work[at] for at in single]), strict=True))
+        for at, chunk in enumerate(work):
             if len(chunk.tokens) > 1:
-                last[chunk.slot] = self.last_hidden([chunk])[0]
-        wanted = [last[chunk.slot] for chunk in work if chunk.needs_logits]
+                last[at] = self.last_hidden([chunk])[0]
+        wanted = [last[at] for at, chunk in enumerate(work) if chunk.needs_logits]
         if not wanted:
             return torch.empty(0, VOCAB_SIZE)
         return self.model.logits(torch.stack(wanted)).float()  # [N, V]
@@ -70,9 +74,10 @@ class Runner:
         """Hidden states [B, D] after chunks of equal length T, whose keys and values go to the cache."""
         tokens = torch.tensor([chunk.tokens for chunk in chunks])  # [B, T]
         starts = torch.tensor([chunk.start for chunk in chunks])  # [B]
-        slots = torch.tensor([chunk.slot for chunk in chunks])  # [B]
         positions = starts[:, None] + torch.arange(tokens.shape[1])  # [B, T]
-        return self.model.decode(tokens, positions, slots, self.cache)[:, -1]
+        most = -(-max(chunk.end for chunk in chunks) // BLOCK_TOKENS)  # N
+        blocks = torch.tensor([(chunk.blocks + [0] * most)[:most] for chunk in chunks])  # [B, N]
+        return self.model.decode(tokens, positions, blocks, self.cache)[:, -1]
 
 
 def main() -> None:
@@ -84,18 +89,21 @@ def main() -> None:
     dtype = torch.bfloat16 if has_fast_bf16() else torch.float32
     kv_dtype = torch.bfloat16
     model = Model().to(dtype)
-    cache = KVCache(NUM_SLOTS, MAX_SEQ_LEN, kv_dtype)
+    cache = KVCache(NUM_BLOCKS, BLOCK_TOKENS, kv_dtype)
     if args.weights is not None:
         load_weights(model, args.weights)
 
     scheduler = Scheduler(
-        KVSlots(NUM_SLOTS, max_seq_len=MAX_SEQ_LEN),
+        KVBlocks(NUM_BLOCKS, block_tokens=BLOCK_TOKENS),
+        max_batch=MAX_BATCH,
+        max_seq_len=MAX_SEQ_LEN,
         prefill_chunk=PREFILL_CHUNK,
         max_waiting=MAX_WAITING,
         max_waiting_tokens=MAX_WAITING_TOKENS,
     )
     metrics = Metrics()
-    engine = Engine(Runner(model, cache), Sampler(vocabulary.num_tokens), scheduler, metrics=metrics, stall_s=STALL_S)
+    sampler = Sampler(vocabulary.num_tokens)
+    engine = Engine(Runner(model, cache), sampler, scheduler, metrics=metrics, stall_s=STALL_S)
     if args.generate is not None:
         sys.exit(generate(engine, vocabulary, args.generate, max_tokens=args.max_tokens, sampling=args.sampling))
 
