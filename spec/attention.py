@@ -68,6 +68,9 @@ class LatentAttention(Node):
     scale: Positive | None = Field(
         default=None, description="Factor on the scores; null: (nope + rope head dim) ** -0.5."
     )
+    latent_norm_eps: Positive = Field(
+        default=1e-6, description="Epsilon of the norms on the latents (DeepSeek: 1e-6, whatever the other norms have)."
+    )
 
 
 Attention = Annotated[

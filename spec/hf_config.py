@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .hf.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
-from .hf.experts import GPT_OSS, MINIMAX_M2, MIXTRAL, QWEN2_MOE, QWEN3_MOE
+from .hf.experts import GPT_OSS, MINIMAX_M2, MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE
 from .hf.falcon_bloom_mpt import BLOOM, FALCON, MPT
 from .hf.fields import HfType, UnsupportedConfig, Values, get_path, set_path
 from .hf.gemma import GEMMA, GEMMA2, GEMMA3
@@ -30,7 +30,7 @@ __all__ = ["HF_TYPES", "UnsupportedConfig", "from_hf_config", "stored_format", "
 HF_TYPES: tuple[HfType, ...] = (
     # the order in which writing tries them: the most widely read type first
     *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, GPT2, PHI3, GLM, STABLELM, GRANITE, NEMOTRON),
-    *(MIXTRAL, QWEN2_MOE, QWEN3_MOE, GPT_OSS, MINIMAX_M2, DEEPSEEK_V3, DEEPSEEK_V2),
+    *(MIXTRAL, QWEN2_MOE, QWEN3_MOE, OLMOE, GPT_OSS, MINIMAX_M2, DEEPSEEK_V3, DEEPSEEK_V2),
     *(GPTJ, GPT_NEOX, PHI, FALCON, BLOOM, MPT, OPT, GPT_BIGCODE, STARCODER2),
     *(INTERNLM, INTERNLM2, BAICHUAN, QWEN, CHATGLM, MINICPM),
 )

@@ -17,9 +17,18 @@ if TYPE_CHECKING:
 BIAS = Param("bias")
 
 
-def add_norm(builder: Builder, model: Model, name: str, x: str, *, dims: str = "B T D!", scale: str = "D") -> str:
-    """The model's norm over the dims marked with `!`, with a weight of dims `scale`."""
-    norm = model.norm
+def add_norm(
+    builder: Builder,
+    model: Model,
+    name: str,
+    x: str,
+    *,
+    dims: str = "B T D!",
+    scale: str = "D",
+    eps: float | None = None,
+) -> str:
+    """The model's norm over the dims marked with `!`, with a weight of dims `scale`; by default with its own `eps`."""
+    norm = model.norm if eps is None else model.norm.model_copy(update={"eps": eps})
     output = dims.replace("!", "")
     if norm.kind == "rmsnorm":
         line = f"{dims}, {scale} -> {output}"

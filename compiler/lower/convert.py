@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...spec.hf_config import UnsupportedConfig, to_hf_config
 from ..emit.literals import json_text, literal
+from .convert_experts import expert_rows
+from .convert_rows import TensorRow, joined, same
 from .hf_names import HfNames, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ...spec.model import Model
-
-
-@dataclass(frozen=True)
-class TensorRow:
-    """One parameter (`{i}` stands for a layer) and the expression that says how Hugging Face stores it."""
-
-    name: str
-    source: str
 
 
 @dataclass(frozen=True)
@@ -42,13 +37,11 @@ class ConvertView:
     @property
     def imports(self) -> tuple[str, ...]:
         """The kinds of source that the rows use."""
-        return tuple(sorted({row.source.partition("(")[0] for row in self.rows}))
+        return tuple(sorted({kind for row in self.rows for kind in re.findall(r"\b[A-Z]\w+(?=\()", row.source)}))
 
 
 def lower_convert(model: Model, *, name: str, origin: str) -> ConvertView | None:
     """None if no model type of Hugging Face is the same model, or its checkpoints are not converted yet."""
-    if model.moe is not None or model.attention.kind == "mla":
-        return None
     try:
         config = to_hf_config(model)
     except UnsupportedConfig:
@@ -68,42 +61,74 @@ def lower_convert(model: Model, *, name: str, origin: str) -> ConvertView | None
 
 def _rows(model: Model, names: HfNames) -> Iterator[TensorRow]:
     """The parameters of model.py in the order of its modules."""
-    yield TensorRow("embed.weight", _same(f"{names.embed}.weight"))
+    yield TensorRow("embed.weight", same(f"{names.embed}.weight"))
     if model.position.kind == "learned":
-        yield TensorRow("positions.weight", _same(f"{names.positions}.weight"))
+        yield TensorRow("positions.weight", same(f"{names.positions}.weight"))
     if model.embedding.norm:
         yield from _norm(model, "embed_norm", names.embed_norm)
     yield from _layer_rows(model, names)
     if model.block.norms != "post":
         yield from _norm(model, "norm", names.norm)
     if not model.tie_embeddings:
-        yield TensorRow("head.weight", _same(f"{names.head}.weight"))
+        yield TensorRow("head.weight", same(f"{names.head}.weight"))
     if model.head.bias:
-        yield TensorRow("head.bias", _same(f"{names.head}.bias"))
+        yield TensorRow("head.bias", same(f"{names.head}.bias"))
 
 
 def _layer_rows(model: Model, names: HfNames) -> Iterator[TensorRow]:
-    layer, attention, mlp = "layers.{i}", model.attention, model.mlp
-    assert attention.kind != "mla"
+    layer = "layers.{i}"
     is_sandwich = model.block.norms == "sandwich"
     yield from _norm(model, f"{layer}.attn_norm", names.attn_norm)
-    for kind in _kinds(bias=attention.qkv_bias):
-        yield TensorRow(f"{layer}.attn.qkv.{kind}", _qkv(model, names, kind=kind))
-    if attention.qk_norm is not None:
-        yield from _norm(model, f"{layer}.attn.q_norm", names.q_norm)
-        yield from _norm(model, f"{layer}.attn.k_norm", names.k_norm)
-    for kind in _kinds(bias=attention.out_bias):
+    yield from _latent_rows(model, names) if model.attention.kind == "mla" else _heads_rows(model, names)
+    for kind in _kinds(bias=model.attention.out_bias):
         yield TensorRow(f"{layer}.attn.out.{kind}", _matrix(names, names.out, kind=kind))
     if is_sandwich:
         yield from _norm(model, f"{layer}.attn_post_norm", names.attn_post_norm)
     if model.block.norms != "shared":
         yield from _norm(model, f"{layer}.mlp_norm", names.mlp_norm)
-    for kind in _kinds(bias=mlp.bias):
-        yield TensorRow(f"{layer}.mlp.{'gate_up' if mlp.is_gated else 'up'}.{kind}", _up(model, names, kind=kind))
-    for kind in _kinds(bias=mlp.bias):
-        yield TensorRow(f"{layer}.mlp.down.{kind}", _matrix(names, names.down, kind=kind))
+    if not all(model.is_moe_layer(number) for number in range(model.num_layers)):
+        yield from _mlp_rows(model, names)
+    if model.moe is not None and names.experts is not None:
+        yield from expert_rows(model, model.moe, names.experts)
     if is_sandwich:
         yield from _norm(model, f"{layer}.mlp_post_norm", names.mlp_post_norm)
+
+
+def _heads_rows(model: Model, names: HfNames) -> Iterator[TensorRow]:
+    layer, attention = "layers.{i}.attn", model.attention
+    assert attention.kind != "mla"
+    for kind in _kinds(bias=attention.qkv_bias):
+        yield TensorRow(f"{layer}.qkv.{kind}", _qkv(model, names, kind=kind))
+    if attention.qk_norm is not None:
+        yield from _norm(model, f"{layer}.q_norm", names.q_norm)
+        yield from _norm(model, f"{layer}.k_norm", names.k_norm)
+    if attention.sinks:
+        yield TensorRow(f"{layer}.sinks", same(names.sinks))
+
+
+def _latent_rows(model: Model, names: HfNames) -> Iterator[TensorRow]:
+    layer, attention, theirs = "layers.{i}.attn", model.attention, names.latent
+    assert attention.kind == "mla"
+    assert theirs is not None
+    if attention.q_lora_rank is None:
+        yield TensorRow(f"{layer}.q.weight", same(f"{theirs.q}.weight"))
+    else:
+        for kind in _kinds(bias=attention.qkv_bias):
+            yield TensorRow(f"{layer}.q_down.{kind}", same(f"{theirs.q_down}.{kind}"))
+        yield from _norm(model, f"{layer}.q_norm", theirs.q_norm)
+        yield TensorRow(f"{layer}.q_up.weight", same(f"{theirs.q_up}.weight"))
+    for kind in _kinds(bias=attention.qkv_bias):
+        yield TensorRow(f"{layer}.kv_down.{kind}", same(f"{theirs.kv_down}.{kind}"))
+    yield from _norm(model, f"{layer}.kv_norm", theirs.kv_norm)
+    yield TensorRow(f"{layer}.kv_up.weight", same(f"{theirs.kv_up}.weight"))
+
+
+def _mlp_rows(model: Model, names: HfNames) -> Iterator[TensorRow]:
+    layer, mlp = "layers.{i}.mlp", model.mlp
+    for kind in _kinds(bias=mlp.bias):
+        yield TensorRow(f"{layer}.{'gate_up' if mlp.is_gated else 'up'}.{kind}", _up(model, names, kind=kind))
+    for kind in _kinds(bias=mlp.bias):
+        yield TensorRow(f"{layer}.down.{kind}", _matrix(names, names.down, kind=kind))
 
 
 def _kinds(*, bias: bool) -> tuple[str, ...]:
@@ -113,11 +138,7 @@ def _kinds(*, bias: bool) -> tuple[str, ...]:
 def _norm(model: Model, ours: str, theirs: str) -> Iterator[TensorRow]:
     has_bias = model.norm.kind == "layernorm" and model.norm.bias
     for kind in _kinds(bias=has_bias):
-        yield TensorRow(f"{ours}.{kind}", _same(f"{theirs}.{kind}"))
-
-
-def _same(name: str) -> str:
-    return f"Same({literal(name)})"
+        yield TensorRow(f"{ours}.{kind}", same(f"{theirs}.{kind}"))
 
 
 def _matrix(names: HfNames, stem: str, *, kind: str) -> str:
@@ -125,15 +146,10 @@ def _matrix(names: HfNames, stem: str, *, kind: str) -> str:
     return f"{'Transposed' if is_transposed else 'Same'}({literal(f'{stem}.{kind}')})"
 
 
-def _joined(stem: str, rows: dict[str, int], *, kind: str) -> str:
-    parts = ", ".join(f"{literal(part)}: {count}" for part, count in rows.items())
-    return f"Joined({literal(f'{stem}.{kind}')}, {{{parts}}})"
-
-
 def _qkv(model: Model, names: HfNames, *, kind: str) -> str:
     kv_size = model.num_kv_heads * model.head_dim
     if "{part}" in names.qkv:
-        return _joined(names.qkv, {"q": model.num_heads * model.head_dim, "k": kv_size, "v": kv_size}, kind=kind)
+        return joined(names.qkv, {"q": model.num_heads * model.head_dim, "k": kv_size, "v": kv_size}, kind=kind)
     if names.qkv_rows == "grouped" and model.num_kv_heads > 1:  # with one key/value head both orders are the same
         group = model.num_heads // model.num_kv_heads
         return (
@@ -145,5 +161,5 @@ def _qkv(model: Model, names: HfNames, *, kind: str) -> str:
 
 def _up(model: Model, names: HfNames, *, kind: str) -> str:
     if "{part}" in names.up:
-        return _joined(names.up, {"gate": model.intermediate_size, "up": model.intermediate_size}, kind=kind)
+        return joined(names.up, {"gate": model.intermediate_size, "up": model.intermediate_size}, kind=kind)
     return _matrix(names, names.up, kind=kind)

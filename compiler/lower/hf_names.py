@@ -7,6 +7,35 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class HfExperts:
+    """Where the parameters of a mixture of experts are. `{e}` is an expert."""
+
+    router: str
+    up: str
+    """With `{part}`, two tensors an expert, or the stem of one tensor that holds gate and up of all experts, interleaved."""
+    down: str
+    parts: tuple[str, str] = ("gate_proj", "up_proj")
+    """What stands for `{part}`: gate and up."""
+    balance_bias: str = ""
+    """The whole name of the bias that balances experts."""
+    shared: str = ""
+    shared_gate: str = ""
+
+
+@dataclass(frozen=True)
+class HfLatent:
+    """Where the parameters of latent attention are."""
+
+    q: str
+    q_down: str
+    q_norm: str
+    q_up: str
+    kv_down: str
+    kv_norm: str
+    kv_up: str
+
+
+@dataclass(frozen=True)
 class HfNames:
     """Where the parameters of one model type are. A part that a type never has stays empty."""
 
@@ -31,6 +60,10 @@ class HfNames:
     """In one tensor: all queries, then keys, then values; or side by side for each key/value head."""
     is_transposed: bool = False
     """Whether matrices of the blocks are stored as [in, out]."""
+    sinks: str = ""
+    """The whole name: there is no stem with a weight."""
+    experts: HfExperts | None = None
+    latent: HfLatent | None = None
 
 
 _LLAMA = HfNames(
@@ -76,6 +109,28 @@ _BLOOM = HfNames(
     norm="transformer.ln_f",
 )
 
+_ATTN, _MLP = "model.layers.{i}.self_attn", "model.layers.{i}.mlp"
+_BLOCK_SPARSE = HfExperts(
+    router="model.layers.{i}.block_sparse_moe.gate",
+    up="model.layers.{i}.block_sparse_moe.experts.{e}.{part}",
+    down="model.layers.{i}.block_sparse_moe.experts.{e}.w2",
+    parts=("w1", "w3"),
+)
+_EXPERTS = HfExperts(router=f"{_MLP}.gate", up=_MLP + ".experts.{e}.{part}", down=_MLP + ".experts.{e}.down_proj")
+_DEEPSEEK = replace(
+    _LLAMA,
+    experts=replace(_EXPERTS, shared=f"{_MLP}.shared_experts", balance_bias=f"{_MLP}.gate.e_score_correction_bias"),
+    latent=HfLatent(
+        q=f"{_ATTN}.q_proj",
+        q_down=f"{_ATTN}.q_a_proj",
+        q_norm=f"{_ATTN}.q_a_layernorm",
+        q_up=f"{_ATTN}.q_b_proj",
+        kv_down=f"{_ATTN}.kv_a_proj_with_mqa",
+        kv_norm=f"{_ATTN}.kv_a_layernorm",
+        kv_up=f"{_ATTN}.kv_b_proj",
+    ),
+)
+
 HF_NAMES: dict[str, HfNames] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "granite", "stablelm"), _LLAMA),
     **dict.fromkeys(("gemma2", "gemma3_text"), _SANDWICH),
@@ -90,6 +145,21 @@ HF_NAMES: dict[str, HfNames] = {
         norm="model.final_layernorm",
     ),
     "starcoder2": replace(_LLAMA, up="model.layers.{i}.mlp.c_fc", down="model.layers.{i}.mlp.c_proj"),
+    "mixtral": replace(_LLAMA, experts=_BLOCK_SPARSE),
+    "minimax_m2": replace(
+        _LLAMA,
+        experts=replace(_BLOCK_SPARSE, balance_bias="model.layers.{i}.block_sparse_moe.e_score_correction_bias"),
+    ),
+    "qwen2_moe": replace(
+        _LLAMA, experts=replace(_EXPERTS, shared=f"{_MLP}.shared_expert", shared_gate=f"{_MLP}.shared_expert_gate")
+    ),
+    **dict.fromkeys(("qwen3_moe", "olmoe"), replace(_LLAMA, experts=_EXPERTS)),
+    "gpt_oss": replace(
+        _LLAMA,
+        sinks=f"{_ATTN}.sinks",
+        experts=HfExperts(router=f"{_MLP}.router", up=f"{_MLP}.experts.gate_up_proj", down=f"{_MLP}.experts.down_proj"),
+    ),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3"), _DEEPSEEK),
     "gpt2": _GPT2,
     "gpt_bigcode": replace(_GPT2, qkv_rows="grouped", is_transposed=False),
     "gptj": HfNames(

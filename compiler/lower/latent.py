@@ -32,6 +32,7 @@ class LatentView:
     out_bias: bool
     scale: float
     """Factor on the scores."""
+    norm_eps: float
 
     has_window = False
     window = None
@@ -68,6 +69,7 @@ def lower_latent(model: Model, attention: LatentAttention) -> LatentView:
         qkv_bias=attention.qkv_bias,
         out_bias=attention.out_bias,
         scale=_scale(model, attention),
+        norm_eps=attention.latent_norm_eps,
     )
 
 

@@ -154,6 +154,8 @@ class ModelView:
     @property
     def uses_functional(self) -> bool:
         """Whether anything of torch.nn.functional is called."""
+        if self.experts is not None and self.experts.is_router_fp32:
+            return True
         is_tied = self.tie_embeddings or self.norm.unit_offset
         has_sdpa = not self.attention.is_eager and (self.has_decode or "causal_attention" not in self.kernels)
         return is_tied or has_sdpa or (self.mlp.kernel is None and "F." in self.mlp.expression)

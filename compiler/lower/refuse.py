@@ -74,12 +74,12 @@ def _model(spec: Spec) -> Iterator[Diagnostic]:
     model = spec.model
     if model.kind != "decoder":
         yield _refused(f"models of kind {model.kind} are not lowered yet; kind decoder is", ("model", "kind"))
-    if model.attention.kind == "mla":
-        message = "latent attention (mla) is not lowered yet; mha, mqa and gqa are"
-        yield _refused(message, ("model", "attention", "kind"))
-    if model.moe is not None:
-        message = "mixtures of experts are not lowered yet; the dense feed-forward block is: `moe: null`"
-        yield _refused(message, ("model", "moe"), part="key")
+    if model.attention.kind == "mla" and model.norm.unit_offset and model.attention.latent_norm_eps != model.norm.eps:
+        message = (
+            f"norms of latents with another epsilon ({model.attention.latent_norm_eps:g}) than the others"
+            f" ({model.norm.eps:g}) are not lowered yet for norms with `unit_offset`; with the same one they are"
+        )
+        yield _refused(message, ("model", "attention", "latent_norm_eps"))
     if model.head.normalize:
         message = "a head with normalised rows (Baichuan 2) is not lowered yet; a plain one is: `normalize: false`"
         yield _refused(message, ("model", "head", "normalize"))

@@ -1,4 +1,4 @@
-"""Types with mixtures of experts over ordinary heads: Mixtral, Qwen 2/3 MoE, gpt-oss, MiniMax M2."""
+"""Types with mixtures of experts over ordinary heads: Mixtral, Qwen 2/3 MoE, OLMoE, gpt-oss, MiniMax M2."""
 
 from __future__ import annotations
 
@@ -121,6 +121,28 @@ QWEN3_MOE = HfType(
         *_QWEN_ROUTER,
     ),
     neutral=frozenset({"max_window_layers"}),
+)
+
+OLMOE = HfType(
+    "olmoe",
+    "OlmoeForCausalLM",
+    (
+        *DIMENSIONS,
+        heads(head_dim_key=None),
+        tied(False),
+        rope(),
+        *rms_norm(default=1e-5),
+        GATED,
+        PRE_NORM,
+        ATTENTION_BIAS,
+        Always({"attention.qk_norm": "full", "mlp.bias": False}),
+        Fixed("clip_qkv", (None,)),
+        Key("num_experts", "moe.num_experts"),
+        _TOP_K,
+        Always({"moe.router.score": "softmax", "moe.router.balance": "aux_loss"}),
+        Key("norm_topk_prob", "moe.router.normalize", default=False),
+        Key("router_aux_loss_coef", "moe.router.aux_loss_weight", default=0.01),
+    ),
 )
 
 GPT_OSS = HfType(

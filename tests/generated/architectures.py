@@ -12,6 +12,7 @@ LONGROPE = {
     "long_factor": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 8.0],
     "original_max_seq_len": 32,
 }
+MLA = {"kind": "mla", "kv_lora_rank": 16, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 10}
 LAYERNORM = {"kind": "layernorm"}
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -137,4 +138,51 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "head": {"bias": True},
     },
     "geglu": {"mlp": {"activation": "geglu"}, "embedding": {"scale": 2.0}},
+    "mixtral": {"moe": {"num_experts": 4, "experts_per_token": 2, "router": {"z_loss_weight": 0.001}}},
+    "qwen2-moe": {
+        "attention": {"kind": "gqa", "qkv_bias": True},
+        "moe": {
+            "num_experts": 8,
+            "experts_per_token": 3,
+            "intermediate_size": 24,
+            "shared_experts": 1,
+            "shared_intermediate_size": 40,
+            "shared_gate": True,
+            "router": {"normalize": False},
+        },
+    },
+    "gpt-oss": {
+        "attention": {"kind": "gqa", "window": 16, "global_every": 2, "sinks": True, "qkv_bias": True},
+        "mlp": {"activation": "clamped_swiglu"},
+        "moe": {"num_experts": 4, "experts_per_token": 2, "bias": True, "router": {"bias": True}},
+    },
+    "switch": {
+        "mlp": {"activation": "relu", "bias": True},
+        "moe": {"num_experts": 4, "experts_per_token": 1, "every": 2, "capacity_factor": 1.25},
+    },
+    "deepseek-v2": {
+        "attention": MLA,
+        "position": {"kind": "rope", "interleaved": True},
+        "moe": {
+            "num_experts": 8,
+            "experts_per_token": 3,
+            "intermediate_size": 24,
+            "shared_experts": 2,
+            "first_dense_layers": 1,
+            "router": {"normalize": False, "groups": 4, "topk_groups": 2, "scale": 2.0},
+        },
+    },
+    "deepseek-v3": {
+        "attention": MLA | {"q_lora_rank": 20, "qkv_bias": True},
+        "position": {"kind": "rope", "interleaved": True, "scaling": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}},
+        "moe": {
+            "num_experts": 8,
+            "experts_per_token": 3,
+            "intermediate_size": 24,
+            "shared_experts": 1,
+            "first_dense_layers": 1,
+            "router": {"score": "sigmoid", "groups": 4, "topk_groups": 2, "scale": 2.5, "balance": "bias"},
+        },
+    },
+    "latent": {"attention": MLA, "norm": LAYERNORM},
 }

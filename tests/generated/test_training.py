@@ -14,7 +14,19 @@ from programs import TINY, build, imported, plan_of, tiny_spec
 
 from llmc.compiler.planner.layout import Layout
 
-LEARNING = ("llama", "gemma2", "gpt2", "gpt-j", "bloom", "sinks", "no-position")
+LEARNING = (
+    "llama",
+    "gemma2",
+    "gpt2",
+    "gpt-j",
+    "bloom",
+    "sinks",
+    "no-position",
+    "mixtral",
+    "switch",
+    "gpt-oss",
+    "deepseek-v3",
+)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -32,6 +44,8 @@ def test_loss_and_gradients_equal_the_plain_formula(name: str, tmp_path: Path) -
         logits = model.logits(model(tokens)).flatten(0, 1)
         plain = F.cross_entropy(logits, targets.flatten(), reduction="sum")
         plain = plain + 1e-3 * logits.logsumexp(-1).square().sum()
+        if hasattr(model, "router_loss"):
+            plain = plain + tokens.numel() * model.router_loss()
         plain.backward()
         torch.testing.assert_close(fused, plain)
         for key, parameter in model.named_parameters():

@@ -115,6 +115,9 @@ def randomise() -> Callable[[nn.Module, int], None]:
                 elif "embed" in name or "wte" in name or "wpe" in name:
                     parameter.copy_(0.5 * noise(parameter))
                 else:
-                    parameter.copy_(1.2 * noise(parameter) / min(parameter.shape) ** 0.5)
+                    parameter.copy_(1.2 * noise(parameter) / min(parameter.shape[-2:]) ** 0.5)
+            for name, buffer in model.named_buffers():
+                if name.endswith("e_score_correction_bias"):
+                    buffer.add_(0.3 * noise(buffer))
 
     return fill

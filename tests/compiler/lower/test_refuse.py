@@ -53,8 +53,11 @@ def test_a_spec_that_no_pass_understands_is_refused_before_planning(
     ("changes", "place", "words"),
     [
         (accelerator("tpu"), "hardware.accelerator", "those for cpu and gpu are"),
-        ({"model": {"attention": MLA}}, "model.attention.kind", "mha, mqa and gqa are"),
-        ({"model": {"moe": {"num_experts": 4, "experts_per_token": 2}}}, "model.moe", "dense"),
+        (
+            {"model": {"attention": MLA, "norm": {"kind": "rmsnorm", "unit_offset": True}}},
+            "model.attention.latent_norm_eps",
+            "with the same one they are",
+        ),
         ({"model": {"kind": "encoder"}}, "model.kind", "kind decoder is"),
         ({"model": {"head": {"normalize": True}}}, "model.head.normalize", "a plain one is"),
         (
@@ -85,7 +88,7 @@ def test_several_devices_are_refused() -> None:
 
 
 def test_lower_raises_all_that_stands_against_a_program(tmp_path) -> None:
-    spec = tiny_spec(model={"attention": MLA}, train=TINY["train"] | {"precision": "fp16"})
+    spec = tiny_spec(model={"kind": "encoder"}, train=TINY["train"] | {"precision": "fp16"})
     with pytest.raises(SpecError) as error:
         lower(spec, plan_of(spec), place=Place(tmp_path / "tiny.yaml", tmp_path))
     assert len(error.value.diagnostics) == 2
