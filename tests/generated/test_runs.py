@@ -48,17 +48,17 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
+def start(folder: Path, *flags: str, kernels: str = "auto") -> subprocess.Popen[str]:
     command = [sys.executable, "build/tiny/train.py", "--threads", "1", *flags]
-    environment = {**os.environ, "LLMC_KERNELS": "auto"}
+    environment = {**os.environ, "LLMC_KERNELS": kernels}
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
-def finished(folder: Path, *flags: str) -> str:
+def finished(folder: Path, *flags: str, kernels: str = "auto") -> str:
     """Run to the end; what it printed."""
-    process = start(folder, *flags)
+    process = start(folder, *flags, kernels=kernels)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     return output
