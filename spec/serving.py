@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from .base import Node
+from .serving_api import Api
 from .units import Count, Flag, Milliseconds, Positive, Tokens
 
 WeightDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4", "mxfp4", "nvfp4"]
@@ -106,4 +107,5 @@ class Serve(Node):
         default="varying",
         description="fixed: every step has the same shapes, and a request's tokens are the same, bit for bit, in any company.",
     )
+    api: Api = Field(default_factory=Api, description="Who may call, and how often.")
     ui: Flag = Field(default=False, description="A small chat page served beside the API.")

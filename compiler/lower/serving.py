@@ -47,6 +47,12 @@ class ServeView:
     """Every step has the same shapes, so that a request's numbers do not depend on the others."""
     max_blocks: int
     """Blocks of a sequence of the greatest length."""
+    asks_keys: bool
+    has_tls: bool
+    cors: tuple[str, ...]
+    """Origins of web pages that may call."""
+    requests_per_minute: int | None
+    """Of one caller."""
     prefill_chunk: int
     """Prompt tokens computed in one step, over all prompts: the plan's `prefill_chunk`. Bounds how long a prompt delays others."""
     prefill_chunk_reason: str
@@ -60,6 +66,11 @@ class ServeView:
     """A step that takes longer means that the engine is stuck: well above the longest step of the plan, at least seconds."""
     drain_s: int
     """Seconds that running requests have to finish after SIGTERM: max_seq_len times the plan's time per output token."""
+
+    @property
+    def has_middleware(self) -> bool:
+        """Whether a request goes through something before its route."""
+        return bool(self.asks_keys or self.cors or self.requests_per_minute)
 
 
 _LEAST_STALL_S = 30.0
@@ -97,6 +108,10 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
         has_prefix_cache=serve.kv_cache.prefix_cache,
         is_fixed=is_fixed,
         max_blocks=max_blocks,
+        asks_keys=serve.api.keys,
+        has_tls=serve.api.tls,
+        cors=serve.api.cors,
+        requests_per_minute=serve.api.requests_per_minute,
         prefill_chunk=chunk,
         prefill_chunk_reason="what a prompt may add to the step of running answers",
         max_waiting=bound.requests,

@@ -15,7 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .metrics import Metrics
 
 log = logging.getLogger("llmc.serving.access")
-QUIET = ("/health", "/metrics")  # asked for every few seconds: counted, not logged
+QUIET = (
+    "/health/live",
+    "/health/ready",
+    "/health/progress",
+    "/metrics",
+)  # asked for every few seconds: counted, not logged
 
 
 def note(request: Request, **values: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -29,20 +29,25 @@ from .responses import ChatAnswer, CompletionAnswer, model_card, model_list
 CLOSED_BY_CLIENT = 499  # nobody reads it; nginx's status for the log
 
 
-def create_app(service: Service) -> Starlette:
-    """The ASGI application. Its lifespan starts and stops the engine."""
+def create_app(service: Service, middleware: Sequence[Middleware] = ()) -> Starlette:
+    """The ASGI application. Its lifespan starts and stops the engine; `middleware` stands between the log and the routes."""
     routes = [
         Route("/v1/models", _models, methods=["GET"]),
         Route("/v1/models/{name:path}", _model, methods=["GET"]),
         Route("/v1/completions", _completions, methods=["POST"]),
         Route("/v1/chat/completions", _chat_completions, methods=["POST"]),
-        Route("/health", _health, methods=["GET"]),
+        Route("/health/live", _live, methods=["GET"]),
+        Route("/health/ready", _ready, methods=["GET"]),
+        Route("/health/progress", _progress, methods=["GET"]),
         Route("/metrics", _metrics, methods=["GET"]),
     ]
     app = Starlette(
         routes=routes,
         lifespan=_lifespan,
-        middleware=[Middleware(AccessLog, metrics=service.metrics, routes={r.endpoint: r.path for r in routes})],
+        middleware=[
+            Middleware(AccessLog, metrics=service.metrics, routes={r.endpoint: r.path for r in routes}),
+            *middleware,
+        ],
         exception_handlers={
             ApiError: _on_api_error,
             HTTPException: _on_http_error,
@@ -93,7 +98,7 @@ async def _completions(request: Request) -> Response:
     if body.echo:
         answer.echoes = [echo(service, given) for given in body.prompts() for _ in range(body.n)]
     note(request, user=body.user)
-    generations = generations_for(service, body, prompts, default_tokens=body.max_tokens)
+    generations = generations_for(service, body, prompts, default_tokens=body.max_tokens, owner=_owner(request))
     return await respond(request, service.engine, body, answer, generations)
 
 
@@ -114,7 +119,7 @@ async def _chat_completions(request: Request) -> Response:
     if body.service_tier is not None:
         answer.extra["service_tier"] = "default"
     note(request, user=body.user, safety_identifier=body.safety_identifier)
-    generations = generations_for(service, body, [prompt], default_tokens=None)
+    generations = generations_for(service, body, [prompt], default_tokens=None, owner=_owner(request))
     return await respond(request, service.engine, body, answer, generations)
 
 
@@ -131,15 +136,22 @@ async def _model(request: Request) -> Response:
     return JSONResponse(model_card(service.name, created=created, max_seq_len=service.max_seq_len))
 
 
-async def _health(request: Request) -> Response:
-    """200 while the engine makes progress or has nothing to do, else 503."""
+async def _live(request: Request) -> Response:
+    """503 once only a new process helps."""
+    status = _service(request).engine.health().status
+    return JSONResponse({"status": status}, status_code=503 if status == "failed" else 200)
+
+
+async def _ready(request: Request) -> Response:
+    """503 while requests would be turned away."""
+    status = _service(request).engine.health().status
+    return JSONResponse({"status": status}, status_code=200 if status == "ok" else 503)
+
+
+async def _progress(request: Request) -> Response:
+    """The scheduler's heartbeat: 503 when a step has not come back in time. An engine with nothing to do is well."""
     health = _service(request).engine.health()
-    body = {
-        "status": health.status,
-        "step_age_seconds": round(health.step_age_s, 3),
-        "running": health.num_running,
-        "waiting": health.num_waiting,
-    }
+    body = {"status": health.status, "steps": health.num_steps, "step_age_seconds": round(health.step_age_s, 3)}
     return JSONResponse(body, status_code=200 if health.status == "ok" else 503)
 
 
@@ -150,6 +162,11 @@ async def _metrics(request: Request) -> Response:
 
 def _service(request: Request) -> Service:
     return request.app.state.service
+
+
+def _owner(request: Request) -> str:
+    """Whose API key it was, where keys are asked for."""
+    return request.scope.get("llmc.owner", "")
 
 
 # --- errors ---------------------------------------------------------------------------------------------------

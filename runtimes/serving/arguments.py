@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from ..common.errors import RunError
 from .generation import Sampling
@@ -25,11 +27,26 @@ class ServingArguments:
     """A text to complete here instead of serving."""
     max_tokens: int
     sampling: Sampling
+    keys: Path | None = None
+    """A file of API keys, in a server that asks for them."""
+    tls: tuple[Path, Path] | None = None
+    """Certificate and key, in a server that speaks HTTPS."""
 
 
-def serving_arguments(name: str, argv: Sequence[str] | None = None) -> ServingArguments:
+def serving_arguments(
+    name: str, argv: Sequence[str] | None = None, *, asks_keys: bool = False, has_tls: bool = False
+) -> ServingArguments:
     """The flags of this process. Weights are those of the latest checkpoint of runs/<name> unless told otherwise."""
-    args = _parser(name).parse_args(argv)
+    parser = _parser(name)
+    if asks_keys:
+        parser.add_argument("--keys", type=Path, metavar="FILE", help="a line for each API key: a name and its SHA-256")
+        parser.add_argument("--new-key", metavar="NAME", help="print a new API key and its line for --keys, and end")
+    if has_tls:
+        parser.add_argument("--tls-cert", type=Path, required=True, metavar="PEM", help="certificate, with its chain")
+        parser.add_argument("--tls-key", type=Path, required=True, metavar="PEM", help="the certificate's key")
+    args = parser.parse_args(argv)
+    if asks_keys and args.new_key is not None:
+        _print_key(args.new_key)
     weights = None if args.random else args.weights or _latest(name)
     return ServingArguments(
         weights=weights,
@@ -41,7 +58,17 @@ def serving_arguments(name: str, argv: Sequence[str] | None = None) -> ServingAr
         generate=args.generate,
         max_tokens=args.max_tokens,
         sampling=Sampling(temperature=args.temperature, top_p=args.top_p, top_k=args.top_k, seed=args.seed),
+        keys=args.keys if asks_keys else None,
+        tls=(args.tls_cert, args.tls_key) if has_tls else None,
     )
+
+
+def _print_key(name: str) -> NoReturn:
+    from .keys import new_key
+
+    key, line = new_key(name)
+    print(f"key, shown this once: {key}\nline for the key file: {line}")
+    sys.exit(0)
 
 
 def _parser(name: str) -> argparse.ArgumentParser:

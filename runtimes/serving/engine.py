@@ -66,6 +66,7 @@ Post = Callable[[list[Delta]], None]
 class Health:
     status: Literal["ok", "failed", "stalled", "stopped"]
     step_age_s: float  # since the engine last began a step; 0 when it has nothing to do
+    num_steps: int  # computed so far
     num_running: int
     num_waiting: int
 
@@ -112,6 +113,7 @@ class Engine:
         self._is_stopping = False
         self._has_failed = False
         self._step_began_s: float | None = None  # None: idle
+        self._num_steps = 0
         self._suspect_s: float | None = None  # the step that looked stalled at the last look
         self._finished_s: deque[float] = deque(maxlen=64)
         self._thread = threading.Thread(target=self._run, name="llmc-engine", daemon=True)
@@ -163,7 +165,7 @@ class Engine:
             status = "stopped"
         else:
             status = "stalled" if age_s > self.stall_s else "ok"
-        return Health(status, age_s, len(self.scheduler.running), len(self.scheduler.waiting))
+        return Health(status, age_s, self._num_steps, len(self.scheduler.running), len(self.scheduler.waiting))
 
     def retry_after_s(self) -> int:
         """Seconds after which a refused request has a chance: the queue's length over the rate at which requests finish."""
@@ -222,6 +224,7 @@ class Engine:
         if len(sampled) != len(generations):
             raise RuntimeError(f"{len(generations)} rows of logits were wanted, the model gave {len(sampled)}")
         with self._changed:
+            self._num_steps += 1
             self.scheduler.commit([None if s is None else s.token for s in sampled])
             self._count("llmc_output_tokens_total", len(sampled))
             news = [self._news(g, s) for g, s in zip(generations, sampled, strict=True)]

@@ -34,7 +34,7 @@ Fields = Mapping[str, Implemented | Refused]
 
 _NO_TOOLS = "tool calling is not supported"
 _NO_AUDIO = "only text is supported"
-_NO_CACHE_CONTROL = "prompts are not cached between requests"
+_NO_CACHE_CONTROL = "what is cached cannot be chosen by requests"
 _NO_STORE = "requests are not stored"
 
 SAMPLING: Fields = {
@@ -53,6 +53,7 @@ SAMPLING: Fields = {
     "top_k": Implemented("not in OpenAI's API: sample from the k most likely tokens"),
     "min_p": Implemented("not in OpenAI's API: drop tokens less likely than this share of the most likely one"),
     "repetition_penalty": Implemented("not in OpenAI's API: as in transformers"),
+    "priority": Implemented("not in OpenAI's API: lower goes first, and displaces higher, as in vLLM"),
     "ignore_eos": Implemented("not in OpenAI's API: do not stop at the end token"),
 }
 

@@ -99,9 +99,18 @@ def echo(service: Service, prompt: str | list[int]) -> str:
 
 
 def generations_for(
-    service: Service, body: SamplingRequest, prompts: list[list[int]], *, default_tokens: int | None
+    service: Service,
+    body: SamplingRequest,
+    prompts: list[list[int]],
+    *,
+    default_tokens: int | None,
+    owner: str = "",
 ) -> list[Generation]:
-    """n choices of each prompt. Without a wish, an answer may have `default_tokens`, or all the room there is."""
+    """n choices of each prompt. Without a wish, an answer may have `default_tokens`, or all the room there is.
+
+    Cached prefixes are shared between requests of one owner of an API key only: how long a first token takes tells whether
+    its prompt was seen before.
+    """
     most = service.engine.scheduler.max_request
     if len(prompts) * body.n > most:
         raise ApiError(
@@ -119,6 +128,8 @@ def generations_for(
             eos=eos,
             text=TextStream(service.vocabulary.piece, body.stops),
             index=at * body.n + choice,
+            priority=-body.priority,
+            salt=owner.encode(),
             rng=generator_for(body.seed, choice=choice),
         )
         for at, prompt in enumerate(prompts)

@@ -49,6 +49,7 @@ class SamplingRequest(Strict):
     repetition_penalty: float = Field(1.0, gt=0, le=10)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=MAX_BIASES)
     ignore_eos: bool = False
+    priority: int = Field(0, ge=-100, le=100)
     user: Text | None = None
 
     @property

@@ -8,23 +8,31 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
 
+from ..common.errors import RunError
 
-def serve(app: Starlette, *, host: str = "127.0.0.1", port: int = 0, drain_s: int = 30) -> None:
+
+def serve(
+    app: Starlette, *, host: str = "127.0.0.1", port: int = 0, drain_s: int = 30, tls: tuple[Path, Path] | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs, for `drain_s` seconds at most, and return.
 
     Port 0 takes a free one. When requests can come, prints `serving on http://HOST:PORT`. A second SIGINT ends at once.
+    `tls` is a certificate (with its chain) and its key.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    server, listener = prepare(app, host=host, port=port, drain_s=drain_s)
+    server, listener = prepare(app, host=host, port=port, drain_s=drain_s, tls=tls)
     server.run(sockets=[listener])
 
 
-def prepare(app: Starlette, *, host: str, port: int, drain_s: int) -> tuple[Server, socket.socket]:
+def prepare(
+    app: Starlette, *, host: str, port: int, drain_s: int, tls: tuple[Path, Path] | None = None
+) -> tuple[Server, socket.socket]:
     """A server and its socket, which is bound already; `server.run(sockets=[socket])` serves."""
     listener = _listen(host, port)
     config = uvicorn.Config(
@@ -38,8 +46,15 @@ def prepare(app: Starlette, *, host: str, port: int, drain_s: int) -> tuple[Serv
         proxy_headers=False,
         timeout_keep_alive=65,  # longer than the idle time of common load balancers, which else meet closed connections
         timeout_graceful_shutdown=drain_s,
+        ssl_certfile=tls[0] if tls else None,
+        ssl_keyfile=tls[1] if tls else None,
     )
-    return Server(config, url=_url(host, listener)), listener
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        help = "--tls-cert and --tls-key are files in PEM format, of a pair"
+        raise RunError(f"the certificate cannot be used: {error}", help=help) from error
+    return Server(config, url=_url("https" if tls else "http", host, listener)), listener
 
 
 class Server(uvicorn.Server):
@@ -87,6 +102,6 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _url(host: str, listener: socket.socket) -> str:
+def _url(scheme: str, host: str, listener: socket.socket) -> str:
     name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{listener.getsockname()[1]}"
+    return f"{scheme}://{name}:{listener.getsockname()[1]}"

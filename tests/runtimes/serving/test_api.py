@@ -164,11 +164,15 @@ def test_models_are_listed(api):
     assert (card["id"], card["object"], card["max_model_len"]) == ("tiny", "model", 128)
 
 
-def test_health_tells_what_runs(api):
+def test_health_tells_that_steps_are_made(api):
     call, _ = api()
-    response = call("GET", "/health")
-    assert response.status_code == 200
-    assert response.json() == {"status": "ok", "step_age_seconds": 0.0, "running": 0, "waiting": 0}
+    for probe in ("live", "ready"):
+        response = call("GET", f"/health/{probe}")
+        assert (response.status_code, response.json()) == (200, {"status": "ok"})
+    call.complete("abc", max_tokens=4, ignore_eos=True)
+    progress = call("GET", "/health/progress").json()
+    assert (progress["status"], progress["steps"]) == ("ok", 4)
+    assert 0 <= progress["step_age_seconds"] < 5
 
 
 def test_every_metric_of_the_table_is_served_and_counts(api):
@@ -229,7 +233,7 @@ def test_an_answer_may_fill_the_context_exactly(api):
     [
         ("GET", "/nope", 404),
         ("GET", "/v1/completions", 405),
-        ("POST", "/health", 405),
+        ("POST", "/health/live", 405),
         ("GET", "/v1/models/other", 404),
     ],
 )
@@ -291,8 +295,9 @@ def test_an_engine_that_fails_gives_errors_and_red_health(api):
     call, _ = api(fault=RuntimeError("boom"))
     response = call.complete()
     assert (response.status_code, error(response)["type"]) == (500, "server_error")
-    assert call("GET", "/health").status_code == 503
-    assert call("GET", "/health").json()["status"] == "failed"
+    for probe in ("live", "ready", "progress"):
+        health = call("GET", f"/health/{probe}")
+        assert (health.status_code, health.json()["status"]) == (503, "failed")
     response = call.complete()
     assert (response.status_code, error(response)["code"]) == (503, "engine_down")
     assert "llmc_engine_up 0.0" in call("GET", "/metrics").text

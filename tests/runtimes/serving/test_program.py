@@ -46,6 +46,10 @@ VIEW = ServeView(
     has_prefix_cache=False,
     is_fixed=False,
     max_blocks=8,
+    asks_keys=False,
+    has_tls=False,
+    cors=(),
+    requests_per_minute=None,
     experts=None,
     prefill_chunk=16,
     prefill_chunk_reason="9 ms",
@@ -60,6 +64,9 @@ VARIANTS = {
     "cpu-fp32": VIEW,
     "cpu-bf16": replace(VIEW, is_bf16=True, is_kv_bf16=True),
     "prefix-cache": replace(VIEW, has_prefix_cache=True),
+    "guarded": replace(
+        VIEW, asks_keys=True, has_tls=True, cors=("https://a.example", "http://b:8080"), requests_per_minute=60
+    ),
     "fixed": replace(VIEW, is_fixed=True),
     "gpu-fixed": replace(VIEW, device="cuda", is_fixed=True, has_prefix_cache=True),
     "gpu": replace(VIEW, device="cuda", is_bf16=True, is_kv_bf16=True),

@@ -167,7 +167,7 @@ def test_stopping_finishes_what_runs_and_takes_nothing_new(live):
     assert body["usage"]["completion_tokens"] == 60
     stopping.join(15)
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{server.url}/health")
+        httpx.get(f"{server.url}/health/live")
     assert not server.parts.engine._thread.is_alive()
 
 
@@ -187,11 +187,13 @@ def test_a_stuck_engine_turns_health_red_and_answers_its_requests(live):
     server = live(gate=gate, stall_s=0.2)
     response = httpx.post(f"{server.url}/v1/completions", json={"model": "tiny", "prompt": "a"}, timeout=10)
     assert (response.status_code, response.json()["error"]["message"]) == (500, "the engine makes no progress")
-    health = httpx.get(f"{server.url}/health")
+    health = httpx.get(f"{server.url}/health/progress")
     assert (health.status_code, health.json()["status"]) == (503, "stalled")
+    assert httpx.get(f"{server.url}/health/ready").status_code == 503
+    assert httpx.get(f"{server.url}/health/live").status_code == 200, "it may come back"
     gate.set()
     assert server.parts.wait_empty()
-    assert httpx.get(f"{server.url}/health").status_code == 200
+    assert httpx.get(f"{server.url}/health/progress").status_code == 200
 
 
 PROGRAM = """
@@ -256,7 +258,7 @@ def ends_well(process: subprocess.Popen, url: str, number: signal.Signals) -> No
     for thread in threads:
         thread.start()
     end = time.monotonic() + 10
-    while httpx.get(f"{url}/health").json()["waiting"] < 2 and time.monotonic() < end:
+    while "llmc_requests_waiting 2.0" not in httpx.get(f"{url}/metrics").text and time.monotonic() < end:
         time.sleep(0.01)
     process.send_signal(number)
     for thread in threads:
