@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import textwrap
 
@@ -22,11 +23,14 @@ def explain_code(name: str) -> int:
     print(f"{code.severity} {code.id} {code.slug}: {code.meaning()}")
     if code.explanation():
         print(f"\n{code.explanation()}")
-    print(f"\nA spec that yields it{_options(code.failing_set)}\n\n{_indented(_printable(code.failing_spec()))}")
+    edits = "".join(f", with {json.dumps(value)} as `{path}` of its plan" for path, value in code.plan_edits.items())
+    print(f"\nA spec that yields it{_options(code.failing_set)}{edits}\n\n{_indented(_printable(code.failing_spec()))}")
     message = _message(code)
     if message:
         print(f"\nwhat llmc says\n\n{_indented(message)}")
-    print(f"\nand one that does not{_options(code.fixed_set)}\n\n{_indented(code.fixed_spec())}")
+    print(
+        f"\nand {'the same without the edit' if code.plan_edits else 'one that does not'}{_options(code.fixed_set)}\n\n{_indented(code.fixed_spec())}"
+    )
     return FINE
 
 

@@ -54,12 +54,28 @@ def plan(
     specs: SpecFiles,
     overrides: Overrides = None,
     json: Annotated[bool, typer.Option("--json", help="Print a list with one entry a spec.")] = False,
+    top: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Explain N runners-up term by term, and what was ruled out.")
+    ] = None,
+    why_not: Annotated[
+        list[str] | None,
+        typer.Option(metavar="K=V", help="What decides against it, e.g. tp=16 or pp=4,ep=8. May be repeated."),
+    ] = None,
+    shadow_prices: Annotated[
+        bool, typer.Option("--shadow-prices", help="What more memory, bandwidth or compute would be worth.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one self-contained page.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the plan, to be edited and built with --plan.")
+    ] = None,
     dump_ir: Annotated[Path | None, typer.Option(help="Write one file a stage and pass here.")] = None,
 ) -> None:
-    """Does it fit, how fast is it, what fills memory and time."""
+    """Does it fit, how fast is it, what fills memory and time, and why."""
+    from ..compiler.planner.asked import Asked
     from .compiling import plan_files
 
-    _exit(plan_files(specs, overrides or [], as_json=json, dump_ir=dump_ir))
+    asked = Asked(top=top, prices=shadow_prices, why_not=tuple(why_not or ()))
+    _exit(plan_files(specs, overrides or [], asked=asked, as_json=json, html=html, out=out, dump_ir=dump_ir))
 
 
 @app.command()
@@ -67,6 +83,10 @@ def build(
     spec: SpecFile,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Where to write; build/NAME if not given.")] = None,
     overrides: Overrides = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="FILE", help="Build this layout, from `llmc plan --out FILE`, edited or not."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that were edited by hand.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if the folder differs.")] = False,
     dump_ir: Annotated[Path | None, typer.Option(help="Write one file a stage and pass here.")] = None,
@@ -74,7 +94,7 @@ def build(
     """Write the program: model.py, train.py, serve.py, …"""
     from .compiling import build_file
 
-    _exit(build_file(spec, out, overrides or [], check=check, force=force, dump_ir=dump_ir))
+    _exit(build_file(spec, out, overrides or [], plan=plan, check=check, force=force, dump_ir=dump_ir))
 
 
 @runs.command("train", context_settings=PASS_ON)
@@ -147,6 +167,18 @@ def explain(
 
 
 @app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A spec, or a plan that `llmc plan --out` wrote.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The other one.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the differences and predictions as JSON.")] = False,
+) -> None:
+    """What changes the trained model, what only how it runs, and what each takes."""
+    from .comparing import compare_files
+
+    _exit(compare_files(a, b, as_json=json))
+
+
+@app.command()
 def backtest(
     measurements: Annotated[Path, typer.Argument(metavar="CSV", help="Published measurements, one a line.")],
     json: Annotated[bool, typer.Option("--json", help="Print scores and every prediction as JSON.")] = False,
@@ -170,12 +202,6 @@ def doctor() -> None:
 def verify(context: typer.Context) -> None:
     """Not there yet."""
     _exit(_missing("verify", "checking a built program against its plan"))
-
-
-@app.command(context_settings=PASS_ON, hidden=True)
-def diff(context: typer.Context) -> None:
-    """Not there yet."""
-    _exit(_missing("diff", "comparing the plans of two specs"))
 
 
 def _missing(command: str, capability: str) -> int:

@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from .passes.fuse_gate_up import fuse_gate_up
 from .passes.fuse_linear_cross_entropy import fuse_linear_cross_entropy
 from .passes.fuse_qkv import fuse_qkv
 from .passes.fuse_rope_attention import fuse_rope_attention
+from .planner.given import GivenPlan, faults_of, not_kept, pinned, read_plan, spec_sha256
 from .planner.plan import DiagnosticFacts, ModelFacts, Plan
 
 if TYPE_CHECKING:
@@ -98,10 +97,18 @@ def plan_file(path: Path, overrides: Sequence[str] = (), *, dump_ir: Path | None
 
 
 def build(
-    path: str | Path, out_dir: str | Path | None = None, overrides: Sequence[str] = (), *, dump_ir: Path | None = None
+    path: str | Path,
+    out_dir: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    plan_file: Path | None = None,
+    dump_ir: Path | None = None,
 ) -> BuildResult:
-    """Plan one spec and render its program for `out_dir` (build/NAME if not given), without writing it (emit/tree.py does)."""
-    compilation = _Compilation(Path(path), overrides, dump_ir=dump_ir)
+    """Plan one spec and render its program for `out_dir` (build/NAME if not given), without writing it (emit/tree.py does).
+
+    With `plan_file` the layout is that plan's, priced anew.
+    """
+    compilation = _Compilation(Path(path), overrides, plan_file=plan_file, dump_ir=dump_ir)
     name = compilation.spec.name if compilation.spec is not None else Path(path).stem
     return compilation.build(Path("build", name) if out_dir is None else Path(out_dir))
 
@@ -109,12 +116,25 @@ def build(
 class _Compilation:
     """One spec on its way through the stages, with what it was told so far."""
 
-    def __init__(self, path: Path, overrides: Sequence[str], *, dump_ir: Path | None) -> None:
+    def __init__(
+        self, path: Path, overrides: Sequence[str], *, plan_file: Path | None = None, dump_ir: Path | None
+    ) -> None:
         self.path = path
         self.overrides = overrides
         self.dump = _Dump(dump_ir)
         self.spec, self.sources, found = read_spec(path, overrides)
         self.diagnostics = list(found)
+        self.given = self._read_given(plan_file) if plan_file is not None and self.spec is not None else None
+
+    def _read_given(self, plan_file: Path) -> GivenPlan | None:
+        assert self.spec is not None
+        try:
+            given = read_plan(plan_file)
+        except SpecError as error:
+            self._tell(error.diagnostics)
+            return None
+        self._tell(faults_of(given, self.spec))
+        return given
 
     def plan(self) -> PlanEntry:
         if self.spec is None:
@@ -144,15 +164,18 @@ class _Compilation:
             return self._entry(Plan(name=spec.name, spec_sha256=spec_sha256(spec)))
         facts = ModelFacts(parameters=graph.num_parameters(), active_parameters=graph.active_parameters())
         train = serve = None
+        kernels = kernels_of(spec)
+        wanted = spec if self.given is None else pinned(spec, self.given)
         if spec.train is not None:
             from .planner.train_plan import plan_training
 
-            train = plan_training(spec, graph, kernels=kernels_of(spec))
+            planned = self.given.plan.train if self.given is not None else None
+            train = plan_training(wanted, graph, kernels=kernels, layout=planned.layout if planned else None)
             self._tell(train.diagnostics)
         if spec.serve is not None:
             from .planner.serve_plan import plan_serving
 
-            serve = plan_serving(spec, run_passes(build_model(spec.model, name=spec.name)))
+            serve = plan_serving(wanted, run_passes(build_model(spec.model, name=spec.name)))
             self._tell(serve.diagnostics)
         plan = Plan(
             name=spec.name,
@@ -161,6 +184,8 @@ class _Compilation:
             train=train.plan if train else None,
             serve=serve.plan if serve else None,
         )
+        if self.given is not None and not self._has_errors:
+            self._tell(not_kept(self.given, plan))
         self.dump.write("plan.json", plan.to_text())
         return self._entry(plan, train=train, serve=serve)
 
@@ -198,6 +223,7 @@ class _Compilation:
             lower_views(spec, plan, place=Place(spec_file=self.path, out_dir=self.path.parent))
 
     is_lowered = True
+    given: GivenPlan | None = None
 
     def _consumed(self, entry: PlanEntry, reads: set[tuple[str | int, ...]]) -> PlanEntry:
         """Consume or reject, over the whole way.
@@ -218,7 +244,9 @@ class _Compilation:
         return any(each.severity == "error" for each in self.diagnostics)
 
     def _tell(self, diagnostics: object) -> None:
-        self.diagnostics += [locate(each, self.sources) for each in diagnostics]  # type: ignore[attr-defined]
+        given = self.given
+        placed = [each if given is None else given.locate(each) for each in diagnostics]  # type: ignore[attr-defined]
+        self.diagnostics += [locate(each, self.sources) for each in placed]
 
     def _entry(self, plan: Plan, *, train: TrainOutcome | None = None, serve: ServeOutcome | None = None) -> PlanEntry:
         told = tuple(DiagnosticFacts.model_validate(each.to_json()) for each in self.diagnostics)
@@ -256,12 +284,6 @@ def run_passes(
         if dump is not None:
             dump.write(f"{each.__name__}.ir.txt", print_graph(graph))
     return graph
-
-
-def spec_sha256(spec: Spec) -> str:
-    """Of the resolved spec, so that comments, order and shorthands do not count."""
-    text = json.dumps(spec.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _Dump:

@@ -106,3 +106,10 @@ def duration(value: float) -> str:
         if value >= 2 * size:
             return f"{value / size:.0f} {name}" if value >= 20 * size else f"{value / size:.1f} {name}"
     return f"{value:.0f} seconds"
+
+
+def percent_more(value: float, than: float) -> str:
+    """`+12 %`, `−3 %`, `+0.4 %`"""
+    share = value / than - 1
+    sign = "+" if share >= 0 else "−"
+    return f"{sign}{abs(share):.0%}" if abs(share) >= 0.0095 else f"{sign}{abs(share):.1%}"

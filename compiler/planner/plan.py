@@ -164,10 +164,16 @@ class Plan(_Part):
     train: TrainPlan | None = None
     serve: ServePlan | None = None
     diagnostics: tuple[DiagnosticFacts, ...] = ()
+    spec: dict[str, Any] | None = Field(
+        default=None, description="The resolved spec, in the files that `llmc plan --out` writes and nowhere else."
+    )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, keys in the stable order."""
-        return _without_silent_fields(self.model_dump(mode="json"))
+        data = self.model_dump(mode="json")
+        carried = data.pop("spec")
+        data = _without_silent_fields(data)
+        return data if carried is None else {**data, "spec": carried}
 
     def to_text(self) -> str:
         """The object as an indented text: `plan.json`."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from ...spec.units import GIB
 from ..cost.step import time_by_class
+from . import explain
+from .asked import Asked
 from .figures import (
     WIDTH,
     bars,
@@ -24,8 +26,10 @@ from .figures import (
     two_tables,
     wrap,
 )
-from .layout import Layout
-from .plan import Plan, ServeLayout, ServePrediction, TrainPrediction
+from .plan import Plan, ServePrediction, TrainPrediction
+from .shadow import serve_prices, train_prices
+from .train_search import runners_up
+from .words import engine_words, layout_line, serve_line
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
@@ -36,19 +40,31 @@ if TYPE_CHECKING:
     from .train_search import Priced
 
 
-def print_plan(entry: PlanEntry, *, file: str) -> str:
+RUNNERS_UP = 3
+"""How many the report shows unless asked for more."""
+
+
+def print_plan(entry: PlanEntry, *, file: str, asked: Asked | None = None) -> str:
     """The report of one spec, without its diagnostics; empty where it has no plan."""
     plan, spec, train, serve = entry.plan, entry.spec, entry.train, entry.serve
+    asked = asked or Asked()
     lines: list[str] = []
     if plan.model is not None and spec is not None:
         lines += _headline(plan, spec, train, serve)
     if train is not None and train.plan is not None and plan.train is not None and spec is not None:
-        lines += ["", *_training(train, spec, precision=spec.train[0].precision if spec.train else "")]
-    if serve is not None and serve.plan is not None:
-        lines += ["", *_serving(serve)]
+        lines += ["", *_training(train, spec, asked, precision=spec.train[0].precision if spec.train else "")]
+    if serve is not None and serve.plan is not None and spec is not None:
+        lines += ["", *_serving(serve, spec, asked)]
     if lines and not any(each.severity == "error" for each in plan.diagnostics):
+        lines += _answers(entry, asked)
         lines += ["", *wrap(_next(file, train=train, serve=serve), indent="  ", hanging="        ")]
     return "\n".join(line.rstrip() for line in lines) + ("\n" if lines else "")
+
+
+def _answers(entry: PlanEntry, asked: Asked) -> list[str]:
+    from .why_not import why_not
+
+    return [line for question in asked.why_not for line in why_not(entry, question)]
 
 
 def _headline(plan: Plan, spec: Spec, train: TrainOutcome | None, serve: ServeOutcome | None) -> list[str]:
@@ -75,7 +91,7 @@ def _headline(plan: Plan, spec: Spec, train: TrainOutcome | None, serve: ServeOu
     return [together] if len(together) <= WIDTH else [head, f"  {' · '.join(detail)}"]
 
 
-def _training(train: TrainOutcome, spec: Spec, *, precision: str) -> list[str]:
+def _training(train: TrainOutcome, spec: Spec, asked: Asked, *, precision: str) -> list[str]:
     assert train.plan is not None
     predicted, plan = train.plan.predicted, train.plan
     lines = wrap(f"{layout_line(plan.layout)} · {precision}", indent="  ")
@@ -87,10 +103,20 @@ def _training(train: TrainOutcome, spec: Spec, *, precision: str) -> list[str]:
         lines += ["", *two_tables(_memory_table(train, ledger), _time_table(train, predicted))]
     if train.auto is not None and plan.fits:
         lines += ["", *_auto(train, train.auto)]
-    if plan.fits:
-        lines += _runners_up(train)
-    lines += _ruled_out(train)
+    if plan.fits and asked.top is not None:
+        lines += _explained(train, at_most=asked.top)
+    else:
+        lines += _runners_up(train) if plan.fits else []
+        lines += _ruled_out(train)
+    if asked.prices:
+        lines += explain.prices(train_prices(spec, train))
     return lines
+
+
+def _explained(train: TrainOutcome, *, at_most: int) -> list[str]:
+    others = runners_up(train.found.fitting, at_most=at_most)
+    lines = ["", *explain.runners_up(train, others)] if others else []
+    return [*lines, *explain.ruled_out(train), *explain.provenance(train)]
 
 
 def _whole_run(train: TrainOutcome, predicted: TrainPrediction) -> str:
@@ -137,41 +163,15 @@ def _auto(train: TrainOutcome, auto: Priced) -> list[str]:
 
 
 def _runners_up(train: TrainOutcome) -> list[str]:
-    from .train_search import runners_up
-
-    others = runners_up(train.found.fitting, at_most=3)
+    others = runners_up(train.found.fitting, at_most=RUNNERS_UP)
     if not others:
         return []
-    rows = [(layout_line(each.layout), seconds(each.time.total), why_lost(each, train.chosen)) for each in others]
-    width = min(46, max(len(row[0]) for row in rows))
-    lines = ["", f"  {'runners-up':<{width}}  {'step':>8}  why it lost"]
-    for name, step, why in rows:
-        if len(name) > width:
-            lines += wrap(name, indent="  ", hanging="    ")
-            name = ""
-        lines.append(f"  {name:<{width}}  {step:>8}  {why}")
+    lines = ["", f"  runners-up{'step':>12}  why it lost"]
+    for other in others:
+        lines += wrap(layout_line(other.layout), indent="    ", hanging="      ")
+        why = explain.why_lost(train.work, other, train.chosen)
+        lines += explain.wrap_plain(f"{seconds(other.time.total):>8}  {why}", indent=" " * 16, hanging=" " * 26)
     return lines
-
-
-def why_lost(other: Priced, chosen: Priced) -> str:
-    """The part of a step that grew most, with what it grew by; or what else decided."""
-    words = {
-        "compute": "more compute and overheads",
-        "recompute": "computes activations again",
-        "bubble": "pipeline ranks wait",
-        "optimizer": "a longer optimizer step",
-        "exposed_comm": "communication is not hidden",
-    }
-    growth = {name: getattr(other.time, name) - getattr(chosen.time, name) for name in words}
-    slower = other.time.total - chosen.time.total
-    if other.is_tight and not chosen.is_tight:
-        return f"{gib(other.ledger.peak)} fill a device to the brim"
-    name = max(growth, key=lambda each: growth[each])
-    if slower / chosen.time.total < 0.005:
-        if other.ledger.peak > chosen.ledger.peak * 1.02:
-            return f"as fast, and {gib(other.ledger.peak - chosen.ledger.peak)} more memory"
-        return "as fast, and more to set up"
-    return f"{words[name]} (+{seconds(growth[name])})"
 
 
 def _ruled_out(train: TrainOutcome) -> list[str]:
@@ -183,13 +183,13 @@ def _ruled_out(train: TrainOutcome) -> list[str]:
         parts.append(
             f"{count:,} {verb} not fit (nearest: {layout_line(nearest.layout)} needs {gib(nearest.ledger.peak)})"
         )
-    parts += [f"{count:,} {key}" for key, count in found.broken.most_common(3)]
+    parts += [f"{count:,} {key}" for key, count in (+found.broken).most_common(3)]
     if not parts:
         return []
     return ["", *wrap(" · ".join(parts), indent="  ruled out   ", hanging="              ")]
 
 
-def _serving(serve: ServeOutcome) -> list[str]:
+def _serving(serve: ServeOutcome, spec: Spec, asked: Asked) -> list[str]:
     assert serve.plan is not None
     plan, predicted = serve.plan, serve.plan.predicted
     devices = (
@@ -212,12 +212,17 @@ def _serving(serve: ServeOutcome) -> list[str]:
     lines += ["", f"    memory a device   {memory.peak:.1f} of {serve.machine.memory_bytes / GIB:.1f} GiB"]
     lines += [f"      {row}" for row in bars(rows, total=memory.peak, text=lambda size: f"{size:.2f}")]
     lines.append(f"      room for {short(predicted.kv_cache_tokens)} tokens of keys and values a replica")
-    if plan.alternatives:
-        rows = [(engine_words(each.layout), _serve_times(each.predicted)) for each in plan.alternatives[:3]]
+    if plan.alternatives and asked.top is not None:
+        lines += ["", "  other layouts that hold it", *explain.serve_runners_up(serve, at_most=asked.top)]
+    elif plan.alternatives:
+        rows = [(engine_words(each.layout), _serve_times(each.predicted)) for each in plan.alternatives[:RUNNERS_UP]]
         lines += ["", "  other layouts that hold it", *_columns(rows)]
     if plan.rejected:
-        rows = [(engine_words(each.layout), each.reason) for each in plan.rejected[:3]]
-        lines += ["", "  ruled out", *_columns(rows)]
+        shown = plan.rejected[: RUNNERS_UP if asked.top is None else asked.top]
+        rows = [(engine_words(each.layout), each.reason) for each in shown]
+        lines += ["", "  ruled out", *_columns(rows)] if rows else []
+    if asked.prices:
+        lines += explain.prices(serve_prices(spec, serve))
     return lines
 
 
@@ -237,39 +242,3 @@ def _next(file: str, *, train: TrainOutcome | None, serve: ServeOutcome | None) 
     elif serve is not None:
         commands.append(f"llmc run serve {file}")
     return f"next: {' · '.join(commands)} · llmc plan {file} --json"
-
-
-# Layouts in a line.
-
-
-def layout_line(layout: Layout) -> str:
-    """What is not 1 or none: `dp_shard 64 · zero 3 · micro-batch 2 × accumulation 8 · recompute none`."""
-    degrees = [(name, getattr(layout, name)) for name in ("dp_replicate", "dp_shard", "tp", "cp", "pp", "ep")]
-    parts = [f"{name} {value}" for name, value in degrees if value > 1]
-    if layout.tp > 1 and not layout.sequence_parallel:
-        parts.append("no sequence parallelism")
-    if layout.shards > 1:
-        parts.insert(1 if layout.dp_shard > 1 and layout.dp_replicate == 1 else len(parts), f"zero {layout.zero}")
-    if layout.pp > 1:
-        parts.append(layout.schedule + (f" × {layout.virtual_stages}" if layout.virtual_stages > 1 else ""))
-    parts.append(f"micro-batch {layout.micro_batch} × accumulation {layout.grad_accumulation}")
-    parts.append(f"recompute {layout.recompute}")
-    return " · ".join(parts)
-
-
-def serve_line(layout: ServeLayout) -> str:
-    """`8 replicas × tp 4 · batch 40 · prefill chunk 2048 · bf16 weights, bf16 cache`"""
-    parts = [f"tp {layout.tp}"] + [
-        f"{name} {getattr(layout, name)}" for name in ("pp", "ep") if getattr(layout, name) > 1
-    ]
-    engine = " × ".join([f"{layout.replicas} replica{'s' if layout.replicas > 1 else ''}", *parts])
-    formats = f"{layout.weights} weights, {layout.kv_dtype} cache"
-    return f"{engine} · batch {layout.max_batch} · prefill chunk {layout.prefill_chunk} · {formats}"
-
-
-def engine_words(layout: ServeLayout) -> str:
-    """`24 devices = 6 × tp 4 · batch 48 · fp8`"""
-    degrees = [f"{name} {getattr(layout, name)}" for name in ("tp", "pp", "ep") if getattr(layout, name) > 1]
-    devices = layout.replicas * layout.tp * layout.pp
-    engine = " × ".join([str(layout.replicas), *degrees])
-    return f"{devices} device{'s' if devices > 1 else ''} = {engine} · batch {layout.max_batch} · {layout.weights}"

@@ -15,6 +15,7 @@ from ..cost.workload import Workload
 from ..topology.machine import Machine, machine_of
 from .enumerate import OPEN, Given, given, layouts
 from .infeasible import does_not_fit, rule_broken, wrong_size
+from .layout import Layout
 from .plan import Alternative, Memory, Rejected, Time, TrainPlan, TrainPrediction
 from .train_search import Misfit, Priced, Search, nearest_misses, runners_up, search
 
@@ -43,8 +44,10 @@ class TrainOutcome:
         return self.found.fitting[0]
 
 
-def plan_training(spec: Spec, graph: Graph, *, kernels: frozenset[str] = frozenset()) -> TrainOutcome:
-    """Plan the (first) training stage of a spec, for a program with these kernels."""
+def plan_training(
+    spec: Spec, graph: Graph, *, kernels: frozenset[str] = frozenset(), layout: Layout | None = None
+) -> TrainOutcome:
+    """Plan the (first) training stage of a spec, for a program with these kernels; with `layout`, price that one."""
     assert spec.train is not None
     train, parallel = spec.train[0], spec.parallel
     machine = machine_of(spec.hardware)
@@ -59,7 +62,10 @@ def plan_training(spec: Spec, graph: Graph, *, kernels: frozenset[str] = frozens
         software=software_of(spec.assume),
     )
     wanted = given(parallel)
-    found = _search(wanted, work, batch)
+    if layout is None:
+        found = _search(wanted, work, batch)
+    else:
+        found = search([(layout,)], work, global_batch=batch.global_batch)
     diagnostics = list(_network_warnings(machine))
     if not found.fitting:
         diagnostics += _nothing(spec, wanted, work, batch, found)

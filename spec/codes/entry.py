@@ -24,6 +24,8 @@ class Code:
     fixed_set: ClassVar[tuple[str, ...]] = ()
     encoding: ClassVar[str] = "utf-8"
     """How the failing spec is written to its file."""
+    plan_edits: ClassVar[Mapping[str, object]] = {}
+    """What was changed, by dotted path, in the failing spec's own plan before `llmc build --plan` read it."""
     stage: ClassVar[Literal["load", "plan", "build"]] = "load"
     """How far a spec must go before this code can appear."""
 

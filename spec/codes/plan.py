@@ -216,3 +216,59 @@ class UnknownNetwork(Code):
           inter_node_gb_s: 25
         train: {objective: causal_lm, steps: 100, seq_len: 1024, global_batch: 64}
         """
+
+
+_PLANNED = """
+    llmc: 1
+    name: tiny
+    model: {family: llama, hidden_size: 64, num_layers: 2, num_heads: 4, intermediate_size: 128, vocab_size: 512, max_seq_len: 64}
+    hardware: {accelerator: cpu}
+    data: {sources: [{source: python-stdlib}], tokenizer: {train: bpe}}
+    train: {objective: causal_lm, steps: 10, seq_len: 32, global_batch: 4, precision: fp32}
+    parallel: {recompute: none, rest: auto}
+    """
+
+
+class PlanOfAnotherSpec(Code):
+    """The plan that `--plan` names was made for another spec than the one that is built.
+
+    A plan belongs to one spec, by the hash of everything that the spec says. A plan that `llmc plan SPEC --out plan.json`
+    wrote carries that spec, so the notes tell which values have changed since. Plan again, or go back to the spec.
+    """
+
+    id = "P240"
+    slug = "plan-of-another-spec"
+    stage = "build"
+    failing = _PLANNED
+    plan_edits = {"spec_sha256": "0" * 64, "spec": None}  # noqa: RUF012 (as `files`)
+    fixed = _PLANNED
+
+
+class PlanContradictsSpec(Code):
+    """The layout of the plan that `--plan` names is not what the spec fixes, or cannot be.
+
+    A plan may be edited, but it fills only what the spec leaves open: a degree that the spec states is changed there. The
+    layout is priced anew, so a value that the rest of it rules out is told, too.
+    """
+
+    id = "P241"
+    slug = "plan-contradicts-spec"
+    stage = "build"
+    failing = _PLANNED
+    plan_edits = {"train.layout.recompute": "full"}  # noqa: RUF012
+    fixed = _PLANNED
+
+
+class NotAPlan(Code):
+    """The file that `--plan` names is not a plan.
+
+    It is the JSON that `llmc plan SPEC --out plan.json` writes (or `--json`, with one entry). Every name in it is read; one
+    that is not known, or a value of another kind, is an error with its line.
+    """
+
+    id = "P242"
+    slug = "not-a-plan"
+    stage = "build"
+    failing = _PLANNED
+    plan_edits = {"train.layout.tensor": 2}  # noqa: RUF012
+    fixed = _PLANNED
