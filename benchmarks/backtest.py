@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from llmc.compiler.backtest.backtest import Backtest, backtest, sources_beside, summary
+from llmc.compiler.backtest.report import left_out_summaries
+from llmc.compiler.backtest.score import by_study
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "benchmarks/measurements/train.csv"
@@ -15,25 +17,35 @@ START, END = "<!-- table -->", "<!-- end -->"
 
 
 def table(result: Backtest) -> str:
-    steps, without, memory = summary(result.steps), summary(result.left_out), summary(result.memory)
     lines = ["| | rows | sources | mean over sources of the median | p90 of rows |", "|---|---|---|---|---|"]
-    for name, each in (("step time", steps), ("step time, publisher left out", without), ("memory", memory)):
-        if each.rows:
-            lines.append(f"| {name} | {each.rows} | {each.sources} | {each.mean_of_medians:.1%} | {each.p90:.1%} |")
-    if steps.tau is not None:
-        lines += [
-            "",
-            f"Ordering of layouts: Kendall's τ {steps.tau:.2f}, mean over {steps.tau_sources} sources that tried several.",
-        ]
-    lines += ["", "| source | rows | median | p90 | bias | τ | left out |", "|---|---|---|---|---|---|---|"]
-    for score, other in sources_beside(result):
-        tau = f"{score.tau:.2f}" if score.tau is not None else ""
-        left_out = f"{other.median:.1%}" if other else ""
-        source = re.sub(r"[|{}\[\]<>*_`]", lambda found: "\\" + found[0], score.source)
+    figures = [("step time", summary(result.steps)), *left_out_summaries(result), ("memory", summary(result.memory))]
+    for name, each in figures:
+        lines.append(f"| {name.strip()} | {each.rows} | {each.sources} | {each.mean_of_medians:.1%} | {each.p90:.1%} |")
+    lines += ["", *orderings(result), ""]
+    lines += ["| source | rows | median | p90 | bias | without the source | without the publisher |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for score, *others in sources_beside(result):
+        left_out = " | ".join(f"{other.median:.1%}" if other else "" for other in others)
+        name = plain(score.source)
         lines.append(
-            f"| {source} | {score.rows} | {score.median:.1%} | {score.p90:.1%} | {score.bias:+.1%} | {tau} | {left_out} |"
+            f"| {name} | {score.rows} | {score.median:.1%} | {score.p90:.1%} | {score.bias:+.1%} | {left_out} |"
         )
     return "\n".join(lines)
+
+
+def orderings(result: Backtest) -> list[str]:
+    """Kendall's tau by study."""
+    every = summary(result.steps)
+    lines = ["| study | pairs | τ | pairs more than 5 % apart | τ |", "|---|---|---|---|---|"]
+    for each in by_study(result.steps):
+        apart = f"{each.tau_apart:.2f}" if each.tau_apart is not None else ""
+        lines.append(f"| {plain(each.study)} | {each.pairs} | {each.tau:.2f} | {each.pairs_apart} | {apart} |")
+    return [*lines, f"| mean of {every.tau_studies} studies | | {every.tau:.2f} | | {every.tau_apart:.2f} |"]
+
+
+def plain(text: str) -> str:
+    """Without a meaning in Markdown."""
+    return re.sub(r"[|{}\[\]<>*_`]", lambda found: "\\" + found[0], text)
 
 
 def main() -> None:

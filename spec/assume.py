@@ -36,6 +36,9 @@ class Assume(Node):
     reduce: Literal["fp32", "bf16"] | None = Field(
         default=None, description="Number format in which gradients are reduced; null: that of the gradients."
     )
+    gather: Literal["bf16", "fp8"] | None = Field(
+        default=None, description="Number format in which sharded weights are gathered; null: 2 bytes."
+    )
     offload: Fraction | None = Field(default=None, description="Share of the activations that is kept in host memory.")
     expert_load: Positive | None = Field(
         default=None,

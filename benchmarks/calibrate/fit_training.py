@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/calibrate/fit_training.py            # print what a fit would change
     .venv/bin/python benchmarks/calibrate/fit_training.py --write    # and write it
-    .venv/bin/python benchmarks/calibrate/fit_training.py --left-out # fit without each publisher in turn (half an hour)
+    .venv/bin/python benchmarks/calibrate/fit_training.py --left-out # and without each source, model and publisher in turn
 
 Gauss-Newton on log(predicted / published): every source counts once however many rows it has, rows far off count less
 (soft L1), and each constant is held to its prior with a spread of PRIOR_SPREAD in its logarithm. Only constants with a
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from llmc.compiler.backtest.price import Case, case_of
-from llmc.compiler.backtest.rows import read_rows
+from llmc.compiler.backtest.rows import publisher, read_rows
 from llmc.compiler.cost.collectives import Link
 from llmc.compiler.cost.constants import constants_from, table
 
@@ -70,7 +70,7 @@ def value_at(tables: dict[str, Any], path: Path3) -> float:
     return tables["value"]
 
 
-def with_values(tables: dict[str, Any], free: Sequence[Free], values: Sequence[float]) -> dict[str, Any]:
+def with_values(tables: dict[str, Any], free: Sequence[Free], values: Sequence[float] | np.ndarray) -> dict[str, Any]:
     changed = deepcopy(tables)
     for each, value in zip(free, values, strict=True):
         entry = changed
@@ -90,7 +90,7 @@ class Problem:
         self.weights = np.array([1 / rows[case.row.source] for case in cases])
         self.slow = [(case.work.machine.slow, case.work.machine.constants.network_share) for case in cases]
 
-    def log_ratios(self, tables: dict[str, Any], only: Sequence[int] | None = None) -> np.ndarray:
+    def log_ratios(self, tables: dict[str, Any], only: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         known: dict[tuple[str | None, str], Any] = {}
         found = np.zeros(len(self.cases))
         for index in range(len(self.cases)) if only is None else only:
@@ -105,55 +105,94 @@ class Problem:
         return found
 
 
-def fit(problem: Problem, tables: dict[str, Any], rows: np.ndarray, *, start: np.ndarray, rounds: int) -> np.ndarray:
-    """Values of the free constants that suit the rows best."""
-    free = free_constants(tables)
-    priors = np.log([each.prior if each.prior > 0 else each.high / 10 for each in free])
-    low, high = np.log([each.low for each in free]), np.log([each.high for each in free])
-    weights = problem.weights * rows
-    only = np.flatnonzero(rows)
+@dataclass(frozen=True)
+class Linear:
+    """Log ratios near some values of the free constants: `ratios + slopes · (at - here)`, in logarithms."""
 
-    def loss(at: np.ndarray, ratios: np.ndarray) -> float:
-        robust = KNEE**2 * 2 * (np.sqrt(1 + (ratios / KNEE) ** 2) - 1)
-        return float(weights @ robust + PRIOR_WEIGHT * KNEE**2 * np.sum(((at - priors) / PRIOR_SPREAD) ** 2))
+    here: np.ndarray
+    ratios: np.ndarray
+    slopes: np.ndarray
 
-    at = np.clip(np.log(start), low, high)
-    ratios = problem.log_ratios(with_values(tables, free, np.exp(at)), only)
-    best = loss(at, ratios)
-    damping = 1e-2
-    for _ in range(rounds):
-        slopes = np.zeros((len(ratios), len(free)))
-        for index in range(len(free)):
-            moved = at.copy()
-            step = STEP if at[index] + STEP <= high[index] else -STEP
-            moved[index] += step
-            slopes[:, index] = (problem.log_ratios(with_values(tables, free, np.exp(moved)), only) - ratios) / step
-        row_weights = weights / np.sqrt(1 + (ratios / KNEE) ** 2)
-        pull = PRIOR_WEIGHT * KNEE**2 / PRIOR_SPREAD**2
-        normal = slopes.T @ (row_weights[:, None] * slopes) + pull * np.eye(len(free))
-        right = -(slopes.T @ (row_weights * ratios)) - pull * (at - priors)
-        for _ in range(5):
-            move = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), right)
-            trial = np.clip(at + np.clip(move, -0.4, 0.4), low, high)
-            tried = problem.log_ratios(with_values(tables, free, np.exp(trial)), only)
-            if loss(trial, tried) < best:
+    def at(self, values: np.ndarray) -> np.ndarray:
+        return self.ratios + self.slopes @ (values - self.here)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Of the free constants, in logarithms."""
+
+    priors: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, free: Sequence[Free]) -> Bounds:
+        columns = ([each.prior for each in free], [each.low for each in free], [each.high for each in free])
+        return cls(*(np.log(column) for column in columns))
+
+
+PULL = PRIOR_WEIGHT * KNEE**2 / PRIOR_SPREAD**2
+
+
+def loss(at: np.ndarray, ratios: np.ndarray, weights: np.ndarray, bounds: Bounds) -> float:
+    robust = KNEE**2 * 2 * (np.sqrt(1 + (ratios / KNEE) ** 2) - 1)
+    return float(weights @ robust + PULL * np.sum((at - bounds.priors) ** 2))
+
+
+def solve(linear: Linear, weights: np.ndarray, bounds: Bounds) -> np.ndarray:
+    """The best values of a linear problem, by reweighted least squares; those that would leave their bounds stay at them."""
+    at = linear.here
+    for _ in range(30):
+        before, is_held = at, np.zeros(len(at), dtype=bool)
+        while True:
+            ratios = linear.at(at)
+            row_weights = weights / np.sqrt(1 + (ratios / KNEE) ** 2)
+            normal = linear.slopes.T @ (row_weights[:, None] * linear.slopes) + PULL * np.eye(len(at))
+            right = -(linear.slopes.T @ (row_weights * ratios)) - PULL * (at - bounds.priors)
+            free = np.flatnonzero(~is_held)
+            trial = at.copy()
+            trial[free] += np.linalg.solve(normal[np.ix_(free, free)], right[free])
+            leaves = ((trial < bounds.low) | (trial > bounds.high)) & ~is_held
+            at = np.where(leaves, np.clip(trial, bounds.low, bounds.high), at if leaves.any() else trial)
+            is_held |= leaves
+            if not leaves.any():
                 break
-            damping *= 5
-        else:
+        if np.abs(at - before).max() < 1e-5:
             break
-        gain = best - loss(trial, tried)
-        at, ratios, best = trial, tried, loss(trial, tried)
-        damping /= 3
-        if gain < 1e-4 * best:
+    return at
+
+
+def linear_at(problem: Problem, tables: dict[str, Any], free: Sequence[Free], at: np.ndarray) -> Linear:
+    high = np.log([each.high for each in free])
+    ratios = problem.log_ratios(with_values(tables, free, np.exp(at)))
+    slopes = np.zeros((len(ratios), len(free)))
+    for index in range(len(free)):
+        moved = at.copy()
+        step = STEP if at[index] + STEP <= high[index] else -STEP
+        moved[index] += step
+        slopes[:, index] = (problem.log_ratios(with_values(tables, free, np.exp(moved))) - ratios) / step
+    return Linear(at, ratios, slopes)
+
+
+def fit(
+    problem: Problem, tables: dict[str, Any], free: Sequence[Free], *, start: np.ndarray, rounds: int
+) -> np.ndarray:
+    """Values of the free constants that suit all rows best."""
+    bounds = Bounds.of(free)
+    at = np.clip(np.log(start), bounds.low, bounds.high)
+    for _ in range(rounds):
+        linear = linear_at(problem, tables, free, at)
+        best = loss(at, linear.ratios, problem.weights, bounds)
+        move = np.clip(solve(linear, problem.weights, bounds) - at, -0.7, 0.7)
+        for part in (1.0, 0.5, 0.2, 0.05):
+            ratios = problem.log_ratios(with_values(tables, free, np.exp(at + part * move)))
+            found = loss(at + part * move, ratios, problem.weights, bounds)
+            if found < best:
+                at = at + part * move
+                break
+        if best - found < 1e-4 * best:
             break
     return np.exp(at)
-
-
-def publisher(source: str) -> str:
-    """Rows of one repository or paper are not independent: they are left out together."""
-    known = r"Megatron-Bridge|NVIDIA/NeMo|Megatron-LM|SimuMax|llm-foundry|torchtitan|pytorch/ao|fms-fsdp|InternEvo|MindSpeed|tpu-recipes|JAX-Toolbox|bigscience|vTrain|calculon"
-    match = re.search(known, source)
-    return match[0] if match else source
 
 
 def write(values: dict[Path3, float]) -> None:
@@ -188,11 +227,8 @@ def main() -> None:
     free = free_constants(tables)
     now = np.array([max(value_at(tables, each.path), LEAST) for each in free])
     everything = np.ones(len(problem.cases))
-    if options.left_out:
-        left_out(problem, tables, free, now, rounds=options.rounds)
-        return
     print("before:", summary(problem, problem.log_ratios(tables), everything))
-    values = fit(problem, tables, everything, start=now, rounds=options.rounds)
+    values = fit(problem, tables, free, start=now, rounds=options.rounds)
     ratios = problem.log_ratios(with_values(tables, free, values))
     print("after: ", summary(problem, ratios, everything))
     for each, value, old in zip(free, values, now, strict=True):
@@ -200,22 +236,31 @@ def main() -> None:
         print(f"  {'.'.join(each.path):42} {old:10.4g} -> {value:10.4g}   prior {each.prior:g}{edge}")
     if options.write:
         write({each.path: value for each, value in zip(free, values, strict=True)})
+    if options.left_out:
+        left_out(problem, tables, free, values)
 
 
-def left_out(problem: Problem, tables: dict[str, Any], free: list[Free], now: np.ndarray, *, rounds: int) -> None:
-    """Each publisher predicted by constants fitted without it; kept beside the rows."""
-    names = np.array([publisher(case.row.source) for case in problem.cases])
-    errors: dict[str, float] = {}
-    for name in sorted(set(names)):
-        rows = (names != name).astype(float)
-        values = fit(problem, tables, rows, start=now, rounds=rounds)
-        only = np.flatnonzero(names == name)
-        ratios = problem.log_ratios(with_values(tables, free, values), only)
-        for index in only:
-            errors[problem.cases[index].row.id] = round(float(np.exp(ratios[index]) - 1), 4)
-        print(f"{name:20}", summary(problem, ratios, (names == name).astype(float)), flush=True)
+def left_out(problem: Problem, tables: dict[str, Any], free: Sequence[Free], values: np.ndarray) -> None:
+    """Each source, each publisher's model and each publisher, predicted by constants fitted without it; kept beside the rows.
+
+    Fits without some of the rows are near the fit with all of them: the slopes there serve for all of them.
+    """
+    linear, bounds = linear_at(problem, tables, free, np.log(values)), Bounds.of(free)
+    sources = [case.row.source for case in problem.cases]
+    models = [f"{publisher(case.row.source)} {case.row.model}" for case in problem.cases]
+    kept: dict[str, dict[str, float]] = {}
+    for name, labels in (("source", sources), ("model", models), ("publisher", [publisher(each) for each in sources])):
+        groups, ratios = np.array(labels), np.zeros(len(problem.cases))
+        for group in sorted(set(labels)):
+            at = solve(linear, problem.weights * (groups != group), bounds)
+            only = np.flatnonzero(groups == group)
+            ratios[only] = problem.log_ratios(with_values(tables, free, np.exp(at)), only)[only]
+        print(f"without the {name}:", summary(problem, ratios, np.ones(len(ratios))))
+        kept[name] = {
+            case.row.id: round(float(np.exp(ratio) - 1), 4) for case, ratio in zip(problem.cases, ratios, strict=True)
+        }
     path = ROOT / "compiler/backtest/left_out.json"
-    path.write_text(json.dumps(errors, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(kept, separators=(",", ":")).replace("},", "},\n") + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

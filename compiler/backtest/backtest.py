@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -11,8 +12,8 @@ from typing import Any
 
 from .as_spec import CannotPrice
 from .price import Case, case_of
-from .rows import TrainRow, read_rows
-from .score import Pair, SourceScore, by_source, mean, quantile
+from .rows import TrainRow, publisher, read_rows
+from .score import Pair, SourceScore, by_source, by_study, mean, quantile
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,14 @@ class Priced:
 
     row: TrainRow
     step_s: float
+    low_share: float
+    """Ends of the step's interval, over the step."""
+    high_share: float
     memory_gib: float
     memory_kind: str
     degrees: object
-    left_out: float | None
-    """Error of a prediction whose constants were fitted without the row's publisher; None where that was not done."""
+    left_out: Mapping[str, float]
+    """Errors of predictions whose constants were fitted without the row's source, model (at its publisher) or publisher."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +49,22 @@ class Backtest:
                 predicted=each.step_s / each.row.global_batch,
                 question=each.row.question,
                 layout=each.degrees,
+                study=each.row.study,
             )
             for each in self.priced
             if each.row.step_time_s
         ]
 
-    @property
-    def left_out(self) -> list[Pair]:
-        return [Pair(each.row.source, 1.0, 1.0 + each.left_out) for each in self.priced if each.left_out is not None]
+    def left_out(self, without: str, *, covered: bool = False) -> list[Pair]:
+        """Predicted without the source, model or publisher; `covered`: on accelerators that other publishers show too."""
+        shown: dict[str, set[str]] = {}
+        for each in self.priced:
+            shown.setdefault(each.row.accelerator, set()).add(publisher(each.row.source))
+        return [
+            Pair(each.row.source, 1.0, 1.0 + each.left_out[without])
+            for each in self.priced
+            if without in each.left_out and (not covered or len(shown[each.row.accelerator]) > 1)
+        ]
 
     @property
     def memory(self) -> list[Pair]:
@@ -73,8 +85,10 @@ class Summary:
     p90: float | None
     bias: float | None
     tau: float | None
-    """Mean over the sources that published different layouts for one question."""
-    tau_sources: int
+    """Mean over the studies that published different layouts for one question."""
+    tau_apart: float | None
+    """The same over pairs of layouts that differ by more than noise."""
+    tau_studies: int
 
 
 def backtest(path: Path) -> Backtest:
@@ -94,12 +108,15 @@ def backtest(path: Path) -> Backtest:
 def price(case: Case) -> Priced:
     """One row."""
     degrees = replace(case.layout, micro_batch=1, grad_accumulation=1)
-    return Priced(case.row, case.step_s(), case.memory_gib(), case.memory, degrees, left_out_errors().get(case.row.id))
+    without = {name: errors[case.row.id] for name, errors in left_out_errors().items() if case.row.id in errors}
+    step = case.step()
+    ends = (step.low / step.total, step.high / step.total)
+    return Priced(case.row, step.total, *ends, case.memory_gib(), case.memory, degrees, without)
 
 
 @cache
-def left_out_errors() -> dict[str, float]:
-    """Row -> error without its publisher (benchmarks/calibrate/fit_training.py --left-out)."""
+def left_out_errors() -> dict[str, dict[str, float]]:
+    """What was left out -> row -> error (benchmarks/calibrate/fit_training.py --left-out)."""
     file = files("llmc.compiler.backtest").joinpath("left_out.json")
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
@@ -107,15 +124,16 @@ def left_out_errors() -> dict[str, float]:
 def summary(pairs: list[Pair]) -> Summary:
     """Over all sources, each counted once."""
     sources = by_source(pairs)
-    taus = [source.tau for source in sources if source.tau is not None]
+    studies = by_study(pairs)
     return Summary(
         rows=len(pairs),
         sources=len(sources),
         mean_of_medians=mean(source.median for source in sources),
         p90=quantile([pair.error for pair in pairs], 0.9) if pairs else None,
         bias=quantile([pair.predicted / pair.published - 1 for pair in pairs], 0.5) if pairs else None,
-        tau=mean(taus),
-        tau_sources=len(taus),
+        tau=mean(study.tau for study in studies),
+        tau_apart=mean(study.tau_apart for study in studies if study.tau_apart is not None),
+        tau_studies=len(studies),
     )
 
 
@@ -124,9 +142,10 @@ def as_json(result: Backtest) -> dict[str, Any]:
     return {
         "rows": len(result.priced) + len(result.unpriced),
         "step_time": asdict(summary(result.steps)),
-        "step_time_left_out": asdict(summary(result.left_out)),
+        "step_time_left_out": {name: asdict(summary(result.left_out(name))) for name in left_out_errors()},
         "memory": asdict(summary(result.memory)),
         "sources": [asdict(source) for source in by_source(result.steps)],
+        "studies": [asdict(study) for study in by_study(result.steps)],
         "memory_sources": [asdict(source) for source in by_source(result.memory)],
         "predictions": [
             {
@@ -142,10 +161,12 @@ def as_json(result: Backtest) -> dict[str, Any]:
     }
 
 
-def sources_beside(result: Backtest) -> list[tuple[SourceScore, SourceScore | None]]:
-    """Each source's score, with that of constants fitted without its publisher; the worst first."""
-    without = {score.source: score for score in by_source(result.left_out)}
+def sources_beside(result: Backtest) -> list[tuple[SourceScore, SourceScore | None, SourceScore | None]]:
+    """Each source's score, with those of constants fitted without it, and without its publisher; the worst first."""
+    source, whole = (
+        {each.source: each for each in by_source(result.left_out(name))} for name in ("source", "publisher")
+    )
     return [
-        (score, without.get(score.source))
+        (score, source.get(score.source), whole.get(score.source))
         for score in sorted(by_source(result.steps), key=lambda score: (-score.median, score.source))
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...spec.units import GIB
 from ..cost.software import software_of
-from ..cost.step import step_time
+from ..cost.step import StepTime, step_time
 from ..cost.workload import Workload
 from ..frontend.model import build_model
 from ..pipeline import run_passes
@@ -38,8 +38,11 @@ class Case:
     """What the source's peak means (programs.toml)."""
     architecture: str | None
 
+    def step(self) -> StepTime:
+        return step_time(self.work, self.layout)
+
     def step_s(self) -> float:
-        return step_time(self.work, self.layout).total
+        return self.step().total
 
     def memory_gib(self) -> float:
         """The peak in the source's sense."""

@@ -28,12 +28,18 @@ class _Rule:
     source: re.Pattern[str]
     notes: re.Pattern[str]
     model: re.Pattern[str]
+    accelerator: re.Pattern[str]
     assume: dict[str, Any]
     memory: str | None
     selects: bool
 
     def fits(self, row: TrainRow) -> bool:
-        pairs = ((self.source, row.source), (self.notes, row.notes), (self.model, row.model))
+        pairs = (
+            (self.source, row.source),
+            (self.notes, row.notes),
+            (self.model, row.model),
+            (self.accelerator, row.accelerator),
+        )
         return all(pattern.search(text) for pattern, text in pairs)
 
 
@@ -57,6 +63,7 @@ def _rules() -> tuple[_Rule, ...]:
             source=re.compile(rule.get("source", "")),
             notes=re.compile(rule.get("notes", "")),
             model=re.compile(rule.get("model", "")),
+            accelerator=re.compile(rule.get("accelerator", "")),
             assume=rule.get("assume", {}),
             memory=rule.get("memory"),
             selects=rule.get("selects", False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,11 @@ class TrainRow:
     notes: str
 
     @property
+    def study(self) -> str:
+        """The publication without the table or the case: layouts of one study compete though each has its own page."""
+        return re.sub(r",? (case|table at line|tests/functional_tests/test_cases)\b.*", "", self.source)
+
+    @property
     def layout(self) -> tuple[object, ...]:
         """What tells two layouts of one model on one cluster apart."""
         degrees = (
@@ -73,6 +79,18 @@ class TrainRow:
         """What layouts compete for: tokens of one model, in one format, on one cluster."""
         work = (self.model, self.layers, self.hidden, self.seq_len, self.precision)
         return (*work, self.accelerator, self.accelerators)
+
+
+PUBLISHERS = (
+    "Megatron-Bridge|NVIDIA/NeMo|Megatron-LM|SimuMax|llm-foundry|torchtitan|pytorch/ao|fms-fsdp|InternEvo|MindSpeed|tpu-recipes"
+    "|JAX-Toolbox|bigscience|vTrain|calculon"
+)
+
+
+def publisher(source: str) -> str:
+    """Who published a source: rows of one repository or paper are not independent."""
+    known = re.search(PUBLISHERS, source)
+    return known[0] if known else source
 
 
 def read_rows(path: Path) -> list[TrainRow]:

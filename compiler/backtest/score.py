@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -17,6 +17,8 @@ class Pair:
     predicted: float
     question: Hashable = None
     layout: Hashable = None
+    study: str = ""
+    """The publication whose layouts compete: its tables and cases together (rows.py)."""
 
     @property
     def error(self) -> float:
@@ -54,20 +56,53 @@ def by_source(pairs: Iterable[Pair]) -> list[SourceScore]:
     ]
 
 
-def ordering(pairs: Iterable[Pair]) -> float | None:
+NOISE = 0.05
+"""What one configuration published twice differs by, in the median."""
+
+
+@dataclass(frozen=True)
+class StudyScore:
+    """How one study's layouts were ordered."""
+
+    study: str
+    pairs: int
+    tau: float
+    pairs_apart: int
+    tau_apart: float | None
+    """Of pairs that differ by more than noise; None without one."""
+
+
+def by_study(pairs: Iterable[Pair]) -> list[StudyScore]:
+    """Studies that published different layouts for one question."""
+    found = []
+    for study, group in grouped(pairs, lambda pair: pair.study or pair.source).items():
+        tau, apart = ordering(group), ordering(group, apart=NOISE)
+        if tau is not None:
+            number, number_apart = (sum(1 for _ in _competing(group, apart=each)) for each in (0.0, NOISE))
+            found.append(StudyScore(str(study), number, tau, number_apart, apart))
+    return found
+
+
+def ordering(pairs: Iterable[Pair], *, apart: float = 0.0) -> float | None:
     """Kendall's tau-a over all pairs of different layouts with the same question: right less wrong, over all of them.
 
-    Layouts published as equal say nothing and are left out; predicting a tie counts as neither right nor wrong.
+    Layouts published as equal, or within a factor of 1 + `apart`, say nothing and are left out; predicting a tie counts as
+    neither right nor wrong.
     """
     right = total = 0
+    for one, other in _competing(pairs, apart=apart):
+        agreement = (one.published - other.published) * (one.predicted - other.predicted)
+        right += (agreement > 0) - (agreement < 0)
+        total += 1
+    return right / total if total else None
+
+
+def _competing(pairs: Iterable[Pair], *, apart: float) -> Iterator[tuple[Pair, Pair]]:
     for group in grouped(pairs, lambda pair: pair.question).values():
         for one, other in combinations(group, 2):
-            if one.layout == other.layout or one.published == other.published:
-                continue
-            agreement = (one.published - other.published) * (one.predicted - other.predicted)
-            right += (agreement > 0) - (agreement < 0)
-            total += 1
-    return right / total if total else None
+            low, high = sorted((one.published, other.published))
+            if one.layout != other.layout and high > low * (1 + apart):
+                yield one, other
 
 
 def quantile(values: Sequence[float], share: float) -> float:

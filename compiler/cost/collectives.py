@@ -1,4 +1,4 @@
-"""Seconds that a collective takes: alpha-beta for each algorithm, hierarchical where a group spans nodes.
+"""Seconds that a collective takes: alpha-beta for each algorithm, by the narrowest hop where a group spans nodes.
 
 `size_bytes` is what every rank ends up with (all-gather), starts from (reduce-scatter, all-reduce, all-to-all) or sends
 (send). A link's bandwidth is one direction of one device. Volumes: Thakur et al. 2005; constants on 8 × H100 NVLink:
@@ -36,9 +36,17 @@ class Group:
 
 
 def all_gather_s(size_bytes: float, group: Group) -> float:
-    """(n−1) · α + (n−1)/n · size/β on each level; inside the node all of it, across 1/inside of it."""
-    across = _ring_s(size_bytes / group.inside, group.across, group.slow)
-    return across + _ring_s(size_bytes, group.inside, group.fast)
+    """(n−1)/n · size/β, and a latency for each hop of the ring.
+
+    A ring through several nodes leaves each of them once for every NIC of its members there and re-enters it, all hops at
+    the same time: β is that of the narrower of fast links and of `inside` NICs, and the two are not added up.
+    """
+    n = group.size
+    if n == 1:
+        return 0.0
+    slow_hops = group.across if group.across > 1 else 0
+    latency = max(0, n - 1 - slow_hops) * group.fast.latency_s + slow_hops * group.slow.latency_s
+    return latency + (n - 1) / n * size_bytes / _ring_bytes_per_s(group)
 
 
 def reduce_scatter_s(size_bytes: float, group: Group) -> float:
@@ -62,12 +70,28 @@ def all_to_all_s(size_bytes: float, group: Group) -> float:
     return latency + max(nearby / group.fast.bytes_per_s, elsewhere / group.slow.bytes_per_s)
 
 
+def dispatch_s(size_bytes: float, group: Group, *, copies: int) -> float:
+    """Rows of `size_bytes` in all, each to `copies` ranks at random: once to every node that needs it, and inside of it from there.
+
+    Of n nodes, n (1 − (1 − 1/n)^copies) need a row (DeepEP, HybridEP).
+    """
+    if group.across == 1:
+        return all_to_all_s(copies * size_bytes, group)
+    n = group.across
+    nodes = n * (1 - (1 - 1 / n) ** copies)
+    elsewhere = nodes * (n - 1) / n * size_bytes
+    nearby = copies * (group.inside - 1) / group.inside * size_bytes
+    latency = (group.inside - 1) * group.fast.latency_s + (n - 1) * group.slow.latency_s
+    return latency + max(nearby / group.fast.bytes_per_s, elsewhere / group.slow.bytes_per_s)
+
+
 def send_s(size_bytes: float, link: Link) -> float:
     """One message to a neighbour."""
     return link.latency_s + size_bytes / link.bytes_per_s
 
 
-def _ring_s(size_bytes: float, ranks: int, link: Link) -> float:
-    if ranks == 1:
-        return 0.0
-    return (ranks - 1) * (link.latency_s + size_bytes / ranks / link.bytes_per_s)
+def _ring_bytes_per_s(group: Group) -> float:
+    if group.across == 1:
+        return group.fast.bytes_per_s
+    through_nics = group.inside * group.slow.bytes_per_s
+    return min(group.fast.bytes_per_s, through_nics) if group.inside > 1 else through_nics

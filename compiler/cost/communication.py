@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ..ir.ops import Op
-from .collectives import all_gather_s, all_reduce_s, all_to_all_s, reduce_scatter_s, send_s
+from .collectives import all_gather_s, all_reduce_s, all_to_all_s, dispatch_s, reduce_scatter_s, send_s
 from .compute import BlockTime
 from .sharding import TENSOR_DIMS
 from .software import OURS, Software
@@ -40,7 +40,7 @@ def traffic_of(
     ops: tuple[Op, ...],
     layout: Layout,
     *,
-    is_repeated: bool,
+    recompute: str,
     time: BlockTime,
     parameters: tuple[int, int],
     hidden_size: int,
@@ -48,15 +48,29 @@ def traffic_of(
     machine: Machine,
     software: Software = OURS,
 ) -> Traffic:
-    """The traffic of one block; `is_repeated`: all of it is computed again in the backward pass."""
+    """The traffic of one block, whose layers compute again what `recompute` says."""
+    is_repeated = recompute == "full"
     rows = layout.micro_batch * tokens / layout.cp
     hidden_bytes = rows * hidden_size * VALUE_BYTES
     tp_s = _tensor_parallel_s(ops, layout, is_repeated=is_repeated, hidden_bytes=hidden_bytes, machine=machine)
     cp_s = _context_parallel_s(ops, layout, rows=rows, hidden_bytes=hidden_bytes, machine=machine)
-    ep_s = _expert_parallel_s(ops, layout, is_repeated=is_repeated, hidden_bytes=hidden_bytes, machine=machine)
+    ep_s = _expert_parallel_s(
+        ops,
+        layout,
+        is_repeated=is_repeated,
+        hidden_bytes=hidden_bytes,
+        machine=machine,
+        is_hierarchical=software.kind == "tuned",
+    )
     gradient_bytes = VALUE_BYTES if software.reduces_halves else GRADIENT_BYTES
+    again_s = time.again_s(software.recomputed(recompute))
     fsdp_s, fsdp_exposed = _sharded_parameters_s(
-        layout, time=time, parameters=parameters, gradient_bytes=gradient_bytes, machine=machine
+        layout,
+        windows_s=(time.forward_s, time.backward_s + again_s),
+        parameters=parameters,
+        weight_bytes=1.0 if software.gathers_bytes else VALUE_BYTES,
+        gradient_bytes=gradient_bytes,
+        machine=machine,
     )
     constants = machine.constants
     is_hidden = layout.sequence_parallel and software.overlaps
@@ -119,32 +133,53 @@ def _width(op: Op, dims: tuple[str, ...]) -> int:
 
 
 def _expert_parallel_s(
-    ops: tuple[Op, ...], layout: Layout, *, is_repeated: bool, hidden_bytes: float, machine: Machine
+    ops: tuple[Op, ...],
+    layout: Layout,
+    *,
+    is_repeated: bool,
+    hidden_bytes: float,
+    machine: Machine,
+    is_hierarchical: bool,
 ) -> float:
-    """To the experts and back, forward and backward: each token's row goes to X experts."""
+    """To the experts and back, forward and backward: each token's row goes to X experts.
+
+    `is_hierarchical`: over the network once a node, and on from there; else an all-to-all of a copy for each expert.
+    """
     dispatch = next((op for op in ops if op.kind == "dispatch"), None)
     if layout.ep == 1 or dispatch is None:
         return 0.0
     group = machine.group(layout.ep, stride=layout.tp)
-    rows = hidden_bytes * dispatch.sizes["X"] / (layout.tp if layout.sequence_parallel else 1)
+    row_bytes = hidden_bytes / (layout.tp if layout.sequence_parallel else 1)
     passes = 4 + (2 if is_repeated else 0)
-    return passes * all_to_all_s(rows, group)
+    copies = dispatch.sizes["X"]
+    if is_hierarchical:
+        return passes * dispatch_s(row_bytes, group, copies=copies)
+    return passes * all_to_all_s(copies * row_bytes, group)
 
 
 def _sharded_parameters_s(
-    layout: Layout, *, time: BlockTime, parameters: tuple[int, int], gradient_bytes: float, machine: Machine
+    layout: Layout,
+    *,
+    windows_s: tuple[float, float],
+    parameters: tuple[int, int],
+    weight_bytes: float,
+    gradient_bytes: float,
+    machine: Machine,
 ) -> tuple[float, float]:
-    """(total, exposed) seconds of ZeRO-3: gather for the forward and the backward pass, scatter gradients."""
+    """(total, exposed) seconds of ZeRO-3: gather for the forward and the backward pass, scatter gradients.
+
+    `windows_s` is the compute of a layer that they hide behind: forward; backward and what it computes again.
+    """
     if layout.zero != 3 or layout.shards == 1:
         return 0.0, 0.0
     dense, experts = parameters
     group = machine.group(layout.shards, stride=layout.tp)
     expert_group = machine.group(max(1, layout.shards // layout.ep), stride=layout.tp * layout.ep)
-    gather = all_gather_s(dense * VALUE_BYTES, group) + all_gather_s(experts * VALUE_BYTES, expert_group)
+    gather = all_gather_s(dense * weight_bytes, group) + all_gather_s(experts * weight_bytes, expert_group)
     scatter = reduce_scatter_s(dense * gradient_bytes, group) + reduce_scatter_s(experts * gradient_bytes, expert_group)
     constants = machine.constants
     total, exposed = 0.0, 0.0
-    for seconds, compute in ((gather, time.forward_s), (gather + scatter, time.backward_s)):
+    for seconds, compute in zip((gather, gather + scatter), windows_s, strict=True):
         hidden = min(seconds, constants.fsdp_window * compute)
         total += seconds
         exposed += seconds - hidden + constants.slowdown * hidden
@@ -187,7 +222,6 @@ def pass_on_s(layout: Layout, *, hidden_size: int, tokens: int, machine: Machine
     """Seconds to hand one micro-batch's hidden state to the next pipeline rank; 0 without a pipeline."""
     if layout.pp == 1:
         return 0.0
-    parts = layout.cp * (layout.tp if layout.sequence_parallel else 1)
-    size = layout.micro_batch * tokens / parts * hidden_size * VALUE_BYTES
+    size = layout.micro_batch * tokens / (layout.cp * layout.tp) * hidden_size * VALUE_BYTES
     is_near = layout.devices <= machine.domain
     return send_s(size, machine.fast if is_near else machine.slow)

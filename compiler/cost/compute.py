@@ -108,7 +108,7 @@ def _thinness(op: Op, free: Mapping[str, float]) -> float:
     weight = op.line.inputs[len(op.inputs)]
     summed = math.prod(sizes[dim] for dim in summed_dims(op)) if op.group == "matmul" else sizes["D"]
     whole = weight.size(sizes)
-    experts = sizes["E"] if "E" in weight.dims else 1
+    experts = sizes["E"] if op.kind.startswith("expert") else 1  # a router's outputs are experts too
     width = whole / experts / summed
     rows = sizes["B"] * sizes["T"] * (sizes.get("X", 1) if experts > 1 else 1) / experts
     return 1 / max(rows, 1.0) + 1 / max(width, 1.0) + 1 / summed
@@ -141,7 +141,8 @@ def time_of(work: OpWork, *, machine: Machine, formats: Formats, software: Softw
     if group == "loss":
         forward = constants.logit_bytes / 3 * work.scores / bandwidth
     else:
-        forward = constants.launch_s + work.moved_bytes / bandwidth
+        more = constants.software[software.kind].pointwise if group in ("norm", "pointwise") else 1.0
+        forward = constants.launch_s + more * work.moved_bytes / bandwidth
     return OpTime(forward, 2 * forward)
 
 
@@ -223,6 +224,7 @@ PARTS: tuple[str, ...] = (
     "half_of_products",
     "half_of_layers",
     "nothing",
+    "to_last_product",
 )
 
 
@@ -238,10 +240,11 @@ def parts_of(work: OpWork) -> tuple[tuple[str, float], ...]:
         parts.append(("core_attention", 1.0))
     if work.name.startswith("mlp") and "down" not in work.name and work.group in ("matmul", "pointwise"):
         parts.append(("mlp", 1.0))
-    if work.group == "norm":
-        parts.append(("norms", 1.0))
-    if work.group == "pointwise" and work.name.startswith("mlp"):
+    is_activation = work.group == "pointwise" and work.name.startswith("mlp")
+    if is_activation:
         parts.append(("activations", 1.0))
+    elif work.group in ("norm", "pointwise"):  # with rotations and residual sums, as memory.py has it
+        parts.append(("norms", 1.0))
     if work.group == "matmul":
         parts.append(("half_of_products", 0.5))
     return tuple(parts)
@@ -256,6 +259,13 @@ def block_works(
     )
 
 
+def _last_needed(works: tuple[OpWork, ...]) -> int:
+    """The last product of a layer: its input is kept for the backward pass, its output is not (outputs of experts are)."""
+    products = [index for index, work in enumerate(works) if work.group == "matmul"]
+    has_experts = any(work.kind.startswith("expert") for work in works)
+    return products[-1] if products and not has_experts else len(works)
+
+
 def block_time_of(
     works: Iterable[OpWork], *, machine: Machine, formats: Formats, software: Software = OURS
 ) -> BlockTime:
@@ -263,12 +273,16 @@ def block_time_of(
     forward = backward = 0.0
     by_class: dict[TimeClass, float] = {}
     again: dict[str, float] = dict.fromkeys(PARTS, 0.0)
-    for work in works:
+    works = tuple(works)
+    last = _last_needed(works)
+    for index, work in enumerate(works):
         time = time_of(work, machine=machine, formats=formats, software=software)
         forward += time.forward_s
         backward += time.backward_s
         for part, share in parts_of(work):
             again[part] += share * time.forward_s
+        if index < last:
+            again["to_last_product"] += time.forward_s
         if work.row:
             by_class[work.row] = by_class.get(work.row, 0.0) + time.forward_s + time.backward_s
     return BlockTime(forward_s=forward, backward_s=backward, again=again, by_class=by_class)

@@ -18,6 +18,8 @@ class SoftwareConstants:
 
     step_s: float
     micro_batch_s: float
+    layer_s: float
+    pointwise: float
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,18 @@ def constants_from(tables: Table, *, architecture: str | None, kind: str) -> Dev
     """The constants of a family of devices; one that the table lacks goes by its kind."""
     families = tables["architecture"]
     name = architecture if architecture is not None and architecture in families else kind
-    values = {key: entry["value"] for key, entry in {**tables["shared"], **families[name]}.items() if "value" in entry}
-    own = {key: values.pop(key) for key in ("step_s", "micro_batch_s") if key in values}
+    like = families[name].get("like", name)
+    family = {**families[like], **families[name]}
+    given = {**tables["shared"], **family}
+    values = {key: entry["value"] for key, entry in given.items() if isinstance(entry, dict) and "value" in entry}
+    own = {key: values.pop(key) for key in ("step_s", "micro_batch_s", "layer_s") if key in values}
     software = {
         each: SoftwareConstants(**{key: own.get(key, entry["value"]) for key, entry in entries.items()})
         for each, entries in tables["software"].items()
     }
     products = {each: values.pop(each) for each in FORMATS if each in values}
-    spread = Spread(**families[name]["spread"])
-    return DeviceConstants(architecture=name, products=products, spread=spread, software=software, **values)
+    spread = Spread(**family["spread"])
+    return DeviceConstants(architecture=like, products=products, spread=spread, software=software, **values)
 
 
 @cache

@@ -29,12 +29,19 @@ class Software:
     efficiency: float = 1.0
     reduces_halves: bool = False
     """Whether gradients travel in 2 bytes though they are kept in 4."""
+    gathers_bytes: bool = False
+    """Whether sharded weights are cast to one byte before they are gathered (float8 all-gather)."""
     captured: bool = False
     """Whether a step is captured as a graph, so that the host is never waited for."""
 
     def recomputed(self, recompute: str) -> tuple[str, ...]:
-        """What is computed again in the backward pass, by name (workload.py)."""
-        return {"none": (), "full": ("everything",)}.get(recompute, self.selective)
+        """What is computed again in the backward pass, by name (compute.py).
+
+        Of a whole layer, PyTorch stops once it has all tensors that backward reads, and XLA drops what nobody reads; Megatron's
+        own checkpoint runs the layer to its end.
+        """
+        whole = "everything" if self.kind == "tuned" else "to_last_product"
+        return {"none": (), "full": (whole,)}.get(recompute, self.selective)
 
 
 OURS = Software()
@@ -54,6 +61,7 @@ def software_of(assume: Assume | None) -> Software:
         "expert_load": assume.expert_load,
         "efficiency": assume.efficiency,
         "reduces_halves": None if assume.reduce is None else assume.reduce == "bf16",
+        "gathers_bytes": None if assume.gather is None else assume.gather == "fp8",
         "captured": assume.captured,
     }
     return Software(**{name: value for name, value in said.items() if value is not None})

@@ -113,8 +113,8 @@ def assemble(work: Workload, layout: Layout, *, mean: RankTime, longest_s: float
         ranks=layout.pp,
         micro_batches=m,
         virtual=layout.virtual_stages,
-        forward_s=mean.forward + mean.exposed / 2,
-        backward_s=mean.backward + mean.again + mean.exposed / 2,
+        forward_s=mean.forward + mean.exposed / 2 + mean.overhead / 3,
+        backward_s=mean.backward + mean.again + mean.exposed / 2 + mean.overhead * 2 / 3,
     )
     bubble += m * constants.imbalance * (longest_s - mean.whole)
     software = constants.software[work.software.kind]
@@ -196,12 +196,12 @@ def time_by_class(work: Workload, layout: Layout, time: StepTime) -> dict[str, f
 
 
 def _launches_s(work: Workload, block: str, *, recompute: str) -> float:
-    """Routing and waiting in a layer with experts, a micro-batch."""
-    del recompute
-    constants = work.machine.constants
-    if not work.has_experts[block]:
-        return 0.0
-    return constants.captured_moe_layer_s if work.software.captured else constants.moe_layer_s
+    """Gaps between the kernels of a layer, one micro-batch forward and backward; more where tokens are routed."""
+    constants, has_experts = work.machine.constants, work.has_experts[block]
+    if work.software.captured or work.software.kind == "xla":
+        return constants.captured_moe_layer_s if has_experts else 0.0
+    again = 4 / 3 if recompute == "full" else 1.0
+    return again * constants.software[work.software.kind].layer_s + (constants.moe_layer_s if has_experts else 0.0)
 
 
 def tail_of(work: Workload, layout: Layout, parameters: tuple[int, int], *, backward_s: float) -> Tail:

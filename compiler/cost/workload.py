@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..ir.facts import extent, flops
 from ..ir.graph import Graph
@@ -108,6 +108,8 @@ class Workload:
         self._contents: dict[tuple[Rank, Degrees, str], Contents] = {}
         self._traffic: dict[tuple[object, ...], Traffic] = {}
         self._ranks: dict[tuple[object, ...], tuple[Rank, ...]] = {}
+        self.coefficients: dict[tuple[object, ...], Any] = {}
+        """Of a step's formula, by what they depend on (planner/assign.py)."""
 
     @property
     def is_monotone(self) -> bool:
@@ -119,6 +121,7 @@ class Workload:
         self.machine = machine
         self._times.clear()
         self._traffic.clear()
+        self.coefficients.clear()
 
     def time(self, part: str, degrees: Degrees, *, micro_batch: int) -> BlockTime:
         """Seconds of one layer and one micro-batch on one device."""
@@ -158,13 +161,12 @@ class Workload:
     def traffic(self, block: str, layout: Layout, *, recompute: str) -> Traffic:
         """What one layer and one micro-batch communicate; layouts that differ in other things share it."""
         shards = (layout.dp_shard, layout.dp_replicate) if layout.zero == 3 else None
-        is_full = recompute == "full"
-        key = (block, layout.degrees, layout.micro_batch, is_full, layout.cp_kind, shards, layout.order, layout.pp)
+        key = (block, layout.degrees, layout.micro_batch, recompute, layout.cp_kind, shards, layout.order, layout.pp)
         if key not in self._traffic:
             self._traffic[key] = traffic_of(
                 self.ops_of[block],
                 layout,
-                is_repeated=is_full,
+                recompute=recompute,
                 time=self.time(block, layout.degrees, micro_batch=layout.micro_batch),
                 parameters=self.parameters(block, layout.degrees),
                 hidden_size=self.graph.sizes["D"],
@@ -216,9 +218,10 @@ class Workload:
 
     def ledgers(self, layout: Layout) -> list[Ledger]:
         """Of each kind of pipeline rank, from the first to the last."""
-        return [self._rank_ledger(rank, layout) for rank in self.ranks(layout)]
+        return [self.rank_ledger(rank, layout) for rank in self.ranks(layout)]
 
-    def _rank_ledger(self, rank: Rank, layout: Layout) -> Ledger:
+    def rank_ledger(self, rank: Rank, layout: Layout) -> Ledger:
+        """Of one pipeline rank."""
         micro_batch, holds = layout.micro_batch, self.contents(rank, layout.degrees, recompute=layout.recompute)
         stage = StageParts(
             dense=holds.dense,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmc.compiler.cost.collectives import Group, Link, all_gather_s, all_reduce_s, all_to_all_s, send_s
+from llmc.compiler.cost.collectives import Group, Link, all_gather_s, all_reduce_s, all_to_all_s, dispatch_s, send_s
 
 from ..models import h100s
 
@@ -26,10 +26,27 @@ def test_all_reduce_is_a_reduce_scatter_and_an_all_gather():
     assert all_reduce_s(400e6, group(4)) == pytest.approx(2 * all_gather_s(400e6, group(4)))
 
 
-def test_across_nodes_each_nic_moves_its_share():
-    # two nodes of four: across first, a quarter of the data a NIC, half of that a step; then inside
-    across = 1 * (5e-6 + 100e6 / 2 / 10e9)
-    assert all_gather_s(400e6, group(4, 2)) == pytest.approx(across + 3 * (1e-6 + 100e6 / 100e9))
+def test_a_ring_over_nodes_runs_at_its_narrowest_hop():
+    # two nodes of four: four NICs at 10 GB/s together are narrower than a fast link; two slow hops and five fast ones
+    assert all_gather_s(400e6, group(4, 2)) == pytest.approx(2 * 5e-6 + 5 * 1e-6 + 7 / 8 * 400e6 / 40e9)
+
+
+def test_many_nics_are_no_faster_than_the_links_inside():
+    wide = Group(inside=8, across=4, fast=FAST, slow=Link(5e-6, 50e9))
+    assert all_gather_s(32e9, wide) == pytest.approx(31 / 32 * 32e9 / 100e9, rel=1e-3)
+
+
+def test_one_member_a_node_has_one_nic():
+    assert all_gather_s(400e6, group(1, 4)) == pytest.approx(4 * 5e-6 + 3 / 4 * 400e6 / 10e9, rel=1e-3)
+
+
+def test_a_row_for_many_experts_crosses_the_network_once_a_node():
+    # 8 experts at random on 4 nodes: 4 (1 - (3/4)^8) = 3.6 nodes need the row, three quarters of them elsewhere
+    nodes = 4 * (1 - 0.75**8)
+    expected = 7 * 1e-6 + 3 * 5e-6 + 0.75 * nodes * 100e6 / 10e9
+    assert dispatch_s(100e6, group(8, 4), copies=8) == pytest.approx(expected, rel=1e-3)
+    assert dispatch_s(100e6, group(8, 4), copies=8) < all_to_all_s(800e6, group(8, 4))
+    assert dispatch_s(100e6, group(8), copies=8) == all_to_all_s(800e6, group(8))
 
 
 def test_all_to_all_sends_most_of_it_elsewhere():

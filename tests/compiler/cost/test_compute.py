@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from llmc.compiler.cost.compute import Formats, block_time, law_s, op_time
+from llmc.compiler.cost.compute import Formats, block_time, law_s, op_time, work_of
 from llmc.compiler.cost.constants import constants_of, spread_of, table
 from llmc.compiler.cost.provenance import EXACT, Spread, combine
 from llmc.compiler.cost.sharding import Degrees, shard
+from llmc.compiler.cost.software import Software
 from llmc.compiler.ir.facts import extent, flops
 
 from ..models import DEEPSEEK_V3, LLAMA_3_8B, h100s, training_graph
@@ -59,6 +62,40 @@ def test_context_parallel_ranks_share_a_causal_sequence_evenly():
     whole = block_time(ops, Degrees(), batch=1, tokens=32768, machine=h100s(8), formats=BF16)
     part = block_time(ops, Degrees(cp=4), batch=1, tokens=32768, machine=h100s(8), formats=BF16)
     assert part.forward_s == pytest.approx(whole.forward_s / 4, rel=1e-2)
+
+
+def test_a_router_is_a_product_like_any_other():
+    """[tokens, 7168] x [7168, 256]: its outputs are experts, but it is none."""
+    op = training_graph(DEEPSEEK_V3)["moe/mlp.router"]
+    work = work_of(op, extent(batch=1, tokens=4096), BF16)
+    assert work.thinness == pytest.approx(1 / 4096 + 1 / op.sizes["E"] + 1 / op.sizes["D"])
+
+
+def test_a_layer_computed_again_stops_before_its_last_product():
+    time = block_time(
+        training_graph(LLAMA_3_8B).block_ops("block"), Degrees(), batch=1, tokens=4096, machine=h100s(1), formats=BF16
+    )
+    ours, megatron = Software(), Software(kind="tuned")
+    assert time.again_s(megatron.recomputed("full")) == time.forward_s
+    assert 0.7 < time.again_s(ours.recomputed("full")) / time.forward_s < 0.85
+    assert time.again_s(ours.recomputed("none")) == 0.0
+
+
+def test_kernels_that_are_not_fused_move_more():
+    ops = [op for op in training_graph(LLAMA_3_8B).block_ops("block") if op.group in ("norm", "pointwise")]
+    fused, eager = (
+        block_time(ops, Degrees(), batch=1, tokens=8192, machine=h100s(1), formats=BF16, software=Software(kind=kind))
+        for kind in ("fsdp", "eager")
+    )
+    more = constants_of(architecture="hopper", kind="gpu").software["eager"].pointwise
+    assert eager.forward_s / fused.forward_s == pytest.approx(more, rel=0.03)
+
+
+def test_a_family_like_another_has_its_constants_but_for_its_own():
+    plain, ultra = (constants_of(architecture=name, kind="gpu") for name in ("blackwell", "blackwell_ultra"))
+    assert ultra.architecture == "blackwell"
+    assert ultra.flash > plain.flash
+    assert replace(ultra, flash=plain.flash) == plain
 
 
 def entries() -> dict[str, dict]:
