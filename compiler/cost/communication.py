@@ -219,7 +219,10 @@ def gradient_s(
 
 
 def pass_on_s(layout: Layout, *, hidden_size: int, tokens: int, machine: Machine) -> float:
-    """Seconds to hand one micro-batch's hidden state to the next pipeline rank; 0 without a pipeline."""
+    """Seconds to hand one micro-batch's hidden state to the next pipeline rank; 0 without a pipeline.
+
+    Each rank of a tensor-parallel group sends its part and gathers on the other side (Narayanan 2021b, section 4.1).
+    """
     if layout.pp == 1:
         return 0.0
     size = layout.micro_batch * tokens / (layout.cp * layout.tp) * hidden_size * VALUE_BYTES

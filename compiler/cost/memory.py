@@ -72,7 +72,7 @@ class StateBytes:
     """Master copy and moments."""
 
 
-_MOMENTS = {"adamw": 8.0, "adafactor": 0.1, "lion": 4.0, "muon": 4.0, "sophia": 8.0}
+MOMENTS = {"adamw": 8.0, "adafactor": 0.1, "lion": 4.0, "muon": 4.0, "sophia": 8.0}
 """fp32 moments a parameter; Adafactor keeps rows and columns only."""
 
 
@@ -87,7 +87,7 @@ def state_bytes(*, program: Program, precision: str, optimizer: str, accumulates
 
     fp16 keeps 2-byte gradients; fp32 has no second copy.
     """
-    moments = _MOMENTS[optimizer]
+    moments = MOMENTS[optimizer]
     if precision == "fp32":
         return StateBytes(weights=4.0, gradients=4.0, optimizer=moments)
     if program == "halves":
@@ -234,10 +234,20 @@ class StageParts:
 
 
 def ledger_of_stage(
-    stage: StageParts, *, states: StateBytes, zero: int, shards: int, expert_shards: int, num_ranks: int, kind: str
+    stage: StageParts,
+    *,
+    states: StateBytes,
+    zero: int,
+    shards: int,
+    expert_shards: int,
+    num_ranks: int,
+    kind: str,
+    copies: int = 1,
 ) -> Ledger:
     """The ledger of one pipeline rank.
 
+    `copies` of the parameters and their gradients: two under DualPipe, where each rank is a stage of both directions; the copies
+    share the optimizer's state.
     `shards` data-parallel ranks share dense parameters and `expert_shards` those of experts; `num_ranks` > 1 says that
     gradients travel.
     """
@@ -249,8 +259,8 @@ def ledger_of_stage(
     gathered = 2 * stage.largest_block * 2.0 if zero == 3 and shards > 1 else 0.0
     bucket = min(stage.dense + stage.experts, 40_000_000) * 4.0 if num_ranks > 1 else 0.0
     return Ledger(
-        parameters=spread(states.weights, 3),
-        gradients=spread(states.gradients, 2),
+        parameters=copies * spread(states.weights, 3),
+        gradients=copies * spread(states.gradients, 2),
         optimizer=spread(states.optimizer, 1),
         activations=stage.kept * stage.in_flight + stage.one_layer,
         logits=stage.loss,

@@ -41,8 +41,8 @@ def bubble_s(
 def in_flight(schedule: Schedule, *, rank: int, ranks: int, micro_batches: int, virtual: int) -> float:
     """Micro-batches whose activations rank number `rank` holds at once, in units of all of its layers.
 
-    GPipe m; 1F1B min(m, P−p); interleaved (2(P−p−1) + (v−1)P + 1)/v, for the first rank P times 1 + (P−1)/(P·v) (Narayanan
-    2021b); DualPipe P + 1.
+    GPipe m; 1F1B min(m, P−p), zero-bubble the same (ZB-H1, Qi 2024); interleaved (2(P−p−1) + (v−1)P + 1)/v, for the first rank
+    P times 1 + (P−1)/(P·v) (Narayanan 2021b); DualPipe P + 1.
     """
     if schedule == "gpipe":
         return float(micro_batches)

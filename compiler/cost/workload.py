@@ -247,6 +247,7 @@ class Workload:
             expert_shards=max(1, layout.shards // layout.ep),
             num_ranks=layout.data_parallel * layout.cp,
             kind=self.machine.kind,
+            copies=2 if layout.schedule == "dualpipe" and layout.virtual_stages == 1 else 1,
         )
 
     def contents(self, rank: Rank, degrees: Degrees, *, recompute: str) -> Contents:

@@ -53,6 +53,18 @@ def test_states_of_each_program(program: str, precision: str, accumulates: bool,
     assert states.weights + states.gradients + states.optimizer == bytes_a_parameter
 
 
+def test_dualpipe_keeps_two_copies_of_parameters_and_in_a_v_one():
+    work = Workload(training_graph(LLAMA_3_8B), h100s(8), seq_len=4096, precision="bf16", optimizer="adamw")
+    one, two, in_a_v = (
+        work.ledgers(Layout(pp=8, schedule=schedule, virtual_stages=virtual, grad_accumulation=16))[-1]
+        for schedule, virtual in (("1f1b", 1), ("dualpipe", 1), ("dualpipe", 2))
+    )
+    assert two.parameters == 2 * one.parameters
+    assert two.gradients == 2 * one.gradients
+    assert two.optimizer == one.optimizer
+    assert in_a_v.parameters < two.parameters
+
+
 def test_full_recompute_keeps_the_input_of_a_layer():
     kept = kept_bytes(training_graph(LLAMA_3_8B).block_ops("block"), Degrees(), tokens=1024, values=DType.BF16)
     assert kept.full == 2 * 1024 * 4096
@@ -90,24 +102,32 @@ def test_the_parts_sum_to_the_peak():
     assert ledger.peak == parts
 
 
-@pytest.mark.parametrize(("tp", "gib"), [(1, 1.1182), (8, 0.3586)])
-def test_the_ledger_is_what_autograd_saves(tp: int, gib: float):
+@pytest.mark.parametrize(("tp", "splits_tokens", "gib"), [(1, False, 1.1182), (8, False, 0.3586), (8, True, 0.1398)])
+def test_the_ledger_is_what_autograd_saves(tp: int, splits_tokens: bool, gib: float):
     """A block at 70B shape, 4k tokens, run with fake tensors: every tensor that autograd packs, each storage once.
 
-    Without sequence parallelism a tensor-parallel rank keeps whole residuals and norms, and its share of the rest.
+    Without sequence parallelism a tensor-parallel rank keeps whole residuals and norms, and its share of the rest; with it
+    an eighth of those too, since inputs of products are kept before they are gathered (Korthikanti 2022, Megatron).
     """
     torch = pytest.importorskip("torch")
+    rows = 4096 // tp if splits_tokens else 4096
     saved = _executed_bytes(
-        torch, hidden=8192, heads=64 // tp, kv_heads=8 // tp, head=128, ffn=28672 // tp, tokens=4096
+        torch, hidden=8192, heads=64 // tp, kv_heads=8 // tp, head=128, ffn=28672 // tp, tokens=4096, rows=rows
     )
     ops = training_graph(LLAMA_3_70B).block_ops("block")
-    kept = kept_bytes(ops, Degrees(tp=tp), tokens=4096, values=DType.BF16)
+    degrees = Degrees(tp=tp, sequence_parallel=splits_tokens)
+    kept = kept_bytes(ops, degrees, tokens=4096, values=DType.BF16)
     assert kept.none == pytest.approx(saved, rel=1e-9)
     assert saved / GIB == pytest.approx(gib, abs=5e-4)
 
 
-def _executed_bytes(torch, *, hidden: int, heads: int, kv_heads: int, head: int, ffn: int, tokens: int) -> int:
-    """Bytes that one rank's block keeps for backward, from autograd's own hooks; kernels that we fuse are stood in for."""
+def _executed_bytes(
+    torch, *, hidden: int, heads: int, kv_heads: int, head: int, ffn: int, tokens: int, rows: int
+) -> int:
+    """Bytes that one rank's block keeps for backward, from autograd's own hooks; kernels that we fuse are stood in for.
+
+    `rows` of the tokens are this rank's between products: it gathers the others before one and scatters sums after one.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.autograd.graph import saved_tensors_hooks
     from torch.nn import functional as F
@@ -117,6 +137,17 @@ def _executed_bytes(torch, *, hidden: int, heads: int, kv_heads: int, head: int,
         def forward(ctx, x, weight):
             ctx.save_for_backward(x, weight, torch.empty(x.shape[:-1], dtype=torch.float32))
             return torch.empty_like(x)
+
+    class GatheredLinear(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight):
+            ctx.save_for_backward(x, weight)
+            return x.new_empty((x.shape[0], tokens, weight.shape[0]))
+
+    class ScatteredSum(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.new_empty((x.shape[0], rows, x.shape[2]))
 
     class FusedSwiglu(torch.autograd.Function):
         @staticmethod
@@ -144,13 +175,15 @@ def _executed_bytes(torch, *, hidden: int, heads: int, kv_heads: int, head: int,
                 kept[storage._cdata] = tensor  # keeps the storage alive, so that no id is used twice
             return tensor
 
-        x = torch.empty(1, tokens, hidden, dtype=bf16, requires_grad=True) * 1
+        linear = F.linear if rows == tokens else GatheredLinear.apply
+        summed = (lambda each: each) if rows == tokens else ScatteredSum.apply
+        x = torch.empty(1, rows, hidden, dtype=bf16, requires_grad=True) * 1
         with saved_tensors_hooks(pack, lambda tensor: tensor):
-            q, k, v = F.linear(FusedNorm.apply(x, norm_1), qkv).split(sizes, dim=-1)
+            q, k, v = linear(FusedNorm.apply(x, norm_1), qkv).split(sizes, dim=-1)
             q = FusedRope.apply(q.unflatten(-1, (heads, head))).transpose(1, 2)
             k = FusedRope.apply(k.unflatten(-1, (kv_heads, head))).transpose(1, 2)
             v = v.unflatten(-1, (kv_heads, head)).transpose(1, 2)
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-            x = x + F.linear(attended.transpose(1, 2).flatten(2), out)
-            x = x + F.linear(FusedSwiglu.apply(F.linear(FusedNorm.apply(x, norm_2), gate_up)), down)
+            x = x + summed(F.linear(attended.transpose(1, 2).flatten(2), out))
+            x = x + summed(F.linear(FusedSwiglu.apply(linear(FusedNorm.apply(x, norm_2), gate_up)), down))
         return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -51,6 +51,7 @@ def test_micro_batches_in_flight():
     assert held("gpipe", 3) == 16
     assert [held("1f1b", rank) for rank in range(4)] == [4, 3, 2, 1]
     assert held("1f1b", 0, micro_batches=2) == 2
+    assert [held("zero_bubble", rank) for rank in range(4)] == [4, 3, 2, 1]
     assert held("interleaved_1f1b", 0, virtual=2) == 4 * (1 + 3 / 8)
     assert held("dualpipe", 0) == 5
 
