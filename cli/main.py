@@ -127,10 +127,12 @@ def run_eval(context: typer.Context) -> None:
     _exit(_missing("run eval", "evaluating a trained model"))
 
 
-@runs.command("bench", context_settings=PASS_ON, hidden=True)
-def run_bench(context: typer.Context) -> None:
-    """Not there yet."""
-    _exit(_missing("run bench", "load generation against a running server"))
+@runs.command("bench", context_settings=PASS_ON)
+def run_bench(context: typer.Context, spec: SpecFile, overrides: Overrides = None) -> None:
+    """Send the spec's workload to a running server. Options: --url, --rate or --concurrency, --requests, --json, --plot."""
+    from .benching import run_bench as bench
+
+    _exit(bench(spec, overrides or [], context.args))
 
 
 @app.command("import")

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from .generation import FinishReason, Generation, Sampled
 from .scheduler import Overloaded, Scheduler
-from .work import Chunk, Runner
+from .work import Chunk, Runner, TokenSampler
 
 if TYPE_CHECKING:
     from .metrics import Metrics
-    from .sampler import Sampler
 
 log = logging.getLogger("llmc.serving")
 
@@ -97,7 +96,7 @@ class Engine:
     def __init__(
         self,
         runner: Runner,
-        sampler: Sampler,
+        sampler: TokenSampler,
         scheduler: Scheduler,
         *,
         metrics: Metrics | None = None,

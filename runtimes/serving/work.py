@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from .generation import Generation, Sampled
 
 
 class Chunk(NamedTuple):
@@ -30,4 +33,12 @@ class Runner(Protocol):
 
     def step(self, work: Sequence[Chunk]) -> Any:
         """Compute all chunks; logits as a float32 tensor [chunks with needs_logits, V], in their order."""
+        ...
+
+
+class TokenSampler(Protocol):
+    """Logits to tokens."""
+
+    def sample(self, logits: Any, generations: list[Generation]) -> list[Sampled | None]:
+        """One token for each row; None where the model gave no usable numbers."""
         ...
