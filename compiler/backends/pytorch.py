@@ -14,7 +14,11 @@ def files(views: Views) -> tuple[File, ...]:
     """model.py always; train.py and data.py, serve.py, and the kernels, as the spec asks for them; convert.py where Hugging
     Face has the same model."""
     found = [File("model.py", "pytorch/model.py.j2", {"m": views.model}, key="model")]
-    if views.train is not None:
+    if views.parallel is not None:
+        names = {"t": views.train, "p": views.parallel}
+        found.append(File("parallel.py", "pytorch/parallel/parallel.py.j2", names, key="parallel"))
+        found.append(File("train.py", "pytorch/parallel/train.py.j2", names, key="train"))
+    elif views.train is not None:
         found.append(File("train.py", "pytorch/train.py.j2", {"t": views.train}, key="train"))
     if views.data is not None:
         found.append(File("data.py", "pytorch/data.py.j2", {"d": views.data}, key="data"))

@@ -38,10 +38,14 @@ class LinearCrossEntropy(Kernel):
         return f"{plain} + {self.z_loss} * lse(logits)**2" if self.z_loss else plain
 
 
+def chunk_of(vocab_size: int, *, precision: str) -> int:
+    """Tokens of a chunk, for a vocabulary or the part of it that a rank has."""
+    number_bytes = 2 if precision == "bf16" else 4
+    return max(1, _CHUNK_BYTES // (vocab_size * number_bytes) // _UNIT) * _UNIT
+
+
 def choose(setting: Setting) -> LinearCrossEntropy:
     model, dtype = setting.model, setting.cpu_dtype
-    number_bytes = 2 if setting.train.precision == "bf16" else 4
-    rows = _CHUNK_BYTES // (model.vocab_size * number_bytes)
     return LinearCrossEntropy(
         name="linear_cross_entropy",
         template="linear_cross_entropy",
@@ -49,7 +53,7 @@ def choose(setting: Setting) -> LinearCrossEntropy:
         is_native=dtype is not None and model.head.softcap is None,
         hidden_size=model.hidden_size,
         vocab_size=model.vocab_size,
-        chunk=max(1, rows // _UNIT) * _UNIT,
+        chunk=chunk_of(model.vocab_size, precision=setting.train.precision),
         z_loss=setting.train.z_loss,
         softcap=model.head.softcap,
         has_bias=model.head.bias,

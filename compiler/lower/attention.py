@@ -63,17 +63,21 @@ class AttentionView:
         return self.head_dim**-0.5 if self.scale is None else self.scale
 
 
-def lower_attention(model: Model, attention: HeadsAttention, *, longest: int) -> AttentionView:
-    """`longest` is the longest sequence that the program will see: a window that holds all of it is no window."""
-    num_kv_heads = 1 if attention.kind == "mqa" else model.num_kv_heads
-    q_size, kv_size = model.num_heads * model.head_dim, num_kv_heads * model.head_dim
+def lower_attention(model: Model, attention: HeadsAttention, *, longest: int, tp: int = 1) -> AttentionView:
+    """`longest` is the longest sequence that the program will see: a window that holds all of it is no window.
+
+    With `tp` ranks the heads are those of one rank; where there are fewer key/value heads than ranks, it has one.
+    """
+    num_heads = model.num_heads // tp
+    num_kv_heads = max(1, (1 if attention.kind == "mqa" else model.num_kv_heads) // tp)
+    q_size, kv_size = num_heads * model.head_dim, num_kv_heads * model.head_dim
     window, global_every = attention.window, attention.global_every
     if window is not None and window >= longest:
         window = None
     return AttentionView(
-        kind=attention.kind,
+        kind="of_a_rank" if tp > 1 else attention.kind,
         hidden_size=model.hidden_size,
-        num_heads=model.num_heads,
+        num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=model.head_dim,
         q_size=q_size,

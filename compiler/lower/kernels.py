@@ -15,8 +15,18 @@ if TYPE_CHECKING:
 
 
 def lower_kernels(spec: Spec, plan: Plan) -> tuple[Kernel, ...]:
-    """In the order of their names; none without training."""
+    """In the order of their names; none without training.
+
+    Of programs for several devices only the loss is one, unless its vocabulary is cut: the others take no sharded weights
+    or tokens.
+    """
     if spec.train is None or plan.train is None:
         return ()
-    accumulation = plan.train.layout.grad_accumulation
-    return choose_kernels(Setting(spec, spec.train[0], grad_accumulation=accumulation, longest=longest_sequence(spec)))
+    layout = plan.train.layout
+    accumulation = layout.grad_accumulation
+    chosen = choose_kernels(
+        Setting(spec, spec.train[0], grad_accumulation=accumulation, longest=longest_sequence(spec))
+    )
+    if layout.devices == 1:
+        return chosen
+    return tuple(kernel for kernel in chosen if kernel.name == "linear_cross_entropy" and layout.tp == 1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ...spec.model import ParallelBlock
+from ..kernels.linear_cross_entropy import chunk_of
 from .attention import lower_attention
 from .experts import lower_experts
 from .latent import LatentView, lower_latent
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .attention import AttentionView
     from .experts import ExpertsView
     from .layers import LayersView
+    from .parallel import ContextView, TensorView
     from .position import PositionView
 
 BlockKind = Literal["pre", "post", "sandwich", "parallel_shared", "parallel_separate"]
@@ -97,6 +99,17 @@ class ModelView:
     has_decode: bool
     kernels: tuple[str, ...]
     """Names of the kernels that this model calls, in the order of the alphabet."""
+    tp: TensorView | None = None
+    """Of a rank of several: then sizes above are those of its part."""
+    cp: ContextView | None = None
+    loss_chunk: int = 0
+    """Tokens whose logits exist at a time, where the vocabulary is cut over tp."""
+    z_loss: float = 0.0
+
+    @property
+    def axes(self) -> AxesView:
+        """What modules are told of the axes that they communicate along."""
+        return AxesView(tuple(name for name in ("tp", "cp") if getattr(self, name) is not None))
 
     @property
     def block_params(self) -> str:
@@ -120,7 +133,7 @@ class ModelView:
     def feed_forward(self) -> str:
         """How a block makes its feed-forward part."""
         if self.experts is None:
-            return "Mlp()"
+            return f"Mlp({self.axes.args('tp')})"
         dense = self.mlp.make(self.mlp.size)
         return f"Moe() if has_experts else {dense}" if self.experts.layer_condition else "Moe()"
 
@@ -156,16 +169,18 @@ class ModelView:
         """Whether anything of torch.nn.functional is called."""
         if self.experts is not None and self.experts.is_router_fp32:
             return True
-        is_tied = self.tie_embeddings or self.norm.unit_offset
         has_sdpa = not self.attention.is_eager and (self.has_decode or "causal_attention" not in self.kernels)
-        return is_tied or has_sdpa or (self.mlp.kernel is None and "F." in self.mlp.expression)
+        has_sdpa = has_sdpa and (self.cp is None or self.cp.kind == "ulysses")
+        has_row_bias = self.tp is not None and (self.attention.out_bias or self.mlp.bias)
+        is_tied = self.norm.unit_offset or (self.tie_embeddings and self.tp is None)
+        return is_tied or has_sdpa or has_row_bias or (self.mlp.kernel is None and "F." in self.mlp.expression)
 
     @property
     def uses_torch(self) -> bool:
         """Whether anything of torch itself is called, beside Tensor and nn."""
         return (
             self.has_decode
-            or self.needs_positions
+            or (self.needs_positions and (self.cp is None or self.position.kind in ("rope", "sinusoidal")))
             or self.norm.unit_offset
             or self.attention.is_eager
             or self.head_softcap is not None
@@ -175,6 +190,21 @@ class ModelView:
         )
 
 
+@dataclass(frozen=True)
+class AxesView:
+    names: tuple[str, ...]
+
+    def params(self, *names: str) -> str:
+        """Parameters of a constructor after `self`, starting with a comma; of all axes, or of those named."""
+        return "".join(f", {name}: Axis" for name in self._wanted(names))
+
+    def args(self, *names: str) -> str:
+        return ", ".join(self._wanted(names))
+
+    def _wanted(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in self.names if not names or name in names)
+
+
 _MODEL_KERNELS = frozenset(
     {"add_rms_norm", "causal_attention", "embed", "geglu_tanh_linear", "linear_cross_entropy", "swiglu_linear"}
 )
@@ -182,14 +212,23 @@ _MODEL_KERNELS = frozenset(
 
 
 def lower_model(
-    spec: Spec, *, origin: str, num_parameters: int, recompute: str, kernels: tuple[Kernel, ...]
+    spec: Spec,
+    *,
+    origin: str,
+    num_parameters: int,
+    recompute: str,
+    kernels: tuple[Kernel, ...],
+    tp: TensorView | None = None,
+    cp: ContextView | None = None,
 ) -> ModelView:
+    """With `tp`, sizes are those of one of its ranks."""
     model = spec.model
     longest = longest_sequence(spec)
+    tp_size = tp.size if tp else 1
     if model.attention.kind == "mla":
         attention = lower_latent(model, model.attention)
     else:
-        attention = lower_attention(model, model.attention, longest=longest)
+        attention = lower_attention(model, model.attention, longest=longest, tp=tp_size)
     position = lower_position(model, longest=longest)
     has_decode = spec.serve is not None
     experts = lower_experts(spec)
@@ -201,13 +240,13 @@ def lower_model(
         summary=_summary(model, attention, experts),
         hidden_size=model.hidden_size,
         num_layers=model.num_layers,
-        vocab_size=model.vocab_size,
+        vocab_size=-(-model.vocab_size // tp_size),
         embed_scale=_embed_scale(model),
         embed_norm=model.embedding.norm,
         norm=_norm(model.norm),
         position=position,
         attention=attention,
-        mlp=_mlp(model, experts=experts, kernels=called),
+        mlp=_mlp(model, experts=experts, kernels=called, tp=tp_size),
         experts=experts,
         block=_block_kind(model),
         block_doc=_BLOCK_DOCS[_block_kind(model)],
@@ -221,6 +260,12 @@ def lower_model(
         has_loss=spec.train is not None,
         has_decode=has_decode,
         kernels=called,
+        tp=tp,
+        cp=cp,
+        loss_chunk=chunk_of(-(-model.vocab_size // tp_size), precision=spec.train[0].precision)
+        if tp and spec.train
+        else 0,
+        z_loss=spec.train[0].z_loss if spec.train else 0.0,
     )
 
 
@@ -263,10 +308,10 @@ _ACTIVATIONS = {
 """Name -> its expression and what the docstring calls it."""
 
 
-def _mlp(model: Model, *, experts: ExpertsView | None, kernels: tuple[str, ...]) -> MlpView:
+def _mlp(model: Model, *, experts: ExpertsView | None, kernels: tuple[str, ...], tp: int) -> MlpView:
     mlp = model.mlp
     expression, doc = _ACTIVATIONS[mlp.activation]
-    sizes = _sizes(model, experts)
+    sizes = tuple(size // tp for size in _sizes(model, experts))
     return MlpView(
         size=sizes[0] if sizes else 0,
         sizes=sizes,

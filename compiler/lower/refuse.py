@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ...spec.diagnostics import Diagnostic
     from ...spec.document import Spec
     from ...spec.training import Train
+    from ..planner.layout import Layout
     from ..planner.plan import Plan
 
 _SECTIONS = {
@@ -63,9 +64,8 @@ def refuse_program(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
     if spec.train is not None and spec.data is None:
         message = "a training program needs text: `data` is missing; `data: {sources: [...], tokenizer: ...}` gives it"
         yield _refused(message, ("train",), part="key")
-    if spec.train is not None and plan.train is not None and plan.train.layout.devices > 1:
-        message = f"training on {plan.train.layout.devices} devices is not lowered yet; on one device it is"
-        yield _refused(message, ("hardware",), part="key")
+    if plan.train is not None:
+        yield from _layout(spec, plan.train.layout)
     if spec.serve is not None:
         yield from _serving(spec, plan)
 
@@ -91,6 +91,43 @@ def _model(spec: Spec) -> Iterator[Diagnostic]:
             " lowered yet; linear, llama3, yarn and longrope are, and dynamic within `max_seq_len`"
         )
         yield _refused(message, ("model", "position", "scaling"), part="key")
+
+
+def _layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
+    """Layouts of several devices that are planned and not yet lowered."""
+    attention, position = spec.model.attention, spec.model.position.kind
+    for degree, words in (("pp", "pipeline parallelism"), ("ep", "expert parallelism"), ("cp", "context parallelism")):
+        if getattr(layout, degree) > 1:
+            message = f"{words} ({degree} {getattr(layout, degree)}) is not lowered yet; dp and tp are"
+            yield _refused(message, ("parallel",), part="key")
+    if layout.devices > 1 and spec.model.moe is not None:
+        message = f"mixtures of experts on {layout.devices} devices are not lowered yet; on one device they are"
+        yield _refused(message, ("model", "moe"), part="key")
+    if layout.recompute == "mixed":
+        message = "recompute that differs from layer to layer is not lowered yet; none, selective and full are"
+        yield _refused(message, ("parallel",), part="key")
+    if layout.tp * layout.cp > 1 and attention.kind == "mla":
+        message = "latent attention (mla) with tp or cp is not lowered yet; with dp it is"
+        yield _refused(message, ("model", "attention", "kind"))
+    if layout.tp > 1 and getattr(attention, "qk_norm", None) == "full":
+        message = f"a norm over all heads (qk_norm: full) that tp {layout.tp} cuts is not lowered; qk_norm: head is"
+        yield _refused(message, ("model", "attention", "qk_norm"))
+    if layout.tp > 1 and position == "alibi":
+        message = f"ALiBi with heads that tp {layout.tp} cuts is not lowered yet; with tp 1 it is"
+        yield _refused(message, ("model", "position"), part="key")
+    if layout.cp > 1:
+        beside = [name for name in ("window", "softcap", "sinks") if getattr(attention, name, None)]
+        beside += ["alibi"] if position == "alibi" else []
+        if beside:
+            message = (
+                f"{_either(beside)} in sequences that cp {layout.cp} cuts is not lowered yet; plain causal attention is"
+            )
+            yield _refused(message, ("model", "attention"), part="key")
+    if spec.serve is not None and (layout.tp > 1 or layout.cp > 1):
+        message = (
+            "a program that trains with tp or cp serves nothing yet; a spec with `serve` alone, of its weights, does"
+        )
+        yield _refused(message, ("serve",), part="key")
 
 
 def _training(stage: Train, path: Path) -> Iterator[Diagnostic]:

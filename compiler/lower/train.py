@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ...spec.document import Spec
     from ...spec.training import Train
     from ..kernels.kernel import Kernel
+    from ..planner.layout import Layout
     from ..planner.plan import TrainPlan
     from .experts import ExpertsView
 
@@ -64,6 +65,12 @@ class TrainView:
     flops_per_token: str
     peak_flops_per_s: str
     peak_words: str
+    nodes: int = 1
+    per_node: int = 1
+    autocasts: bool = False
+    """Whether bf16 is autocast's doing; else FSDP keeps the fp32 weights and computes with bf16 ones."""
+    norms_start_at_zero: bool = False
+    """Norms whose weight is stored less one."""
 
 
 _OBJECTIVE_WORDS = {"causal_lm": "predict each next token"}
@@ -115,8 +122,14 @@ def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str, kernel
         checkpoint_every=train.checkpoint.every_steps,
         checkpoints_kept=train.checkpoint.keep,
         flops_per_token=scientific(flops_per_token),
-        peak_flops_per_s=scientific(plan.predicted.model_tflops_per_device * 1e12 / plan.predicted.mfu),
-        peak_words=f"{_device(spec)} in {train.precision}",
+        peak_flops_per_s=scientific(
+            layout.devices * plan.predicted.model_tflops_per_device * 1e12 / plan.predicted.mfu
+        ),
+        peak_words=f"{_devices(spec, layout)} in {train.precision}",
+        nodes=spec.hardware.nodes if spec.hardware.nodes * _per_node(spec) == layout.devices else 1,
+        per_node=_per_node(spec) if spec.hardware.nodes * _per_node(spec) == layout.devices else layout.devices,
+        autocasts=train.precision == "bf16" and layout.data_parallel * layout.cp == 1,
+        norms_start_at_zero=spec.model.norm.unit_offset,
     )
 
 
@@ -128,8 +141,8 @@ def _plan_lines(spec: Spec, plan: TrainPlan, *, batch: Batch) -> tuple[str, ...]
     parts |= {"activations": memory.activations, "buffers": memory.buffers}
     listed = ", ".join(f"{name} {gib(size * GIB)}" for name, size in sorted(parts.items(), key=lambda part: -part[1]))
     return (
-        f"Plan: one {prose(_device(spec))}, {batch.steps:,} steps of {batch.global_batch} sequences of {batch.seq_len:,} tokens, in {spec.train[0].precision if spec.train else ''}.",
-        f"Expected: {predicted.step_time_s:.3g} s a step, {predicted.tokens_per_s:,.0f} tokens/s, {gib(memory.peak * GIB)} of {accelerator.memory_gib:.4g} GiB:",
+        f"Plan: {'' if plan.layout.devices > 1 else 'one '}{_devices(spec, plan.layout)}, {batch.steps:,} steps of {batch.global_batch} sequences of {batch.seq_len:,} tokens, in {spec.train[0].precision if spec.train else ''}.",
+        f"Expected: {predicted.step_time_s:.3g} s a step, {predicted.tokens_per_s:,.0f} tokens/s, {gib(memory.peak * GIB)} of {accelerator.memory_gib:.4g} GiB{' a device' if plan.layout.devices > 1 else ''}:",
         f"{listed}.",
     )
 
@@ -137,6 +150,15 @@ def _plan_lines(spec: Spec, plan: TrainPlan, *, batch: Batch) -> tuple[str, ...]
 def _device(spec: Spec) -> str:
     accelerator = spec.hardware.accelerator
     return accelerator.name or accelerator.like or accelerator.kind
+
+
+def _devices(spec: Spec, layout: Layout) -> str:
+    device = prose(_device(spec))
+    return f"{layout.devices:,} x {device}" if layout.devices > 1 else device
+
+
+def _per_node(spec: Spec) -> int:
+    return spec.hardware.per_node or spec.hardware.accelerator.per_node
 
 
 def _steps_reason(train: Train, *, batch: Batch) -> str:

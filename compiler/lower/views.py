@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..planner.layout import Layout
 from .convert import lower_convert
 from .data import lower_data
 from .kernels import lower_kernels
 from .model import lower_model
+from .parallel import context_of, lower_parallel, tensor_of
 from .readme import lower_readme
 from .serving import lower_serve
 from .train import lower_train
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from .convert import ConvertView
     from .data import DataView
     from .model import ModelView
+    from .parallel import ParallelView
     from .readme import ReadmeView
     from .serving import ServeView
     from .train import TrainView
@@ -33,6 +36,7 @@ class Views:
 
     model: ModelView
     train: TrainView | None
+    parallel: ParallelView | None
     data: DataView | None
     serve: ServeView | None
     kernels: tuple[Kernel, ...]
@@ -57,11 +61,18 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
     """All views of a program that nothing in `refuse.py` stands against."""
     assert plan.model is not None
     device = "cuda" if spec.hardware.accelerator.kind == "gpu" else "cpu"
-    recompute = plan.train.layout.recompute if plan.train else "none"
+    layout = plan.train.layout if plan.train else Layout()
     kernels = lower_kernels(spec, plan)
     model = lower_model(
-        spec, origin=place.origin, num_parameters=plan.model.parameters, recompute=recompute, kernels=kernels
+        spec,
+        origin=place.origin,
+        num_parameters=plan.model.parameters,
+        recompute=layout.recompute,
+        kernels=kernels,
+        tp=tensor_of(spec, layout),
+        cp=context_of(layout),
     )
+    parallel = lower_parallel(spec, layout, origin=place.origin, device=device, model=model)
     convert = lower_convert(spec.model, name=spec.name, origin=place.origin)
     train = None
     if spec.train is not None and plan.train is not None:
@@ -75,6 +86,7 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
     return Views(
         model=model,
         train=train,
+        parallel=parallel,
         data=data,
         serve=serve,
         kernels=kernels,

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from .weights import named_tensors
 
 FORMAT = "llmc-checkpoint"
 VERSION = 1
+VERSIONS = (1, 2)
+"""2: of several devices, see runtimes/pytorch/parallel/checkpoint.py."""
 MODEL, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "meta.json"
 _HASH_CHUNK_BYTES = 1 << 22
 
@@ -74,16 +76,16 @@ class Checkpoints:
             "version": VERSION,
             "step": step,
             "cursor": cursor,
-            "sha256": {name: _sha256(work / name) for name in names},
+            "sha256": {name: sha256(work / name) for name in names},
         }
         (work / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
         for name in (*names, META):
-            _sync(work / name)
-        _sync(work)
+            sync(work / name)
+        sync(work)
         if final.exists():
             shutil.rmtree(final)
         work.rename(final)
-        _sync(self.folder)
+        sync(self.folder)
         for old in self.list()[: -self.keep]:
             shutil.rmtree(old)
         return final
@@ -100,8 +102,11 @@ class Checkpoints:
             except RunError as error:
                 print(f"warning: {error.message}; taking the one before", file=sys.stderr)
                 continue
-            _load_model(model, load_file(folder / MODEL), folder=folder)
-            _load_optimizer(model, optimizer, load_file(folder / OPTIMIZER), step=saved.step)
+            if (folder / MODEL).exists():
+                _load_model(model, load_file(folder / MODEL), folder=folder)
+                _load_optimizer(model, optimizer, load_file(folder / OPTIMIZER), step=saved.step)
+            else:
+                _load_shards(saved, model=model, optimizer=optimizer)
             return saved
         print(f"no checkpoint in {self.folder}: starting with the first step", file=sys.stderr)
         return None
@@ -125,18 +130,33 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
 
 def read_meta(folder: Path) -> Saved:
     """Read meta.json and verify every file that it names; RunError says what is damaged."""
+    return checked_meta(folder, check=list)
+
+
+def checked_meta(folder: Path, *, check: Callable[[Sequence[str]], Sequence[str]]) -> Saved:
+    """As `read_meta`, for those of the files that `check` leaves: ranks share the work."""
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
-        if meta["format"] != FORMAT or meta["version"] != VERSION:
+        if meta["format"] != FORMAT or meta["version"] not in VERSIONS:
             raise ValueError(f"format {meta['format']} {meta['version']}")
-        for name in (MODEL, OPTIMIZER, *meta["sha256"]):
-            if Path(name).name != name:
-                raise ValueError(f"{META} names {name}, which is not beside it")
-            if _sha256(folder / name) != meta["sha256"][name]:
+        needed = (MODEL, OPTIMIZER) if meta["version"] == VERSION else ()
+        for name in check((*needed, *meta["sha256"])):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"{META} names {name}, which is not in its folder")
+            if sha256(folder / name) != meta["sha256"][name]:
                 raise ValueError(f"{name} has another checksum than when it was written")
         return Saved(folder=folder, step=meta["step"], cursor=meta["cursor"])
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise RunError(f"checkpoint {folder} is damaged: {problem}", help="resume from an earlier one") from problem
+
+
+def _load_shards(saved: Saved, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """A checkpoint that several devices wrote."""
+    from .parallel.checkpoint import load_checkpoint
+    from .parallel.cuts import Cuts, Whole
+
+    cuts = Cuts({}, rest=Whole())
+    load_checkpoint(saved, model=model, optimizer=optimizer, cuts=cuts, group=None, no_dist=True)
 
 
 def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -189,7 +209,7 @@ def _load_optimizer(
         optimizer.state[parameter] = {"step": torch.tensor(float(step), device=parameter.device), **state}
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_HASH_CHUNK_BYTES):
@@ -197,7 +217,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Push a file or a folder's entries to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -81,10 +81,20 @@ def test_what_cannot_be_built_is_refused_with_what_works(changes: dict[str, Any]
     assert words in found[0].message
 
 
-def test_several_devices_are_refused() -> None:
-    spec = tiny_spec()
-    (found,) = refuse_program(spec, plan_of(spec, layout=Layout(dp_shard=4)))
-    assert "training on 4 devices" in found.message
+@pytest.mark.parametrize(
+    ("layout", "changes", "words"),
+    [
+        (Layout(pp=2), {}, "pipeline parallelism (pp 2)"),
+        (Layout(tp=2), {"without": ()}, "serves nothing yet"),
+        (Layout(tp=2), {"model": {"attention": {"kind": "gqa", "qk_norm": "full"}}}, "a norm over all heads"),
+        (Layout(tp=2), {"model": {"position": {"kind": "alibi"}}}, "ALiBi"),
+        (Layout(dp_shard=2), {"model": {"moe": {"num_experts": 4, "experts_per_token": 2}}}, "on 2 devices"),
+    ],
+)
+def test_layouts_that_are_not_lowered_are_refused(layout: Layout, changes: dict[str, Any], words: str) -> None:
+    spec = tiny_spec(**{"without": ("serve",), **changes})
+    (found,) = refuse_program(spec, plan_of(spec, layout=layout))
+    assert words in found.message
 
 
 def test_lower_raises_all_that_stands_against_a_program(tmp_path) -> None:

@@ -1,0 +1,123 @@
+"""Tensor parallelism: where activations cross from what all ranks hold to what is cut over them, and back (Shoeybi 2019).
+
+Each function moves data one way in the forward pass and the other way in the backward pass:
+
+    forward                 backward
+    all_gather              reduce-scatter      into a cut layer, with sequence parallelism
+    reduce_scatter          all-gather          out of a cut layer, with sequence parallelism
+    all_reduce_gradient     all-reduce          into a cut layer; the forward pass moves nothing
+    all_reduce              nothing             out of a cut layer
+
+With sequence parallelism a rank holds [B, T/n, D] between the cut layers: a run of the tokens (Korthikanti 2022).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .mesh import Axis
+
+_TOKENS = 1  # the dim of tokens in [B, T, D]
+
+
+def all_gather(x: Tensor, tp: Axis) -> Tensor:
+    """[B, T/n, D] of each rank -> [B, T, D]."""
+    return _apply(_AllGather, _cast(x), tp)
+
+
+def reduce_scatter(x: Tensor, tp: Axis) -> Tensor:
+    """Summands [B, T, D] of each rank -> [B, T/n, D]: a run of the tokens' sums."""
+    return _apply(_ReduceScatter, x, tp)
+
+
+def all_reduce_gradient(x: Tensor, tp: Axis) -> Tensor:
+    """x as it is; its gradient is the sum of the ranks' gradients."""
+    return _apply(_AllReduceGradient, x, tp)
+
+
+def all_reduce(x: Tensor, tp: Axis) -> Tensor:
+    """Summands of each rank -> their sum, on every rank."""
+    return _apply(_AllReduce, x, tp)
+
+
+def own_tokens(x: Tensor, tp: Axis) -> Tensor:
+    """The run of tokens that sequence parallelism leaves this rank: [..., T] -> [..., T/n]."""
+    return x.chunk(tp.size, dim=-1)[tp.rank]
+
+
+def _cast(x: Tensor) -> Tensor:
+    """Under autocast, what a product is about to take in the lower format travels in it already."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+
+
+def _apply(function: type[torch.autograd.Function], x: Tensor, tp: Axis) -> Tensor:
+    y = function.apply(x, tp)
+    assert isinstance(y, Tensor)
+    return y
+
+
+def gather_tokens(x: Tensor, tp: Axis) -> Tensor:
+    """The collective alone: [B, T/n, D] -> [B, T, D]."""
+    parts = x.new_empty((tp.size, *x.shape))
+    dist.all_gather_into_tensor(parts, x.contiguous(), group=tp.group)
+    return torch.cat(parts.unbind(0), dim=_TOKENS)
+
+
+def scatter_tokens(x: Tensor, tp: Axis) -> Tensor:
+    """The collective alone: summands [B, T, D] -> [B, T/n, D]."""
+    parts = torch.stack(x.chunk(tp.size, dim=_TOKENS))
+    mine = torch.empty_like(parts[0])
+    dist.reduce_scatter_tensor(mine, parts, group=tp.group)
+    return mine
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tp: Axis) -> Tensor:
+        ctx.tp = tp
+        return gather_tokens(x, tp)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return scatter_tokens(grads[0], ctx.tp), None
+
+
+class _ReduceScatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tp: Axis) -> Tensor:
+        ctx.tp = tp
+        return scatter_tokens(x, tp)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return gather_tokens(grads[0], ctx.tp), None
+
+
+class _AllReduceGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tp: Axis) -> Tensor:
+        ctx.tp = tp
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        total = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.tp.group)
+        return total, None
+
+
+class _AllReduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tp: Axis) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=tp.group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0], None

@@ -1,0 +1,99 @@
+"""One process of the pool: reads a job a line, joins the other ranks, runs a generated program, writes what it found.
+
+Not a test module; see pool.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import traceback
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["LLMC_KERNELS"] = "eager"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+import torch.distributed as dist
+from programs import imported
+from safetensors.torch import load_file
+from torch import Tensor
+
+from llmc.runtimes.pytorch.parallel.cuts import box, load_whole
+
+
+def train(folder: str, reference: str, steps: int) -> dict[str, Any]:
+    """Train with the reference's first weights and batches; how far loss, gradients and weights are from its own."""
+    whole = load_file(Path(reference) / "reference.safetensors")
+    with imported(Path(folder), "train") as (program,):
+        place = program.take_place("cpu")
+        model, optimizer = program.build(place)
+        load_whole(model, place.cuts, part_of(whole, "first"))
+        worst = {"loss": 0.0, "grad_norm": 0.0, "gradient": 0.0, "weight": 0.0}
+        for step in range(steps):
+            batches = program.on_device(own_windows(whole["batches"][step], program, place), place)
+            loss, grad_norm = program.accumulate_gradients(model, place, batches).tolist()
+            for name, found in (("loss", loss), ("grad_norm", grad_norm)):
+                expected = whole[name][step].item()
+                worst[name] = max(worst[name], abs(found - expected) / expected)
+            if f"gradients.{step}.embed.weight" in whole:
+                expected = part_of(whole, f"gradients.{step}")
+                found = [(name, parameter.grad) for name, parameter in model.named_parameters()]
+                worst["gradient"] = max(worst["gradient"], distance(found, expected, place))
+            program.update(optimizer, lr=1e-3)
+        worst["weight"] = distance(list(model.named_parameters()), part_of(whole, "last"), place)
+    return worst
+
+
+def own_windows(step: Tensor, program: Any, place: Any) -> Any:
+    """The micro-batches [B, T + 1] of this data-parallel rank, from a step's windows [N, T + 1]."""
+    rank, ranks = getattr(place, "data_rank", 0), getattr(program, "DATA_RANKS", 1)
+    turns = step.unflatten(0, (program.GRAD_ACCUMULATION, ranks, program.MICRO_BATCH))
+    return [turn[rank].numpy() for turn in turns]
+
+
+def part_of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}."): each for name, each in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def distance(found: list[tuple[str, Tensor | None]], expected: dict[str, Tensor], place: Any) -> float:
+    """The norm of a tensor's difference, in what this rank has of it, as a share of the tensor's norm: the largest one."""
+    worst = 0.0
+    for name, tensor in found:
+        assert tensor is not None, name
+        squares = [
+            (piece.tensor - box(expected[name], piece)).square().sum() for piece in place.cuts.pieces(name, tensor)
+        ]
+        worst = max(worst, math.sqrt(sum(squares)) / expected[name].norm().item())
+    return worst
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what programs print does not mix with the answers
+    for line in sys.stdin:
+        job = json.loads(line)
+        try:
+            store = dist.FileStore(job["store"], job["world_size"])
+            dist.init_process_group(
+                "gloo", store=store, rank=job["rank"], world_size=job["world_size"], timeout=timedelta(seconds=60)
+            )
+            answer = {"result": globals()[job["job"]](**job["args"])}
+            dist.barrier()
+        except Exception:
+            answer = {"error": traceback.format_exc()}
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        out.write(json.dumps(answer) + "\n")
+        out.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
