@@ -104,6 +104,7 @@ Fraction = Annotated[float, Strict(), Field(ge=0, le=1), _unit("fraction", 0.1, 
 Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("ms", 50, 500)]
+Seconds = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("s", 30, 300)]
 GiB = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("GiB", 80, 141)]
 GBPerSecond = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("GB/s, one direction", 50, 450)]
 TeraFlops = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False), _unit("TFLOP/s, dense", 989)]

@@ -24,6 +24,11 @@ def fit(line: str) -> str:
     return f"{head}\n{apart}{indent}{tail}\n"
 
 
+def nested(text: str, width: int) -> str:
+    """A block of lines below a key: `  {{ block | nested(2) }}` stands where its first line goes."""
+    return text.rstrip("\n").replace("\n", "\n" + " " * width)
+
+
 def _arguments(body: str) -> list[str]:
     """`a, f(b, c)` -> ["a", "f(b, c)"]. Strings with brackets or commas do not occur in what is fitted."""
     parts, depth = [""], 0

@@ -1,7 +1,7 @@
-"""Values of a spec as Python source: quoted literals, and text that is safe inside a docstring or a comment.
+"""Values of a spec as source: quoted literals, and text that is safe inside a docstring or a comment.
 
-A spec is untrusted text. A string of it reaches a program through `literal` (code) or `prose` (docstrings, comments,
-Markdown) and in no other way.
+A spec is untrusted text. A string of it reaches a program through `literal` (Python), `shell`, `yaml`, `unit_value` (units
+of systemd) or `prose` (docstrings, comments, Markdown) and in no other way.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from typing import Any
 
 _PROSE = re.compile(r"[^A-Za-z0-9 .,:;+/=()_@%-]+")
@@ -49,6 +50,48 @@ def prose(text: str) -> str:
     """Text for a docstring, a comment or Markdown: one line, no quote that ends one, no backslash, no markup."""
     cleaned = _PROSE.sub("?", text)
     return cleaned if len(cleaned) <= _MAX_PROSE else cleaned[: _MAX_PROSE - 1] + "?"
+
+
+def shell(value: str | int) -> str:
+    """A word of a shell command. A value with a control character has no place in a script."""
+    text = str(value)
+    if not all(character.isprintable() for character in text):
+        raise ValueError(f"{text!r} cannot stand in a shell script")
+    return shlex.quote(text)
+
+
+def yaml(value: str | int | bool) -> str:
+    """A scalar of YAML: text is always in quotes, so that it stays text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if '"' in value and "'" not in value and value.isprintable():
+        return f"'{value}'"  # nothing is escaped between these
+    body = "".join(_yaml_escaped(character) for character in value)
+    return f'"{body}"'
+
+
+def _yaml_escaped(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    if character.isprintable():
+        return character
+    return f"\\x{ord(character):02x}" if ord(character) < 256 else f"\\U{ord(character):08x}"
+
+
+def unit_value(value: str | int) -> str:
+    """A word of a setting in a systemd unit: quoted, with its percent signs meant as such."""
+    text = str(value)
+    if not all(character.isprintable() for character in text):
+        raise ValueError(f"{text!r} cannot stand in a unit")
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
+
+
+def unit_argument(value: str | int) -> str:
+    """A word of a command in a systemd unit, where variables would be filled in too."""
+    return unit_value(value).replace("$", "$$")
 
 
 def json_text(value: Any) -> str:

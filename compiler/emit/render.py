@@ -15,8 +15,8 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension
 
-from .layout import fit
-from .literals import literal, prose
+from .layout import fit, nested
+from .literals import literal, prose, shell, unit_argument, unit_value, yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,13 +76,18 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # Python and Markdown, no HTML; `literal` and `prose` are the escapes
+        autoescape=False,  # no HTML; the filters below are the escapes
         finalize=_finalize,
         extensions=[_Cause],
     )
     env.filters["literal"] = literal
     env.filters["prose"] = prose
+    env.filters["shell"] = shell
+    env.filters["yaml"] = yaml
+    env.filters["unit_value"] = unit_value
+    env.filters["unit_argument"] = unit_argument
     env.filters["fit"] = fit
+    env.filters["nested"] = nested
     return env
 
 

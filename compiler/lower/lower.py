@@ -23,8 +23,9 @@ def lower(spec: Spec, plan: Plan, *, place: Place) -> Program:
     if refused:
         raise SpecError(refused)
     views = lower_views(spec, plan, place=place)
-    files = backend_for(spec.hardware.accelerator.kind)(views)
-    return Program(name=spec.name, files=files, texts={"plan.json": _without_paths(plan, place=place).to_text()})
+    files = (*backend_for(spec.hardware.accelerator.kind)(views), *views.deploy.files)
+    texts = {"plan.json": _without_paths(plan, place=place).to_text(), **views.deploy.texts}
+    return Program(name=spec.name, files=files, texts=texts)
 
 
 def _without_paths(plan: Plan, *, place: Place) -> Plan:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...spec.diagnostics import diagnose
 from ..backends.table import BACKENDS
+from ..deploy.refuse import refuse_deploy
 from .model import longest_sequence
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _SECTIONS = {
     "compress": "compression of a trained model",
-    "deploy": "launch files and manifests",
     "eval": "evaluation of a trained model",
 }
 """Sections that no pass reads yet."""
@@ -68,6 +68,7 @@ def refuse_program(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
         yield from _layout(spec, plan.train.layout)
     if spec.serve is not None:
         yield from _serving(spec, plan)
+    yield from refuse_deploy(spec, plan)
 
 
 def _model(spec: Spec) -> Iterator[Diagnostic]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ...spec.units import GIB
+from ..deploy.monitoring.objectives import bounds_of, objectives_of
 from .experts import lower_experts
 from .numbers import gib
 
@@ -64,6 +65,8 @@ class ServeView:
     max_waiting_tokens_reason: str
     stall_s: float
     """A step that takes longer means that the engine is stuck: well above the longest step of the plan, at least seconds."""
+    bounds: tuple[tuple[str, tuple[float, ...]], ...]
+    """Histogram -> buckets at the objectives, beyond those that every server has."""
     drain_s: int
     """Seconds that running requests have to finish after SIGTERM: max_seq_len times the plan's time per output token."""
 
@@ -119,6 +122,7 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
         max_waiting_tokens=bound.tokens,
         max_waiting_tokens_reason=bound.tokens_reason,
         stall_s=max(_LEAST_STALL_S, math.ceil(_STALL_STEPS * longest_step_s)),
+        bounds=tuple(bounds_of(objectives_of(serve.slo)).items()),
         drain_s=max(_LEAST_DRAIN_S, math.ceil(max_seq_len * predicted.tpot_p99_ms / 1e3)),
     )
 

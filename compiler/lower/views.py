@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..deploy.launch import lower_deploy
 from ..planner.layout import Layout
 from .convert import lower_convert
 from .data import lower_data
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ...spec.document import Spec
+    from ..deploy.target import Files
     from ..kernels.kernel import Kernel
     from ..planner.plan import Plan
     from .convert import ConvertView
@@ -42,6 +44,8 @@ class Views:
     kernels: tuple[Kernel, ...]
     convert: ConvertView | None
     readme: ReadmeView
+    deploy: Files
+    """Launch files, which no backend changes."""
 
 
 @dataclass(frozen=True)
@@ -91,5 +95,6 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
         serve=serve,
         kernels=kernels,
         convert=convert,
+        deploy=lower_deploy(spec, plan, steps=train.steps if train else None, serve=serve, origin=place.origin),
         readme=lower_readme(spec, plan, model=model, train=train, convert=convert, origin=place.origin),
     )

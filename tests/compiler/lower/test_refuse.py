@@ -34,7 +34,6 @@ def accelerator(kind: str) -> dict[str, Any]:
     ("changes", "place", "words"),
     [
         ({"compress": {"weights": "int8"}}, "compress", "compression"),
-        ({"deploy": {"target": "slurm"}}, "deploy", "launch files"),
         ({"eval": {"tasks": ["x"]}}, "eval", "evaluation"),
         ({"train": [TINY["train"], TINY["train"]]}, "train.1", "2 training stages"),
         (serving(speculative={"draft": "ngram"}), "serve.speculative", "speculative"),

@@ -1,0 +1,45 @@
+"""What a deploy target cannot do, told before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ...spec.deploy import Kubernetes
+from ...spec.diagnostics import diagnose
+from .autoscaling import can_scale
+from .facts import machines_of
+from .kubernetes import serve_kind
+from .table import LAUNCHES
+
+if TYPE_CHECKING:
+    from ...spec.diagnostics import Diagnostic
+    from ...spec.document import Spec
+    from ..planner.plan import Plan
+
+
+def refuse_deploy(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
+    """Diagnostics of this stage; nothing where the spec has no `deploy`."""
+    if spec.deploy is None:
+        return
+    sections = [name for name in ("train", "serve") if getattr(spec, name) is not None]
+    launches = LAUNCHES[spec.deploy.target]
+    if sections and not set(sections) & set(launches):
+        others = ", ".join(name for name, able in LAUNCHES.items() if set(sections) & set(able))
+        message = f"`{spec.deploy.target}` launches `{launches[0]}`, and this spec has only `{sections[0]}`"
+        yield diagnose("D101", message, path=("deploy", "target"), notes=(f"targets for `{sections[0]}`: {others}",))
+    if isinstance(spec.deploy, Kubernetes) and plan.serve is not None:
+        yield from _serving_on_kubernetes(spec, plan, spec.deploy)
+
+
+def _serving_on_kubernetes(spec: Spec, plan: Plan, deploy: Kubernetes) -> Iterator[Diagnostic]:
+    assert plan.serve is not None
+    nodes = machines_of(spec, plan.serve.devices // plan.serve.layout.replicas).nodes
+    kind = serve_kind(deploy, nodes=nodes)
+    if nodes > 1 and kind in ("deployment", "inference_service"):
+        message = f"a replica needs {nodes} nodes, and each pod of `{kind}` is a replica of its own on one"
+        note = "leader_worker_set and llm_inference_service make one replica of several pods"
+        yield diagnose("D102", message, path=("deploy", "serve_as"), notes=(note,))
+    if deploy.autoscaler is not None and not can_scale(kind):
+        message = f"`{kind}` scales by itself: `{deploy.autoscaler}` would pull its replicas another way"
+        yield diagnose("D103", message, path=("deploy", "autoscaler"), part="key")
