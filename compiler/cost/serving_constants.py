@@ -1,113 +1,156 @@
-"""Constants of the serving model, with their origin; serving.py holds the formulas.
-
-`kernels`  op tables of the public `aiconfigurator-core` wheel
-`serving`  1,639 published serving rows, structure first, then few constants
-"""
+"""The constants of the serving model, read from serving_constants.toml, where each has its bounds, origin and source."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
-from .provenance import Origin, Spread
+from .provenance import Spread
 
 
 @dataclass(frozen=True)
 class ProductLaw:
-    """`((flops/(e_c · peak))³ + (bytes/(e_m · bw))³)^(1/3) + t0`"""
+    """`t0 + ((flops/(e_c · peak))³ + (bytes/(e_m · bw))³)^(1/3)`, less `saved_s` in a captured graph."""
 
     launch_s: float
     compute_share: float
     memory_share: float
+    saved_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class ExpertLaw:
+    """Grouped products: as ProductLaw, over the experts that tokens touch and their half-empty tiles."""
+
+    launch_s: float
+    compute_share: float
+    memory_share: float
+    spread: float
+    """Distinct experts are touched as if only this share of the tokens chose evenly."""
+    tile_rows: float
+    row_passes: float
+    rate: str
+    """The precision whose peak counts."""
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
 class ServeConstants:
-    """What a family of devices reaches in serving."""
+    """What a family of devices reaches in serving. Meanings: serving_constants.toml."""
 
     products: Mapping[str, ProductLaw]
     """By format of the weights; `bf16` is there for all others."""
+    experts: Mapping[str, ExpertLaw]
     layer_floor_s: float
-    """Of a layer and step, not shrunk by tp: launches and synchronisation under captured graphs."""
-    moe_layer_s: float
     step_s: float
-    first_token_s: float
-    """Of a request: tokenising, scheduling, the network stack."""
-    all_reduce_extra_s: float
-    cache_share: float
-    """Share of the memory bandwidth at which decode attention reads keys and values."""
-    prefill_attention_share: float
-    prefill_half_tokens: float
+    first_burst: float
+    queueing: float
     activation_factor: float
+    all_reduce_share: float
+    all_reduce_extra_s: float
+    attention_saved_s: float
+    block_scales_s: float
+    pipeline_hop_s: float
+    kv_again: float
+    cache_share: float
+    cache_launch_s: float
+    flash: float
+    flash_half_tokens: float
     memory_fraction: float
-    """Of the device's whole memory: what weights, cache and buffers may take together."""
-    origin: Origin
-    source: str
     spread: Spread
 
 
-_DENSE = Spread(low=0.85, high=1.2)
+@dataclass(frozen=True)
+class ServingSoftware:
+    """What a server spends beside its ops, by engine."""
+
+    name: str
+    floor_share: float
+    request_s: float
+    first_token_s: float
+    wait_steps: float
+    experts_layer_s: float
+    mxfp4_extra_s: float = 0.0
+    host_layer_s: float = 0.0
+    """A layer takes no less: the host launches kernels one by one. 0: captured graphs."""
+    prefill_share: float | None = None
+    """Prompts have steps of their own, which cost the running requests this share of their time; None: mixed into theirs."""
 
 
-def _gpu(products: Mapping[str, ProductLaw], *, floor_us: float, moe_us: float, origin: Origin) -> ServeConstants:
-    known = origin == "fitted"
-    return ServeConstants(
-        products=products,
-        layer_floor_s=floor_us * 1e-6,
-        moe_layer_s=moe_us * 1e-6,
-        step_s=0.2e-3,
-        first_token_s=16e-3,
-        all_reduce_extra_s=3.5e-6,
-        cache_share=0.90,
-        prefill_attention_share=0.6,
-        prefill_half_tokens=1000.0,
-        activation_factor=1.67,
-        memory_fraction=0.92,
-        origin=origin,
-        source="products `kernels`, floors and the rest `serving`",
-        spread=_DENSE if known else Spread(low=0.7, high=1.8),
+Table = Mapping[str, Any]
+
+
+@cache
+def serving_table() -> Table:
+    """The file as it is."""
+    return tomllib.loads(files("llmc.compiler.cost").joinpath("serving_constants.toml").read_text(encoding="utf-8"))
+
+
+def _values(entries: Mapping[str, Any]) -> dict[str, float]:
+    return {name: entry["value"] for name, entry in entries.items() if isinstance(entry, dict) and "value" in entry}
+
+
+def serve_constants_from(tables: Table, *, architecture: str, kind: str) -> ServeConstants:
+    """The constants of a family of devices; one that the table lacks goes by its kind."""
+    families = tables["architecture"]
+    name = architecture if architecture in families else kind if kind in families else "gpu"
+    values = _values(tables["shared"]) | _values(families[name])
+    products = {label: _product(entry, values) for label, entry in families[name]["products"].items()}
+    laws = tables["experts"].get(name, tables["experts"]["any"])
+    experts = {label: _expert(label, entry, name, tables, values) for label, entry in laws.items()}
+    kept = {field: values[field] for field in ServeConstants.__dataclass_fields__ if field in values}
+    return ServeConstants(products=products, experts=experts, spread=Spread(**families[name]["spread"]), **kept)
+
+
+def _product(entry: Mapping[str, Any], values: Mapping[str, float]) -> ProductLaw:
+    return ProductLaw(
+        launch_s=entry["launch_s"],
+        compute_share=values[entry["compute_of"]] if "compute_of" in entry else entry["compute"],
+        memory_share=values[entry["memory_of"]] if "memory_of" in entry else entry["memory"],
+        saved_s=values[entry["saved"]] if "saved" in entry else entry["saved_s"],
     )
 
 
-HOPPER = _gpu(
-    {"bf16": ProductLaw(4.2e-6, 0.82, 0.86), "fp8": ProductLaw(6.1e-6, 0.60, 0.82)},
-    floor_us=24,
-    moe_us=59,
-    origin="fitted",
-)
-AMPERE = _gpu({"bf16": ProductLaw(2.8e-6, 0.84, 0.70)}, floor_us=41, moe_us=59, origin="fitted")
-BLACKWELL = _gpu(
-    {
-        "bf16": ProductLaw(4.0e-6, 0.76, 0.88),
-        "fp8": ProductLaw(6.3e-6, 0.49, 0.66),
-        "nvfp4": ProductLaw(7.8e-6, 0.44, 1.0),
-    },
-    floor_us=7,
-    moe_us=24,
-    origin="fitted",
-)
-OTHER = _gpu({"bf16": ProductLaw(5e-6, 0.70, 0.75)}, floor_us=40, moe_us=60, origin="assumed")
-NPU = _gpu({"bf16": ProductLaw(10e-6, 0.60, 0.70)}, floor_us=700, moe_us=300, origin="assumed")
-CPU = ServeConstants(
-    products={"bf16": ProductLaw(20e-6, 0.40, 0.75)},
-    layer_floor_s=150e-6,
-    moe_layer_s=500e-6,
-    step_s=2e-3,
-    first_token_s=5e-3,
-    all_reduce_extra_s=0.0,
-    cache_share=0.5,
-    prefill_attention_share=0.09,
-    prefill_half_tokens=100.0,
-    activation_factor=3.0,
-    memory_fraction=0.5,
-    origin="assumed",
-    source="public figures of PyTorch on a two-core server with AMX: 0.55 of the bandwidth in decoding at 1.1B",
-    spread=Spread(low=0.5, high=2.0),
-)
-
-BY_ARCHITECTURE = {"ampere": AMPERE, "hopper": HOPPER, "blackwell": BLACKWELL, "ascend": NPU, "npu": NPU, "cpu": CPU}
+def _expert(
+    label: str, entry: Mapping[str, Any], architecture: str, tables: Table, values: Mapping[str, float]
+) -> ExpertLaw:
+    factors = _values(tables["expert_rates"])
+    return ExpertLaw(
+        launch_s=entry["launch_s"],
+        compute_share=entry["compute"],
+        memory_share=entry["memory"],
+        spread=entry["spread"] * values["expert_spread"],
+        tile_rows=entry["tile_rows"] * values["expert_tile_share"],
+        row_passes=entry["row_passes"] * values["expert_row_passes"],
+        rate=entry["rate"],
+        factor=factors.get(f"{architecture}_{label}", 1.0),
+    )
 
 
-def serve_constants_of(architecture: str) -> ServeConstants:
+def software_from(tables: Table, *, name: str, architecture: str) -> ServingSoftware:
+    """What a server of this engine spends; a family of devices may have figures of its own (a CPU's)."""
+    entries = _values(tables["software"][name])
+    own = _values(tables["architecture"].get(architecture, {}))
+    entries |= {key: value for key, value in own.items() if key in entries}
+    return ServingSoftware(name=name, **entries)
+
+
+@cache
+def serve_constants_of(architecture: str, *, kind: str = "gpu") -> ServeConstants:
     """The constants of a family of devices (constants.py tells a device's family)."""
-    return BY_ARCHITECTURE.get(architecture, OTHER)
+    return serve_constants_from(serving_table(), architecture=architecture, kind=kind)
+
+
+@cache
+def serving_software(name: str = "llmc", *, architecture: str) -> ServingSoftware:
+    """What a server spends beside its ops; by default the programs that this compiler writes."""
+    return software_from(serving_table(), name=name, architecture=architecture)
+
+
+def protocol_from(tables: Table) -> Mapping[str, float]:
+    """Facts of how some published rows were measured."""
+    return _values(tables["protocol"])

@@ -130,6 +130,14 @@ class ServeRejected(_Part):
     binding: str
 
 
+class ServeLimit(_Part):
+    """A bound that follows from the plan, with the inequality that it comes from. Of one replica."""
+
+    name: str
+    value: int
+    inequality: str
+
+
 class ServePlan(_Part):
     layout: ServeLayout
     predicted: ServePrediction
@@ -137,6 +145,13 @@ class ServePlan(_Part):
     devices: int
     alternatives: tuple[ServeAlternative, ...] = ()
     rejected: tuple[ServeRejected, ...] = ()
+    limits: tuple[ServeLimit, ...] = ()
+    simulated_requests: int | None = Field(
+        default=None, description="Requests that `predicted`'s percentiles are over; null: from closed forms."
+    )
+    disaggregated: str | None = Field(
+        default=None, description="A layout with prefill on devices of its own that would take fewer, in words."
+    )
 
 
 class ModelFacts(_Part):

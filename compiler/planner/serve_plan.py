@@ -10,10 +10,15 @@ from ...spec.units import GIB
 from ..cost.serving import Engine
 from ..topology.machine import Machine, machine_of
 from .plan import ServeAlternative, ServeLayout, ServeMemory, ServePlan, ServePrediction, ServeRejected
-from .serve_search import TOO_MANY, Candidate, ServeSearch, search_serving
+from .serve_disaggregated import best_disaggregated
+from .serve_finalists import play_finalists
+from .serve_limits import limits_of
+from .serve_remedy import serving_remedy
+from .serve_search import TOO_MANY, Candidate, ServeSearch, load_of, search_serving
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
+    from ...spec.serving import Serve
     from ..ir.graph import Graph
 
 MAX_ALTERNATIVES = 4
@@ -37,16 +42,17 @@ def plan_serving(spec: Spec, graph: Graph) -> ServeOutcome:
     assert spec.serve is not None
     machine = machine_of(spec.hardware)
     found = search_serving(spec.serve, graph, machine)
+    play_finalists(found, spec.serve)
     price = spec.hardware.price_per_hour_usd
     if found.good:
-        return ServeOutcome(_plan(found.good[0], found, meets_slo=True), (), found, machine, price)
-    diagnostics = _nothing(spec, found, machine)
+        return ServeOutcome(_plan(found.good[0], found, spec.serve, meets_slo=True), (), found, machine, price)
+    diagnostics = _nothing(spec, graph, found, machine)
     nearest = next((each for each in found.bad if each.service is not None), None)
-    plan = _plan(nearest, found, meets_slo=False) if nearest is not None else None
+    plan = _plan(nearest, found, spec.serve, meets_slo=False) if nearest is not None else None
     return ServeOutcome(plan, tuple(diagnostics), found, machine, price)
 
 
-def _nothing(spec: Spec, found: ServeSearch, machine: Machine) -> list[Diagnostic]:
+def _nothing(spec: Spec, graph: Graph, found: ServeSearch, machine: Machine) -> list[Diagnostic]:
     serve = spec.serve
     assert serve is not None
     served = [each for each in found.bad if each.service is not None]
@@ -60,15 +66,20 @@ def _nothing(spec: Spec, found: ServeSearch, machine: Machine) -> list[Diagnosti
             f"weights {nearest.engine.weights_bytes / GIB:.1f} GiB a device at tp {nearest.shape.tp} in {nearest.shape.weights}"
         ]
         notes.append(f"formats tried: {formats}")
-        return [diagnose("P201", message, path=("serve",), part="key", notes=notes)]
+        remedy = serving_remedy(serve, graph, machine, nearest)
+        return [diagnose("P201", message, path=("serve",), part="key", notes=notes, help=remedy)]
+    nearest = served[0]
     limit = _below_physical_limit(spec, [each.engine for each in served], machine)
     if limit is not None:
-        return [limit]
-    nearest = served[0]
+        name, message = limit
+        missed = min((each for each in served if each.binding == name), key=lambda each: -each.devices, default=nearest)
+        remedy = serving_remedy(serve, graph, machine, missed)
+        return [diagnose("P221", message, path=("serve", "slo", name), help=remedy)]
     message = f"no layout on {machine.num_devices} × {machine.accelerator} holds the objective: the nearest has {nearest.reason}"
     notes = [f"nearest: {describe(layout_of(nearest))}"]
     path = ("serve", "slo", nearest.binding) if nearest.binding.startswith("t") else ("serve", "workload")
-    return [diagnose("P220", message, path=path, notes=notes)]
+    remedy = serving_remedy(serve, graph, machine, nearest)
+    return [diagnose("P220", message, path=path, notes=notes, help=remedy)]
 
 
 def _no_shape(spec: Spec, found: ServeSearch) -> Diagnostic:
@@ -82,20 +93,28 @@ def _no_shape(spec: Spec, found: ServeSearch) -> Diagnostic:
     return diagnose("P202", message, path=("serve", "layout", field))
 
 
-def _below_physical_limit(spec: Spec, engines: list[Engine], machine: Machine) -> Diagnostic | None:
-    """P221: a time per token below what reading the weights once takes."""
+def _below_physical_limit(spec: Spec, engines: list[Engine], machine: Machine) -> tuple[str, str] | None:
+    """P221: (objective, sentence) of a time that the machine's data sheet rules out, whatever the software."""
     slo = spec.serve.slo if spec.serve and spec.serve.workload else None
-    if slo is None:
+    if slo is None or spec.serve is None:
         return None
-    least = min(engine.least_step_s() for engine in engines) * 1e3
+    least_ms = min(engine.least_step_s() for engine in engines) * 1e3
     for name in ("tpot_p50_ms", "tpot_p99_ms"):
         asked = getattr(slo, name)
-        if asked is not None and asked < least:
-            message = (
-                f"{name} {asked:g} ms is below the {least:.2g} ms that reading the weights takes at the full bandwidth"
-                f" of {machine.accelerator}"
+        if asked is not None and asked < least_ms:
+            what = (
+                f"the {least_ms:.2g} ms that reading the weights takes at the full bandwidth of {machine.accelerator}"
             )
-            return diagnose("P221", message, path=("serve", "slo", name))
+            return name, f"{name} {asked:g} ms is below {what}"
+    load = load_of(spec.serve, replicas=1)
+    assert load is not None
+    tokens = round(load.input_tokens)
+    least_ms = min(engine.least_prefill_s(tokens) for engine in engines) * 1e3
+    for name in ("ttft_p50_ms", "ttft_p99_ms"):
+        asked = getattr(slo, name)
+        if asked is not None and asked < least_ms:
+            what = f"the {least_ms:.2g} ms that {tokens:,} prompt tokens take at the full rate of {machine.accelerator}"
+            return name, f"{name} {asked:g} ms is below {what}"
     return None
 
 
@@ -136,7 +155,8 @@ def predict(candidate: Candidate) -> ServePrediction:
     )
 
 
-def _plan(chosen: Candidate, found: ServeSearch, *, meets_slo: bool) -> ServePlan:
+def _plan(chosen: Candidate, found: ServeSearch, serve: Serve, *, meets_slo: bool) -> ServePlan:
+    apart = best_disaggregated(found, serve)
     others = [each for each in found.good if each is not chosen][:MAX_ALTERNATIVES]
     return ServePlan(
         layout=layout_of(chosen),
@@ -148,6 +168,9 @@ def _plan(chosen: Candidate, found: ServeSearch, *, meets_slo: bool) -> ServePla
             ServeRejected(layout=layout_of(each), reason=each.reason or "", binding=each.binding)
             for each in found.bad[:MAX_REJECTED]
         ),
+        limits=limits_of(chosen, serve),
+        simulated_requests=chosen.simulated_requests,
+        disaggregated=apart.line() if apart is not None and apart.devices < chosen.devices else None,
     )
 
 

@@ -2,19 +2,21 @@
 
     minimise    devices, then time per token                       (least cost for the asked load)
     subject to  weights + keys and values + buffers <= memory      Engine.weights_bytes, .cached_bytes, .buffers_bytes
-                percentiles <= SLO, keeps up with the rate         cost.load
+                percentiles <= SLO, keeps up with the rate         cost.load in the sweep, serve_simulation.py for finalists
                 what the user wrote
 
-Formats come in the order in which the user lists them: of two layouts with equally many devices the earlier format wins.
+over weights' format × tp × pp × ep × replicas × batch × prefill chunk. Formats come in the order in which the user lists them: of
+two layouts with equally many devices the earlier format wins, then the one without stages. Prefill on devices of its own:
+serve_disaggregated.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ..cost.load import Load, Service, serve_closed, serve_open
+from ..cost.load import Load, Service, held_tokens, serve
 from ..cost.serving import Engine, EngineShape
 from .enumerate import divisors
 
@@ -27,7 +29,11 @@ MAX_BATCH = 512
 """Slots an engine has at most."""
 LEAST_SLOTS = 8
 """Slots an engine has at least, where memory allows: arrivals come in bursts."""
+SPARE_SLOTS = 1.5
+"""Over the 99th percentile of the requests in flight."""
 CHUNKS = (512, 1024, 2048, 4096, 8192)
+STAGES = (1, 2, 4)
+MAX_TP = 64
 DEFAULT_CONCURRENCY = 8
 """Requests in flight where the spec states no load."""
 
@@ -42,9 +48,13 @@ class Candidate:
     prefill_chunk: int
     engine: Engine
     kv_tokens: int
+    load: Load
+    """Of one replica."""
     service: Service | None
     reason: str | None = None
     binding: str = ""
+    simulated_requests: int | None = None
+    """How many requests the percentiles are over, where they come from a simulation."""
 
     @property
     def devices(self) -> int:
@@ -59,60 +69,68 @@ class ServeSearch:
     """(rule, degree, size) of shapes that cannot be."""
 
 
-def search_serving(serve: Serve, graph: Graph, machine: Machine) -> ServeSearch:
+def search_serving(asked: Serve, graph: Graph, machine: Machine) -> ServeSearch:
     """All layouts, fewest devices first in `good`; in `bad` the nearest first."""
     found = ServeSearch()
-    for shape in _shapes(serve, graph, machine, found):
-        engine = Engine(graph, machine, shape)
-        for candidate in _candidates(serve, engine, machine):
+    alike: dict[EngineShape, Engine] = {}
+    for shape in _shapes(asked, graph, machine, found):
+        engine = Engine(graph, machine, shape, alike=alike.get(replace(shape, pp=1)))
+        alike.setdefault(replace(shape, pp=1), engine)
+        for candidate in _candidates(asked, engine, machine):
             (found.good if candidate.reason is None else found.bad).append(candidate)
-    preference = {dtype: place for place, dtype in enumerate(serve.weights.dtype)}
-    has_load = load_of(serve, replicas=1) is not None
-
-    def cost(candidate: Candidate) -> tuple[float, ...]:
-        assert candidate.service is not None
-        order = preference[candidate.shape.weights]  # pyright: ignore[reportArgumentType]
-        return (candidate.devices if has_load else 0, order, candidate.service.tpot_p50_s, candidate.shape.tp)
-
-    found.good.sort(key=cost)
-    found.bad.sort(
-        key=lambda each: (each.service is None, -each.devices, _distance(each, serve.slo if has_load else None))
-    )
+    found.good.sort(key=lambda each: cost_of(each, asked))
+    slo = asked.slo if load_of(asked, replicas=1) is not None else None
+    found.bad.sort(key=lambda each: (each.service is None, -each.devices, _distance(each, slo)))
     return found
 
 
-def load_of(serve: Serve, *, replicas: int) -> Load | None:
+def cost_of(candidate: Candidate, asked: Serve) -> tuple[float, ...]:
+    """What a choice is made by, smallest first."""
+    assert candidate.service is not None
+    order = asked.weights.dtype.index(candidate.shape.weights)  # pyright: ignore[reportArgumentType]
+    devices = candidate.devices if load_of(asked, replicas=1) is not None else 0
+    shape = candidate.shape
+    return (devices, order, shape.pp > 1, candidate.service.tpot_p50_s, shape.tp, shape.ep)
+
+
+def load_of(asked: Serve, *, replicas: int) -> Load | None:
     """A replica's share of the workload; None where the spec states no load."""
-    workload = serve.workload
+    workload = asked.workload
     if workload is None:
         return None
-    asked = workload.input_tokens or max(1, serve.max_seq_len // 2)
-    answered = workload.output_tokens or max(1, serve.max_seq_len // 4)
     rate = workload.requests_per_s / replicas if workload.requests_per_s is not None else None
     concurrency = workload.concurrency if workload.concurrency is not None else DEFAULT_CONCURRENCY
-    return Load(asked, answered, requests_per_s=rate, concurrency=concurrency / replicas)
+    requests = max(1, round(workload.requests / replicas)) if workload.requests is not None else None
+    return Load(
+        workload.input_tokens or max(1, asked.max_seq_len // 2),
+        workload.output_tokens or max(1, asked.max_seq_len // 4),
+        requests_per_s=rate,
+        concurrency=concurrency / replicas,
+        requests=requests,
+        is_static=workload.arrival == "static",
+    )
 
 
-def _default_load(serve: Serve) -> Load:
-    half = max(1, serve.max_seq_len // 4)
+def _default_load(asked: Serve) -> Load:
+    half = max(1, asked.max_seq_len // 4)
     return Load(half, half, requests_per_s=None, concurrency=DEFAULT_CONCURRENCY)
 
 
 TOO_MANY = "more devices than there are"
 
 
-def _shapes(serve: Serve, graph: Graph, machine: Machine, found: ServeSearch) -> Iterator[EngineShape]:
-    layout = serve.layout
+def _shapes(asked: Serve, graph: Graph, machine: Machine, found: ServeSearch) -> Iterator[EngineShape]:
+    layout = asked.layout
     heads, kv_heads = graph.sizes["H"], graph.sizes.get("K")
-    for weights in _formats(serve.weights):
-        for tp in (layout.tp,) if layout.tp else divisors(machine.num_devices, at_most=min(machine.domain, 64)):
+    for weights in _formats(asked.weights):
+        for tp in (layout.tp,) if layout.tp else divisors(machine.num_devices, at_most=min(machine.domain, MAX_TP)):
             if heads % tp:
                 found.skipped.append(("tp does not divide num_heads", tp, heads))
                 continue
             if kv_heads is not None and kv_heads % tp and tp % kv_heads:
                 found.skipped.append(("tp and num_kv_heads", tp, kv_heads))
                 continue
-            for pp in (layout.pp,) if layout.pp else (1, 2, 4):
+            for pp in (layout.pp,) if layout.pp else STAGES:
                 if pp > graph.num_layers:
                     found.skipped.append(("more stages than layers", pp, graph.num_layers))
                     continue
@@ -120,51 +138,76 @@ def _shapes(serve: Serve, graph: Graph, machine: Machine, found: ServeSearch) ->
                 if devices > machine.num_devices:
                     found.skipped.append((TOO_MANY, devices, machine.num_devices))
                     continue
-                yield EngineShape(tp=tp, pp=pp, ep=layout.ep or 1, weights=weights, kv_dtype=serve.kv_cache.dtype)
+                for ep in _expert_degrees(asked, graph, tp=tp, found=found):
+                    yield EngineShape(tp=tp, pp=pp, ep=ep, weights=weights, kv_dtype=asked.kv_cache.dtype)
 
 
-def _candidates(serve: Serve, engine: Engine, machine: Machine) -> Iterator[Candidate]:
-    """The fewest replicas of a shape that hold the SLO; or, with none, the most there can be."""
-    shape, layout = engine.shape, serve.layout
-    most = machine.num_devices // shape.devices
-    load = load_of(serve, replicas=1)
-    chunk = layout.prefill_chunk or _chunk(load or _default_load(serve), serve.max_seq_len, machine.kind)
-    room = engine.constants.memory_fraction * machine.memory_bytes - engine.weights_bytes
-    room -= engine.buffers_bytes(chunk=chunk, batch=layout.max_batch or 64)
-    sequence = engine.cached_bytes(serve.max_seq_len)
-    kv_tokens = max(0, int(room / engine.kv_bytes_per_token)) if engine.kv_bytes_per_token else 0
-    if room < sequence:
-        yield _no_room(engine, serve, machine, replicas=layout.replicas or 1, chunk=chunk)
+def _expert_degrees(asked: Serve, graph: Graph, *, tp: int, found: ServeSearch) -> Iterator[int]:
+    """Ways to split experts over the tp ranks: by width, by expert, or both."""
+    num_experts = graph.sizes.get("E")
+    if asked.layout.ep is not None:
+        ep = asked.layout.ep
+        if num_experts is not None and (num_experts % ep or tp % ep):
+            found.skipped.append(("ep divides num_experts and tp", ep, num_experts if num_experts % ep else tp))
+            return
+        yield ep
         return
-    capacity = _capacity(engine, load or _default_load(serve), room=room, block_tokens=serve.kv_cache.block_tokens)
-    tried = (layout.replicas,) if layout.replicas else _replica_counts(most) if load is not None else (most,)
+    yield 1
+    if num_experts is not None and tp > 1 and num_experts % tp == 0:
+        yield tp
+
+
+def _candidates(asked: Serve, engine: Engine, machine: Machine) -> Iterator[Candidate]:
+    """The fewest replicas of a shape that hold the SLO; or, with none, the most there can be."""
+    most = machine.num_devices // engine.shape.devices
+    if asked.layout.replicas:
+        tried: Iterator[int] = iter((asked.layout.replicas,))
+    elif load_of(asked, replicas=1) is not None:
+        tried = _replica_counts(most)
+    else:
+        tried = iter((most,))
     last = None
     for replicas in tried:
         if replicas > most:
             break
-        max_batch = layout.max_batch or capacity
-        share = load_of(serve, replicas=replicas) or _default_load(serve)
-        serve_load = serve_open if share.requests_per_s is not None else serve_closed
-        service = serve_load(engine, share, max_batch=min(max_batch, capacity))  # more than fit wait
-        if layout.max_batch is None:
-            max_batch = min(capacity, max(LEAST_SLOTS, _round_up(service.batch_p99)))
-        reason = _misses(service, serve.slo if load is not None else None)
-        last = Candidate(
-            shape,
-            replicas,
-            max_batch,
-            chunk,
-            engine,
-            min(kv_tokens, max_batch * serve.max_seq_len),
-            service,
-            reason=reason and reason[0],
-            binding=reason[1] if reason else "",
-        )
-        if reason is None:
-            yield last
-            return
+        last = candidate_of(asked, engine, replicas=replicas)
+        if last.reason is None or last.service is None:
+            break
     if last is not None:
         yield last
+
+
+def candidate_of(asked: Serve, engine: Engine, *, replicas: int) -> Candidate:
+    """So many replicas of a shape: what they hold and do."""
+    layout, machine = asked.layout, engine.machine
+    load = load_of(asked, replicas=replicas)
+    chunk = layout.prefill_chunk or _chunk(load or _default_load(asked), asked.max_seq_len, machine.kind)
+    room = engine.constants.memory_fraction * machine.memory_bytes - engine.weights_bytes
+    room -= engine.buffers_bytes(chunk=chunk, batch=layout.max_batch or 64)
+    if room < engine.cached_bytes(asked.max_seq_len):
+        return _no_room(engine, asked, machine, replicas=replicas, chunk=chunk)
+    share = load or _default_load(asked)
+    kv_tokens = max(0, int(room / engine.kv_bytes_per_token)) if engine.kv_bytes_per_token else 0
+    capacity = _capacity(engine, share, room=room, block_tokens=asked.kv_cache.block_tokens)
+    max_batch = layout.max_batch or capacity
+    service = serve(engine, share, max_batch=min(max_batch, capacity))  # more than fit wait
+    if (
+        layout.max_batch is None
+    ):  # slots cost nothing until they are used; without one, a request waits for a whole answer
+        max_batch = min(capacity, max(LEAST_SLOTS, _round_up(SPARE_SLOTS * service.batch_p99)))
+    missed = misses(service, asked.slo if load is not None else None)
+    return Candidate(
+        engine.shape,
+        replicas,
+        max_batch,
+        chunk,
+        engine,
+        min(kv_tokens, max_batch * asked.max_seq_len),
+        share,
+        service,
+        reason=missed[0] if missed else None,
+        binding=missed[1] if missed else "",
+    )
 
 
 def _formats(weights: Weights) -> tuple[WeightDtype, ...]:
@@ -182,12 +225,8 @@ def _replica_counts(most: int) -> Iterator[int]:
 
 
 def _capacity(engine: Engine, load: Load, *, room: float, block_tokens: int) -> int:
-    """Requests that fit: keys and values grow while an answer is written, so a request holds in + 0.6 · out on average.
-
-    Its last block is half empty on average.
-    """
-    tokens = load.input_tokens + 0.6 * load.output_tokens + (block_tokens - 1) / 2
-    return max(1, min(MAX_BATCH, int(room / engine.cached_bytes(tokens))))
+    """Requests that fit: keys and values grow while an answer is written. Its last block is half empty on average."""
+    return max(1, min(MAX_BATCH, int(room / engine.cached_bytes(held_tokens(load) + (block_tokens - 1) / 2))))
 
 
 def _chunk(load: Load, max_seq_len: int, kind: str) -> int:
@@ -205,32 +244,34 @@ def _round_up(batch: float) -> int:
     return max(1, -int(-batch // step) * step)
 
 
-def _no_room(engine: Engine, serve: Serve, machine: Machine, *, replicas: int, chunk: int) -> Candidate:
-    batch = serve.layout.max_batch or 1
+def _no_room(engine: Engine, asked: Serve, machine: Machine, *, replicas: int, chunk: int) -> Candidate:
+    batch = asked.layout.max_batch or 1
     needs = (
-        engine.weights_bytes + engine.cached_bytes(serve.max_seq_len) + engine.buffers_bytes(chunk=chunk, batch=batch)
+        engine.weights_bytes + engine.cached_bytes(asked.max_seq_len) + engine.buffers_bytes(chunk=chunk, batch=batch)
     )
     usable = engine.constants.memory_fraction * machine.memory_bytes
     gib = 1024**3
     reason = f"needs {needs / gib:.1f} GiB of {usable / gib:.1f} GiB a device"
     binding = "weights" if engine.weights_bytes > needs / 2 else "kv_cache"
-    return Candidate(engine.shape, replicas, batch, chunk, engine, 0, None, reason=reason, binding=binding)
+    load = load_of(asked, replicas=replicas) or _default_load(asked)
+    return Candidate(engine.shape, replicas, batch, chunk, engine, 0, load, None, reason=reason, binding=binding)
 
 
-def _misses(service: Service, slo: Slo | None) -> tuple[str, str] | None:
+def misses(service: Service, slo: Slo | None) -> tuple[str, str] | None:
     """(sentence, objective) of what does not hold."""
     if not service.is_stable:
         return f"keeps up with {service.requests_per_s:.2f} requests/s a replica at most", "requests_per_s"
     if slo is None:
         return None
-    for name, value in _percentiles(service).items():
+    for name, value in percentiles_ms(service).items():
         limit = getattr(slo, name)
         if limit is not None and value > limit:
             return f"{name} {value:.0f} ms, {limit:g} ms is asked", name
     return None
 
 
-def _percentiles(service: Service) -> dict[str, float]:
+def percentiles_ms(service: Service) -> dict[str, float]:
+    """By the names of objectives."""
     return {
         "ttft_p50_ms": service.ttft_p50_s * 1e3,
         "ttft_p99_ms": service.ttft_p99_s * 1e3,
@@ -239,12 +280,19 @@ def _percentiles(service: Service) -> dict[str, float]:
     }
 
 
+def judged(candidate: Candidate, asked: Serve) -> Candidate:
+    """The candidate with its verdict renewed, after its percentiles changed."""
+    assert candidate.service is not None
+    missed = misses(candidate.service, asked.slo if asked.workload is not None else None)
+    return replace(candidate, reason=missed[0] if missed else None, binding=missed[1] if missed else "")
+
+
 def _distance(candidate: Candidate, slo: Slo | None) -> float:
     """How far the worst objective is missed, as a ratio."""
     if candidate.service is None:
         return float("inf")
     ratios = [0.0 if candidate.service.is_stable else 10.0]
-    for name, value in _percentiles(candidate.service).items():
+    for name, value in percentiles_ms(candidate.service).items():
         limit = getattr(slo, name) if slo is not None else None
         if limit is not None:
             ratios.append(value / limit)

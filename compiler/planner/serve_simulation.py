@@ -1,0 +1,115 @@
+"""Percentiles of one layout under the stated workload: the server's own scheduler on a virtual clock, with the model's step times.
+
+The closed forms of cost/load.py sweep layouts; this plays the few that are left (runtimes/serving/simulation.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from ..cost.serving import Prompt
+
+if TYPE_CHECKING:
+    from ...runtimes.serving.arrivals import Arrival, ClosedLoop
+    from ...spec.serving import Serve
+    from ..cost.load import Load, Service
+    from ..cost.serving import Engine
+
+MAX_CHUNKS = 32_000
+"""Tokens and prompt parts that a simulation may plan."""
+LEAST_REQUESTS, MOST_REQUESTS = 64, 1000
+LENGTH_SPREAD = 0.25
+"""Standard deviation of the logarithm of lengths, where the spec states means (assumed)."""
+CONTEXT_STEP, BATCH_STEP = 128, 2
+"""Steps whose mean context and batch agree to these are priced once."""
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a simulation saw."""
+
+    service: Service
+    requests: int
+
+
+def simulate_layout(
+    engine: Engine, serve: Serve, load: Load, service: Service, *, max_batch: int, chunk: int, kv_tokens: int
+) -> Simulated | None:
+    """A replica's percentiles; None where no request finished, or the replica cannot keep up and every figure would be the run's length."""
+    from ...runtimes.serving.simulation import Limits, simulate
+
+    if not service.is_stable and load.requests_per_s is not None:
+        return None
+    stages = engine.shape.pp
+    limits = Limits(
+        max_batch=-(-max_batch // stages),
+        max_seq_len=serve.max_seq_len,
+        prefill_chunk=chunk,
+        kv_tokens=max(kv_tokens // stages, serve.max_seq_len),
+    )
+    report = simulate(_arrivals(serve, _of_a_stream(load, stages)), limits, step_time(engine))
+    if not report.num_finished:
+        return None
+    first = engine.software.first_token_s
+    return Simulated(
+        service=replace(
+            service,
+            ttft_p50_s=report.ttft.p50_s + first,
+            ttft_p99_s=report.ttft.p99_s + first,
+            tpot_p50_s=report.tpot.p50_s,
+            tpot_p99_s=report.tpot.p99_s,
+            requests_per_s=load.requests_per_s or report.requests_per_s * stages,
+        ),
+        requests=report.num_finished,
+    )
+
+
+def _of_a_stream(load: Load, stages: int) -> Load:
+    """Stages are kept busy by as many streams of steps, each with its share of the requests."""
+    rate = load.requests_per_s / stages if load.requests_per_s is not None else None
+    return replace(load, requests_per_s=rate, concurrency=max(1.0, load.concurrency / stages))
+
+
+def _arrivals(serve: Serve, load: Load) -> Sequence[Arrival] | ClosedLoop:
+    """The workload's requests, as many as can be played in a moment; seeded, so that a plan stays the same."""
+    from ...runtimes.serving.arrivals import closed_loop, fixed, poisson, varied
+
+    asked, answered = round(load.input_tokens), max(1, round(load.output_tokens))
+    longest = serve.max_seq_len
+    num_requests = int(min(MOST_REQUESTS, max(LEAST_REQUESTS, MAX_CHUNKS / answered)))
+    lengths = varied(asked, answered, spread=LENGTH_SPREAD, longest=longest)
+    if load.is_static:
+        return closed_loop(
+            round(load.concurrency), num_requests=round(load.concurrency), lengths=fixed(asked, answered)
+        )
+    if load.requests_per_s is not None:
+        return poisson(load.requests_per_s, num_requests=num_requests, lengths=lengths)
+    concurrency = max(1, round(load.concurrency))
+    stated = load.requests or 10 * concurrency
+    return closed_loop(concurrency, num_requests=max(concurrency, min(num_requests, stated)), lengths=lengths)
+
+
+def step_time(engine: Engine):
+    """Seconds of a step from what the scheduler planned: (tokens, tokens of the same request that are cached) each."""
+
+    @lru_cache(maxsize=8192)
+    def priced(decoding: int, context: int, prompts: tuple[tuple[int, int], ...]) -> float:
+        return engine.mixed_step_s(
+            decoding, context=context, prompts=[Prompt(tokens, cached) for tokens, cached in prompts]
+        )
+
+    def seconds(work: Sequence[tuple[int, int]]) -> float:
+        decoding = cached = 0
+        prompts = []
+        for tokens, before in work:
+            if tokens == 1 and before:
+                decoding, cached = decoding + 1, cached + before
+            else:
+                prompts.append((-(-tokens // 32) * 32, -(-before // CONTEXT_STEP) * CONTEXT_STEP))
+        context = max(1, round(cached / max(decoding, 1) / CONTEXT_STEP)) * CONTEXT_STEP
+        return priced(-(-decoding // BATCH_STEP) * BATCH_STEP, context, tuple(sorted(prompts)))
+
+    return seconds
