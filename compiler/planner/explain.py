@@ -63,7 +63,8 @@ def against(work: Workload, other: Priced, chosen: Priced) -> list[str]:
     width = max((len(change.name) for change in found), default=0)
     for change in found:
         lines += _change_lines(change, width)
-    if not is_plain_loss(other, chosen):
+    is_tie = abs(slower) < SAME * chosen.time.total
+    if is_tie or (other.is_tight and not chosen.is_tight):
         lines += wrap(f"decided by: {why_lost(work, other, chosen)}", indent="       ", hanging="         ")
     return lines
 

@@ -44,7 +44,8 @@ def wrap(text: str, *, indent: str, hanging: str | None = None) -> list[str]:
     """Break at WIDTH columns: before a ` · ` where there is one, else between words."""
     pieces = [f"{piece} ·" for piece in text.split(" · ")]
     pieces[-1] = pieces[-1].removesuffix(" ·")
-    words = [word for piece in pieces for word in (piece.split(" ") if len(piece) > WIDTH // 2 else [piece])]
+    room = min(WIDTH // 2, WIDTH - max(len(indent), len(hanging or indent)))
+    words = [word for piece in pieces for word in (piece.split(" ") if len(piece) > room else [piece])]
     lines, line = [], indent
     for word in words:
         if len(line) + len(word) > WIDTH and line.strip():

@@ -232,7 +232,10 @@ def _serve_times(predicted: ServePrediction) -> str:
 
 def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
     width = max(len(first) for first, _ in rows)
-    return [f"    {first:<{width}}   {second}" for first, second in rows]
+    lines = []
+    for first, second in rows:
+        lines += explain.wrap_plain(f"{first:<{width}}   {second}", indent="    ", hanging=" " * (7 + width))
+    return lines
 
 
 def _next(file: str, *, train: TrainOutcome | None, serve: ServeOutcome | None) -> str:

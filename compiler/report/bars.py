@@ -5,9 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .shapes import Chart, Line, Rect, Scale, Shape, Table, Text, axis_below, fitting, styles_of, text_width, widest
+from .shapes import (
+    WIDTH,
+    Chart,
+    Line,
+    Rect,
+    Scale,
+    Shape,
+    Table,
+    Text,
+    axis_below,
+    fitting,
+    styles_of,
+    text_width,
+    widest,
+)
 
-WIDTH = 860.0
 BAR, GAP, TOP = 26.0, 12.0, 24.0
 
 

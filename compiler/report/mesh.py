@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .shapes import Chart, Line, Rect, Shape, Table, Text, fitting
+from .shapes import WIDTH, Chart, Line, Rect, Shape, Table, Text, fitting
 
-WIDTH = 860.0
 MAX_NODES, MAX_A_NODE = 8, 16
 CELL, GAP, PAD = 44.0, 4.0, 10.0
 COLOURS = 6
@@ -81,7 +80,7 @@ def mesh(
     )
     head = ("axis", "ranks", "devices apart", "devices spanned", "link")
     legend = (("near", f"inside a {node_name}"), ("far", f"between {node_name}s")) if axes else ()
-    return Chart(id, title, about, WIDTH, bottom + 8, tuple(shapes), legend, Table(head, rows))
+    return Chart(id, title, about, WIDTH, bottom + 8, tuple(shapes), legend, Table(head, rows) if rows else None)
 
 
 def _node(

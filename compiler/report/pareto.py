@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .shapes import Chart, Circle, Line, Scale, Table, Text, apart, axis_below, axis_left, text_width
+from .shapes import WIDTH, Chart, Circle, Line, Scale, Table, Text, apart, axis_below, axis_left, text_width
 
-WIDTH, HEIGHT = 860.0, 420.0
+HEIGHT = 420.0
 LEFT, RIGHT, TOP, BOTTOM = 70.0, 836.0, 40.0, 360.0
 MAX_DOTS = 600
 

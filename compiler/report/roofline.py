@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .shapes import Chart, Circle, Line, Scale, Shape, Table, Text, apart, axis_below, axis_left, styles_of, text_width
+from .shapes import (
+    WIDTH,
+    Chart,
+    Circle,
+    Line,
+    Scale,
+    Shape,
+    Table,
+    Text,
+    apart,
+    axis_below,
+    axis_left,
+    styles_of,
+    text_width,
+)
 
-WIDTH, HEIGHT = 860.0, 420.0
+HEIGHT = 420.0
 LEFT, RIGHT, TOP, BOTTOM = 80.0, 836.0, 40.0, 360.0
 TERA = 1e12
 

@@ -17,7 +17,7 @@ from .mesh import AxisRow, Device, mesh
 from .pareto import Axis, Dot, pareto
 from .roofline import Roof, Work, roofline
 from .sections import Facts, Part, Section, TableOf, Words
-from .shapes import Chart, Line, Rect, Scale, Shape, Table, Text, axis_below, fitting
+from .shapes import WIDTH, Chart, Line, Rect, Scale, Shape, Table, Text, axis_below, fitting
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..planner.serve_plan import ServeOutcome
     from ..planner.serve_search import Candidate
 
-WIDTH = 860.0
 CLASSES = ("weights", "kv_cache", "buffers")
 OBJECTIVES = {
     "ttft_p50_ms": "first token, median",

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Anchor = Literal["start", "middle", "end"]
+LINE = 15.0
+"""Between two lines of labels."""
+WIDTH = 860.0
+"""Of every chart."""
 CHARACTER = 6.6
 """Width of a character at the charts' 12 px, an upper estimate: labels are placed by it."""
 
@@ -141,7 +145,9 @@ def axis_below(scale: Scale, y: float, *, top: float, text: Callable[[float], st
     shapes: list[Shape] = [Line(((scale.start, y), (scale.end, y)), "axis")]
     for value in scale.ticks():
         x = scale(value)
-        shapes += [Line(((x, top), (x, y)), "grid"), Text(x, y + 16, text(value), "middle", "tick")]
+        half = text_width(text(value)) / 2 + 2
+        middle = min(max(x, half), WIDTH - half)  # the last label stays inside the frame
+        shapes += [Line(((x, top), (x, y)), "grid"), Text(middle, y + 16, text(value), "middle", "tick")]
     return [*shapes, Text((scale.start + scale.end) / 2, y + 34, name, "middle", "axis-name")]
 
 
@@ -176,7 +182,7 @@ def apart(labels: Sequence[Text], *, low: float, high: float) -> list[Text]:
     """The same labels, moved up or down where two would lie on each other."""
     placed: list[Text] = []
     for label in sorted(labels, key=lambda each: each.y):
-        tries = (label.y + 13 * step for step in (0, 1, -1, 2, -2, 3, -3, 4, -4))
+        tries = (label.y + LINE * step for step in (0, 1, -1, 2, -2, 3, -3, 4, -4))
         y = next(
             (y for y in tries if low <= y <= high and not any(_touches(label, y, other) for other in placed)), label.y
         )
@@ -186,7 +192,7 @@ def apart(labels: Sequence[Text], *, low: float, high: float) -> list[Text]:
 
 def _touches(label: Text, y: float, other: Text) -> bool:
     (left, right), (start, end) = _extent(label), _extent(other)
-    return abs(y - other.y) < 13 and left < end and start < right
+    return abs(y - other.y) < LINE and left < end and start < right
 
 
 def _extent(label: Text) -> tuple[float, float]:

@@ -9,14 +9,14 @@ from ..cost.pipeline import layers_of_ranks
 from ..cost.step import RankTime, layer_time, part_time
 from ..planner.figures import seconds
 from .schedule import Block, idle_s, orders, play, shown_micro_batches
-from .shapes import Chart, Rect, Scale, Shape, Table, Text, axis_below, fitting, widest
+from .shapes import WIDTH, Chart, Rect, Scale, Shape, Table, Text, axis_below, fitting, widest
 
 if TYPE_CHECKING:
     from ..cost.workload import Workload
     from ..planner.layout import Layout
     from ..planner.train_search import Priced
 
-WIDTH, TOP = 860.0, 16.0
+TOP = 16.0
 MAX_BLOCKS = 1600
 """Beyond it a page gets heavy and no block can be seen."""
 MAX_RANKS = 16

@@ -143,6 +143,9 @@ def pareto_chart(train: TrainOutcome) -> Chart:
     chosen, others = train.chosen, runners_up(train.found.fitting, at_most=RUNNERS_UP)
     numbers = {id(other): index for index, other in enumerate(others, start=1)}
     dots = [_dot(each, chosen, numbers) for each in train.found.fitting]
+    if train.auto is not None and train.auto.layout != chosen.layout:
+        name = f"auto: {layout_line(train.auto.layout)}"
+        dots.append(Dot(train.auto.time.total, train.auto.ledger.peak / GIB, name, "runner-up", "auto"))
     memory = train.work.machine.memory_bytes / GIB
     return pareto(
         "pareto",
