@@ -8,7 +8,7 @@ KEY = $(shell cat pyproject.toml setup.py constraints.txt | cksum | cut -d' ' -f
 NODE_KEY = $(shell cksum < $(NODE)/package-lock.json | cut -d' ' -f1)
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help setup node demo test check lint format types arrows goldens schema bench docs clean
+.PHONY: help setup node demo test check lint format types arrows goldens schema bench docs screenshot clean
 
 help:
 	@sed -n 's/^\([a-z]*\):[^#]*## */\1\t/p' Makefile | expand -t 10
@@ -63,6 +63,9 @@ bench: setup  ## every table in benchmarks/, measured on this machine
 
 docs: setup  ## the site in site/; a broken link or a missing page is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+screenshot: node  ## take the picture of docs/plan.md again, in the Chromium of `make node`
+	$(BIN)/python tests/house/take_screenshot.py
 
 clean:  ## remove what is made again at no cost; runs/ and .venv stay
 	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis *.egg-info

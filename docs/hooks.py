@@ -1,11 +1,16 @@
 """Pages that are written by the code they describe: the spec language from its schema, the errors from their catalogue.
 
-MkDocs calls `on_files` while it collects the site; the pages exist in the built site only, so they cannot go stale.
+MkDocs calls `on_files` while it collects the site; the pages exist in the built site only, so they cannot go stale. The same
+holds for the output of commands: `on_page_markdown` runs each block of the kind `llmc`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +31,22 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     catalogue = {meaning: list(codes_of(letter).values()) for letter, (meaning, _) in STAGES.items()}
     files.append(File.generated(config, "reference/errors.md", content=errors_page(catalogue)))
     return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    return re.sub(r"^```llmc\n\$ llmc (.*)\n```$", lambda found: _ran(found[1]), markdown, flags=re.MULTILINE)
+
+
+def _ran(command: str) -> str:
+    """A block with a command and what it prints, run in the root of the repository."""
+    from llmc.cli.main import main
+
+    printed = io.StringIO()
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(printed):
+        status = main(shlex.split(command))
+    if status:
+        raise ValueError(f"`llmc {command}` of a page ended with {status}")
+    return f"```text\n$ llmc {command}\n{printed.getvalue().rstrip()}\n```"
 
 
 def language_page(schema: Json) -> str:
