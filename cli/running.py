@@ -19,6 +19,13 @@ MANIFEST = "manifest.json"
 
 def run_program(command: str, target: Path, overrides: Sequence[str], args: Sequence[str]) -> int:
     """Replace this process by the program: signals and exit status are its own."""
+    if command == "serve" and any(arg.split("=")[0] == "--simulate" for arg in args):
+        if target.is_dir():
+            print("llmc run serve --simulate: give the spec, which is planned for that accelerator", file=sys.stderr)
+            return WRONG_USAGE
+        from .twin import run_twin
+
+        return run_twin(target, overrides, args)
     if target.is_dir():
         folder, status = _built(target, command, overrides)
     else:

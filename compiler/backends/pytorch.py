@@ -24,6 +24,7 @@ def files(views: Views) -> tuple[File, ...]:
         found.append(File("data.py", "pytorch/data.py.j2", {"d": views.data}, key="data"))
     if views.serve is not None:
         found.append(File("serve.py", "pytorch/serve.py.j2", {"s": views.serve}, key="serve"))
+        found.append(File("surface.json", "pytorch/surface.json.j2", {"s": views.serve}, key="serve"))
     for kernel in views.kernels:
         found.extend(File(path, template, {"k": kernel}, key="train") for path, template in kernel.files())
     if views.convert is not None:

@@ -22,6 +22,7 @@ from .access import AccessLog, note
 from .engine import Engine
 from .errors import ApiError, error_body
 from .intake import Service, check_model, echo, encode, generations_for, prompt_tokens, read_body
+from .openapi import description
 from .requests import parse_chat, parse_completion
 from .respond import respond
 from .responses import ChatAnswer, CompletionAnswer, model_card, model_list
@@ -40,6 +41,7 @@ def create_app(service: Service, middleware: Sequence[Middleware] = ()) -> Starl
         Route("/health/ready", _ready, methods=["GET"]),
         Route("/health/progress", _progress, methods=["GET"]),
         Route("/metrics", _metrics, methods=["GET"]),
+        Route("/openapi.json", _openapi, methods=["GET"]),
     ]
     app = Starlette(
         routes=routes,
@@ -55,6 +57,7 @@ def create_app(service: Service, middleware: Sequence[Middleware] = ()) -> Starl
             Exception: _on_bug,
         },
     )
+    app.router.redirect_slashes = False  # a route has one spelling
     app.state.service = service
     app.state.created = int(time.time())
     return app
@@ -158,6 +161,18 @@ async def _progress(request: Request) -> Response:
 async def _metrics(request: Request) -> Response:
     text, content_type = _service(request).metrics.exposition()
     return Response(text, media_type=content_type)
+
+
+async def _openapi(request: Request) -> Response:
+    service = _service(request)
+    return JSONResponse(
+        description(
+            name=service.name,
+            num_tokens=service.vocabulary.num_tokens,
+            max_seq_len=service.max_seq_len,
+            has_chat=service.chat_template is not None,
+        )
+    )
 
 
 def _service(request: Request) -> Service:

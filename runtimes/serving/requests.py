@@ -46,7 +46,7 @@ class SamplingRequest(Strict):
     min_p: float | None = Field(None, ge=0, le=1)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
-    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    repetition_penalty: float = Field(1.0, ge=0.01, le=10)  # smaller ones leave the range of floats
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=MAX_BIASES)
     ignore_eos: bool = False
     priority: int = Field(0, ge=-100, le=100)
@@ -73,7 +73,7 @@ class SamplingRequest(Strict):
         """How to sample from a vocabulary of `num_tokens`."""
         return Sampling(
             temperature=self.temperature,
-            top_k=None if self.top_k in (None, -1, 0) else self.top_k,  # vLLM's clients write "off" as -1 or 0
+            top_k=_top_k(self.top_k, num_tokens),
             top_p=None if self.top_p == 1 else self.top_p,
             min_p=None if self.min_p == 0 else self.min_p,
             repetition_penalty=self.repetition_penalty,
@@ -181,9 +181,20 @@ def _checked(request: Request) -> Request:
 
 def _json(body: bytes) -> Any:
     try:
-        return from_json(body, allow_inf_nan=False)
+        return _whole_numbers(from_json(body, allow_inf_nan=False))
     except ValueError as error:
         raise ApiError(f"the body is not JSON: {error}", code="invalid_json") from None
+
+
+def _whole_numbers(value: Any) -> Any:
+    """JSON has one kind of numbers: 3.0 is the integer 3."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, list):
+        return [item if type(item) is int else _whole_numbers(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _whole_numbers(item) for key, item in value.items()}
+    return value
 
 
 def _parse(model: type[Model], fields: Fields, value: Any, *, where: str = "") -> Model:
@@ -226,7 +237,12 @@ def _all(values: list[Any], kind: type) -> bool:
     return all(isinstance(value, kind) for value in values)
 
 
+def _top_k(value: int | None, num_tokens: int) -> int | None:
+    """None for "all of them", which vLLM's clients write as -1 or 0; JSON has integers that a tensor cannot hold."""
+    return None if value is None or value < 1 or value >= num_tokens else value
+
+
 def _token_id(key: str, num_tokens: int) -> int:
-    if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < num_tokens):
+    if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < num_tokens and str(int(key)) == key):
         raise ApiError(f"logit_bias: {key[:64]!r} is not a token id below {num_tokens}", param="logit_bias")
     return int(key)

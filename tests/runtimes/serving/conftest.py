@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,8 +133,8 @@ def vocabulary() -> HubVocabulary:
     return HubVocabulary(tokenizer, eos=frozenset([EOS]))
 
 
-@pytest.fixture
-def make(vocabulary: HubVocabulary) -> Iterator[Callable[..., Parts]]:
+@contextmanager
+def builder(vocabulary: HubVocabulary) -> Iterator[Callable[..., Parts]]:
     """Builds servers around a FakeRunner; `start=False` leaves the engine to the application's lifespan."""
     engines: list[Engine] = []
 
@@ -173,6 +174,12 @@ def make(vocabulary: HubVocabulary) -> Iterator[Callable[..., Parts]]:
     yield build
     for engine in engines:
         engine.stop()
+
+
+@pytest.fixture
+def make(vocabulary: HubVocabulary) -> Iterator[Callable[..., Parts]]:
+    with builder(vocabulary) as build:
+        yield build
 
 
 class Api:
@@ -228,8 +235,8 @@ class Live:
         self.thread.join(15)
 
 
-@pytest.fixture
-def live(make: Callable[..., Parts]) -> Iterator[Callable[..., Live]]:
+@contextmanager
+def starter(make: Callable[..., Parts]) -> Iterator[Callable[..., Live]]:
     """Starts real servers."""
     from llmc.runtimes.serving.server import prepare
 
@@ -249,3 +256,16 @@ def live(make: Callable[..., Parts]) -> Iterator[Callable[..., Live]]:
     yield start
     for one in started:
         one.stop()
+
+
+@pytest.fixture
+def live(make: Callable[..., Parts]) -> Iterator[Callable[..., Live]]:
+    with starter(make) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def live_for_module(vocabulary: HubVocabulary) -> Iterator[Callable[..., Live]]:
+    """The same, for a server that several tests share."""
+    with builder(vocabulary) as make, starter(make) as start:
+        yield start

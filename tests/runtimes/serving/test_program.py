@@ -51,6 +51,7 @@ VIEW = ServeView(
     cors=(),
     requests_per_minute=None,
     experts=None,
+    bounds=(),
     prefill_chunk=16,
     prefill_chunk_reason="9 ms",
     max_waiting=32,
@@ -63,7 +64,7 @@ VIEW = ServeView(
 VARIANTS = {
     "cpu-fp32": VIEW,
     "cpu-bf16": replace(VIEW, is_bf16=True, is_kv_bf16=True),
-    "prefix-cache": replace(VIEW, has_prefix_cache=True),
+    "prefix-cache": replace(VIEW, has_prefix_cache=True, bounds=(("llmc_time_to_first_token_seconds", (0.3,)),)),
     "guarded": replace(
         VIEW, asks_keys=True, has_tls=True, cors=("https://a.example", "http://b:8080"), requests_per_minute=60
     ),

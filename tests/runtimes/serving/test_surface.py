@@ -1,0 +1,160 @@
+"""A generated server touches what its surface.json lists, and nothing else: an audit hook in its process keeps the books."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from programs import build, imported, tiny_spec
+
+from llmc.runtimes.pytorch.weights import save_weights
+
+AUDIT = """
+import atexit, json, os, runpy, sys
+
+EVENTS = ("open", "socket.bind", "socket.connect", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.system",
+          "os.fork", "pickle.find_class", "marshal.loads", "ctypes.dlopen", "shutil.rmtree", "os.remove", "os.rename",
+          "os.mkdir", "socket.sendto", "urllib.Request")
+seen = []
+
+def hook(event, args):
+    if event not in EVENTS:
+        return
+    if event == "marshal.loads" and sys._getframe(1).f_code.co_filename == "<frozen importlib._bootstrap_external>":
+        return  # a module's own bytecode, from beside its source
+    if event == "open":
+        path, mode, flags = args
+        if isinstance(path, int):
+            return
+        writes = any(c in (mode or "") for c in "wax+") or bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        seen.append(["write" if writes else "read", os.path.realpath(os.fsdecode(path))])
+    else:
+        seen.append([event, repr(args[1] if event.startswith("socket") else args[0])])
+
+sys.addaudithook(hook)
+out = os.open(os.environ["AUDIT_LOG"], os.O_WRONLY | os.O_CREAT)
+atexit.register(lambda: os.write(out, json.dumps(seen).encode()))
+seen.clear()
+sys.path.insert(0, os.getcwd())
+sys.argv = ["serve.py", *sys.argv[1:]]
+runpy.run_path("serve.py", run_name="__main__")
+"""
+OF_THE_SYSTEM = ("/proc/", "/sys/", "/etc/", "/dev/", "/usr/", "/lib/")
+"""Of the kernel, the C library, the locale and the interpreter."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("surface")
+    serve = {"max_seq_len": 128, "weights": {"dtype": "fp32"}, "api": {"keys": True, "requests_per_minute": 1000}}
+    build(tiny_spec(without=("train", "data"), serve=serve), path / "build")
+    with imported(path / "build", "model") as (module,):
+        torch.manual_seed(0)
+        save_weights(module.Model(), path / "weights")
+    save_tokenizer(path / "weights")
+    return path
+
+
+def save_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    from llmc.runtimes.serving.vocabulary import _byte_level_table
+
+    tokenizer = Tokenizer(models.BPE(vocab=dict(_byte_level_table()), merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}>")
+
+
+@pytest.fixture(scope="module")
+def session(folder: Path) -> tuple[dict, list[list[str]], dict[str, list[int]]]:
+    """surface.json; what the process did; and the status of each route without and with a key."""
+    surface = json.loads((folder / "build/surface.json").read_text())
+    made = run(folder, "--new-key", "ann").stdout.splitlines()
+    key, line = made[0].rpartition(" ")[2], made[1].partition(": ")[2]
+    (folder / "keys").write_text(line + "\n")
+    flags = ["--weights", "../weights", "--keys", "../keys", "--port", "0", "--threads", "1"]
+    process = start(folder, *flags)
+    assert process.stdout is not None
+    url = process.stdout.readline().removeprefix("serving on ").strip()
+    assert url, process.communicate(timeout=20)[1]
+    statuses = {}
+    with httpx.Client(base_url=url, timeout=30) as client:
+        for route in surface["routes"]:
+            path = route["path"].replace("{name}", "tiny")
+            sent = {"model": "tiny", "max_tokens": 3, "stream": True, "temperature": 1, "top_p": 0.9}
+            sent |= {"messages": [{"role": "user", "content": "a"}]} if "chat" in path else {"prompt": "a"}
+            asked = {"json": sent} if "POST" in route["methods"] else {}
+            authorised = {"authorization": f"Bearer {key}"}
+            statuses[route["path"]] = [
+                client.request(route["methods"][0], path, headers=headers, **asked).status_code
+                for headers in ({}, authorised)
+            ]
+        for path in ("/", "/docs", "/metrics/", "/v1/embeddings", "/v1/files", "/admin", "/..%2f..%2fetc/passwd"):
+            statuses[path] = [client.get(path, headers={"authorization": f"Bearer {key}"}).status_code]
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    return surface, json.loads((folder / "audit.json").read_text()), statuses
+
+
+def start(folder: Path, *flags: str) -> subprocess.Popen:
+    command = [sys.executable, "-B", "-c", AUDIT, *flags]
+    environment = {**os.environ, "AUDIT_LOG": str(folder / "audit.json")}
+    return subprocess.Popen(
+        command, cwd=folder / "build", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def run(folder: Path, *flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-B", "serve.py", *flags]
+    return subprocess.run(command, cwd=folder / "build", capture_output=True, text=True, timeout=60, check=True)
+
+
+def test_every_route_is_there_and_asks_for_a_key_where_it_says_so(session):
+    surface, _, statuses = session
+    for route in surface["routes"]:
+        without, authorised = statuses[route["path"]]
+        assert without == (401 if route["needs_key"] else 200), route
+        assert authorised == 200, route
+    listed = {route["path"] for route in surface["routes"]}
+    assert all(status == [404] for path, status in statuses.items() if path not in listed)
+
+
+def test_it_listens_once_and_connects_to_nobody(session):
+    surface, events, _ = session
+    binds = [what for event, what in events if event == "socket.bind"]
+    assert len(binds) == len(surface["sockets"]["listens"]) == 1
+    assert binds[0].startswith("('127.0.0.1', ")
+    assert [event for event in events if event[0] in ("socket.connect", "socket.sendto", "urllib.Request")] == []
+
+
+def test_it_reads_what_is_listed_and_writes_nothing(session, folder: Path, root: Path):
+    surface, events, _ = session
+    assert surface["files"]["writes"] == []
+    assert [what for event, what in events if event == "write" and what != "/dev/null"] == []
+    assert [event for event in events if event[0] in ("os.remove", "os.rename", "os.mkdir", "shutil.rmtree")] == []
+    places = [sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sys.prefix, sys.base_prefix, str(root)]
+    code = (*(os.path.realpath(place) for place in places), *OF_THE_SYSTEM, str(folder / "build"))
+    others = {what for event, what in events if event == "read" and not what.startswith(code)}
+    weights = {str(path) for path in (folder / "weights").iterdir()}
+    assert str(folder / "keys") in others
+    assert others <= weights | {str(folder / "keys"), str(folder / "weights")}
+
+
+def test_no_pickle_no_marshal_and_one_kind_of_process(session):
+    surface, events, _ = session
+    assert not any("pickle" in each.lower() for each in surface["deserialisers"])
+    assert [event for event in events if event[0] in ("pickle.find_class", "marshal.loads", "os.system")] == []
+    started = [event for event in events if event[0] in ("subprocess.Popen", "os.exec", "os.fork", "os.posix_spawn")]
+    assert {what for _, what in started} <= {repr(sys.executable)}
+    assert len(started) == len(surface["processes"])
