@@ -107,7 +107,7 @@ def run_train(context: typer.Context, target: SpecOrFolder, overrides: Overrides
 
 @runs.command("serve", context_settings=PASS_ON)
 def run_serve(context: typer.Context, target: SpecOrFolder, overrides: Overrides = None) -> None:
-    """Serve an OpenAI-compatible API. Options: --weights DIR or --random, --host, --port."""
+    """Serve an OpenAI-compatible API. Options: --weights DIR or --random, --host, --port; --simulate ACCELERATOR without a model."""
     from .running import run_program
 
     _exit(run_program("serve", target, overrides or [], context.args))
