@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
 from .process import end_with_parent
 
 READY = "serving on "
@@ -39,17 +42,8 @@ class RayServer:
 def application(server: RayServer, *, program: Path) -> Any:
     """What `serve run` and a Serve config name."""
     from ray import serve  # pyright: ignore[reportMissingImports]
-    from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import Response
-    from starlette.routing import Route
 
-    async def pass_on(request: Request) -> Response:
-        return await request.app.state.upstream.answer(request)
-
-    methods = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-    front = Starlette(routes=[Route("/{path:path}", pass_on, methods=methods)])
-    folder = str(Path.cwd())
+    folder = str(Path.cwd())  # runs/ is here, on storage that all nodes share
 
     @serve.deployment(
         name=server.name,
@@ -61,11 +55,12 @@ def application(server: RayServer, *, program: Path) -> Any:
         graceful_shutdown_timeout_s=server.drain_s,
         graceful_shutdown_wait_loop_s=1,
     )
-    @serve.ingress(front)
     class Replica:
         async def __init__(self) -> None:
             self.upstream = await Upstream.start(server, program=program, folder=folder)
-            front.state.upstream = self.upstream
+
+        async def __call__(self, request: Request) -> Response:
+            return await self.upstream.answer(request)
 
         async def check_health(self) -> None:
             await self.upstream.check()
@@ -109,12 +104,10 @@ class Upstream:
                     return cls(process, text.removeprefix(READY), server.drain_s)
         raise RuntimeError(f"the server ended with status {await process.wait()} before it was ready")
 
-    async def answer(self, request: Any) -> Any:
+    async def answer(self, request: Request) -> Response:
         """Pass a request on and its answer back, in pieces as they come. A client that leaves ends both."""
-        from starlette.responses import StreamingResponse
-
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}
-        target = f"{self.url}/{request.path_params['path']}"
+        target = f"{self.url}{request.url.path}"
         body = await request.body()
         query = request.url.query
         response = await self.client.request(

@@ -133,6 +133,7 @@ def slurm(folder: Path, *, cpus: int) -> Iterator[Slurm]:
         daemons.append(_start(cluster, "slurmd-wlm", "-D", "-N", host, "-d", str(tool("slurmstepd-wlm"))))
         _wait_until_idle(cluster)
         yield cluster
+        _cancel_all(cluster)
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
@@ -141,6 +142,15 @@ def slurm(folder: Path, *, cpus: int) -> Iterator[Slurm]:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+
+
+def _cancel_all(cluster: Slurm) -> None:
+    """Jobs that a failed test has left: their processes would outlive the daemons."""
+    cluster.call("scancel", "--state=RUNNING")
+    cluster.call("scancel", "--state=PENDING")
+    deadline = time.monotonic() + 30
+    while cluster.call("squeue", "-h").strip() and time.monotonic() < deadline:
+        time.sleep(0.3)
 
 
 def _paths() -> dict[str, str]:

@@ -103,7 +103,7 @@ def _operating(server: Server, *, is_scaled: bool) -> Iterator[Alert]:
     if not is_scaled and server.replicas > 1:
         yield Alert(
             "LlmcReplicasMissing",
-            f"count(llmc_engine_up{{{job}}} == 1) < {server.replicas}",
+            f"sum(llmc_engine_up{{{job}}}) < {server.replicas}",
             "10m",
             "ticket",
             f"fewer than the planned {server.replicas} replicas",
