@@ -15,6 +15,7 @@ from .words import engine_words, layout_line
 
 if TYPE_CHECKING:
     from ..cost.workload import Workload
+    from .plan import ServePlan
     from .serve_plan import ServeOutcome
     from .train_plan import TrainOutcome
     from .train_search import Priced
@@ -165,6 +166,19 @@ def serve_runners_up(serve: ServeOutcome, *, at_most: int) -> list[str]:
         first = f"first token p99 {milliseconds(predicted.ttft_p99_ms)} ({percent_more(predicted.ttft_p99_ms, chosen.predicted.ttft_p99_ms)})"
         lines += wrap(f"{token} · {first} · {_serve_why(devices, chosen.devices)}", indent="       ")
     return lines
+
+
+def limits(plan: ServePlan) -> list[str]:
+    """What a replica may hold, and why; how its percentiles were found."""
+    lines = ["", "  limits of a replica"] if plan.limits else []
+    for limit in plan.limits:
+        lines += wrap(f"{limit.name} {limit.value:,}: {limit.inequality}", indent="    ", hanging="      ")
+    if plan.disaggregated is not None:
+        lines += ["", *wrap(f"fewer would do: {plan.disaggregated}", indent="  ", hanging="    ")]
+    found = (
+        "in closed form" if plan.simulated_requests is None else f"over {plan.simulated_requests:,} simulated requests"
+    )
+    return [*lines, "", f"  percentiles {found}"]
 
 
 def _serve_why(devices: int, chosen: int) -> str:

@@ -221,6 +221,8 @@ def _serving(serve: ServeOutcome, spec: Spec, asked: Asked) -> list[str]:
         shown = plan.rejected[: RUNNERS_UP if asked.top is None else asked.top]
         rows = [(engine_words(each.layout), each.reason) for each in shown]
         lines += ["", "  ruled out", *_columns(rows)] if rows else []
+    if asked.top is not None:
+        lines += explain.limits(plan)
     if asked.prices:
         lines += explain.prices(serve_prices(spec, serve))
     return lines

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ...spec.units import GIB
-from ..ir.facts import flops
 from ..planner.explain import worth
 from ..planner.figures import milliseconds, percent_more, short
 from ..planner.serve_plan import layout_of
@@ -15,8 +14,8 @@ from ..planner.words import engine_words, serve_line
 from .bars import Bar, Stack, single, stacked
 from .mesh import AxisRow, Device, mesh
 from .pareto import Axis, Dot, pareto
-from .roofline import Roof, Work, roofline
 from .sections import Facts, Part, Section, TableOf, Words
+from .serve_steps import roofline_chart, time_chart
 from .shapes import WIDTH, Chart, Line, Rect, Scale, Shape, Table, Text, axis_below, fitting
 
 if TYPE_CHECKING:
@@ -41,11 +40,15 @@ def serve_sections(serve: ServeOutcome, spec: Spec) -> Iterator[Section]:
     assert plan is not None
     assert spec.serve is not None
     chosen = _chosen(serve)
-    yield Section("serving", "Serving", (_facts(serve), Words(serve_line(plan.layout))))
+    yield Section("serving", "Serving", (_facts(serve), Words(serve_line(plan.layout)), *_limits(serve)))
     yield Section("serve-memory-section", "Memory of an engine", (memory_chart(serve),))
-    times: tuple[Part, ...] = (times_chart(serve, spec.serve), request_chart(serve, spec.serve))
+    times: tuple[Part, ...] = (
+        times_chart(serve, spec.serve),
+        request_chart(serve, spec.serve),
+        time_chart(chosen, spec.serve),
+    )
     yield Section("serve-time-section", "Latency", times)
-    machine: tuple[Part, ...] = (mesh_chart(serve), roofline_chart(serve, chosen, spec.serve))
+    machine: tuple[Part, ...] = (mesh_chart(serve), roofline_chart(chosen, spec.serve))
     yield Section("serve-machine-section", "Engines on the machine", machine)
     yield Section("serve-others", "Other engines", (pareto_chart(serve), *_others(serve)))
     if plan.meets_slo:
@@ -74,6 +77,18 @@ def _facts(serve: ServeOutcome) -> Facts:
     if serve.price_per_hour_usd is not None:
         facts.append(("an hour", f"${plan.devices * serve.price_per_hour_usd:,.2f}"))
     return Facts(tuple(facts))
+
+
+def _limits(serve: ServeOutcome) -> list[Part]:
+    """What the server may hold, each with its inequality; and what prefill on devices of its own would do."""
+    assert serve.plan is not None
+    parts: list[Part] = []
+    if serve.plan.disaggregated is not None:
+        parts.append(Words(f"Fewer would do: {serve.plan.disaggregated}."))
+    rows = tuple((limit.name, f"{limit.value:,}", limit.inequality) for limit in serve.plan.limits)
+    if rows:
+        parts.append(TableOf("Limits of a replica", ("limit", "value", "from"), rows))
+    return parts
 
 
 def memory_chart(serve: ServeOutcome) -> Chart:
@@ -112,13 +127,18 @@ def times_chart(serve: ServeOutcome, asked: Serve) -> Chart:
     return single(
         "serve-latency",
         "Latency, with what is asked",
-        "Median and 99th percentile under the load of the spec.",
+        f"Median and 99th percentile under the load of the spec, {_played(serve)}.",
         bars,
         axis="milliseconds",
         text=milliseconds,
         tick=lambda value: f"{value:g}",
         style_of=lambda bar: "c1" if bar.name.startswith("first") else "c2",
     )
+
+
+def _played(serve: ServeOutcome) -> str:
+    count = serve.plan.simulated_requests if serve.plan is not None else None
+    return f"over {count:,} simulated requests" if count is not None else "in closed form"
 
 
 def request_chart(serve: ServeOutcome, asked: Serve) -> Chart:
@@ -206,56 +226,6 @@ def _axes(serve: ServeOutcome, layout: ServeLayout) -> list[AxisRow]:
             rows.append(AxisRow(name, size, stride, link or "links inside a node", is_far))
         stride *= size
     return rows
-
-
-def roofline_chart(serve: ServeOutcome, chosen: Candidate, asked: Serve) -> Chart:
-    """Whole steps: decoding few and many requests, and a prompt."""
-    engine, machine = chosen.engine, serve.machine
-    workload = asked.workload
-    prompt = (workload.input_tokens if workload else None) or max(1, asked.max_seq_len // 4)
-    context = prompt + ((workload.output_tokens if workload else None) or 2) // 2
-    sizes = sorted({1, max(1, round(chosen.service.batch)) if chosen.service else 1, chosen.max_batch})
-    works = []
-    for batch in sizes:
-        moved = engine.weights_bytes + batch * engine.cached_bytes(context)
-        amount = _flops(chosen, batch=batch, tokens=1, context=context)
-        works.append(
-            Work(
-                f"decode, {batch} request{'s' if batch > 1 else ''}",
-                amount,
-                moved,
-                engine.decode_step_s(batch, context=context),
-            )
-        )
-    works.append(
-        Work(
-            f"prompt of {prompt:,} tokens",
-            _flops(chosen, batch=1, tokens=prompt, context=prompt),
-            engine.weights_bytes + engine.cached_bytes(prompt),
-            engine.prefill_s(prompt),
-        )
-    )
-    peak = machine.peak({"fp8": "fp8", "nvfp4": "nvfp4"}.get(chosen.shape.weights, "bf16"))
-    about = f"A whole step of one engine against one device's roofs; the slope is its memory, {machine.memory_bytes_per_s / 1e9:,.0f} GB/s."
-    roofs = [Roof(f"peak for {chosen.shape.weights} weights, {peak / 1e12:,.0f} TFLOP/s", peak)]
-    return roofline(
-        "serve-roofline",
-        "Roofline of the engine's steps",
-        about,
-        works,
-        roofs=roofs,
-        bytes_per_s=machine.memory_bytes_per_s,
-    )
-
-
-def _flops(chosen: Candidate, *, batch: float, tokens: float, context: float) -> float:
-    """Of one device: what a step computes, over the ranks that share it. The head sees one row a request."""
-    graph = chosen.engine.graph
-    total = 0.0
-    for op in graph.all_ops:
-        rows = 1.0 if op.name == "head" else tokens
-        total += flops(op, {"B": batch, "T": rows, "S": context}) * graph.count(op.block)
-    return total / chosen.shape.devices
 
 
 def pareto_chart(serve: ServeOutcome) -> Chart:

@@ -24,7 +24,15 @@ pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not u
 
 SPECS = {"pipeline": PIPELINE, "searched": SEARCHED, "served": SERVED}
 TRAINING = {"memory", "time", "timeline", "mesh", "roofline", "pareto"}
-SERVING = {"serve-memory", "serve-latency", "serve-request", "serve-mesh", "serve-roofline", "serve-pareto"}
+SERVING = {
+    "serve-memory",
+    "serve-latency",
+    "serve-request",
+    "serve-time",
+    "serve-mesh",
+    "serve-roofline",
+    "serve-pareto",
+}
 
 MEASURE = """
 () => [...document.querySelectorAll('svg')].map(svg => {

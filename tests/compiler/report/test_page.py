@@ -11,6 +11,7 @@ import pytest
 from llmc.compiler.pipeline import PlanEntry, plan_file
 from llmc.compiler.report.page import page_of, view_of
 from llmc.compiler.report.sections import TableOf
+from llmc.compiler.report.serve_steps import classes_of, steps_of, works_of
 from llmc.compiler.report.shapes import Chart
 
 from .specs import PIPELINE, SEARCHED, SERVED
@@ -105,6 +106,38 @@ def test_the_figures_of_the_page_are_those_of_the_plan(entries: dict[str, PlanEn
     assert time is not None
     assert time.rows[0][0] == "step"
     assert {row[2] for row in time.rows[1:]} <= {"measured", "fitted", "assumed"}
+
+
+def test_the_classes_of_a_decode_step_sum_to_it(entries: dict[str, PlanEntry]):
+    entry = entries["served"]
+    assert entry.serve is not None
+    assert entry.spec is not None
+    assert entry.spec.serve is not None
+    chosen = entry.serve.found.good[0]
+    step, prompt = steps_of(chosen, entry.spec.serve)
+    whole = chosen.engine.decode_step_s(step.decoding, context=step.context)
+    assert sum(classes_of(chosen.engine, step).values()) == pytest.approx(whole)
+    prompt_s = sum(work.seconds for work in works_of(chosen.engine, prompt))
+    assert 0.5 * chosen.engine.prefill_s(prompt.prompt) < prompt_s < chosen.engine.prefill_s(prompt.prompt)
+
+
+def test_no_class_beats_its_roof(entries: dict[str, PlanEntry]):
+    """What is left out of a class' bytes or FLOPs would show here."""
+    for name, id in (("pipeline", "roofline"), ("served", "serve-roofline")):
+        table = charts(entries[name])[id].table
+        assert table is not None
+        shares = [int(row[-1].removesuffix("%")) for row in table.rows if row[-1]]
+        assert len(shares) >= 3
+        assert all(0 < share <= 100 for share in shares), (name, table.rows)
+
+
+def test_limits_are_told_with_their_inequality(entries: dict[str, PlanEntry]):
+    entry = entries["served"]
+    assert entry.plan.serve is not None
+    assert entry.plan.serve.limits
+    view = view_of(entry, file="spec.yaml")
+    table = next(p for s in view.sections for p in s.parts if isinstance(p, TableOf) and p.title.startswith("Limits"))
+    assert [row[0] for row in table.rows] == [limit.name for limit in entry.plan.serve.limits]
 
 
 def test_marks_are_as_many_as_the_data(entries: dict[str, PlanEntry]):
