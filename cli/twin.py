@@ -56,6 +56,7 @@ def _serve(view: ServeView, step_time: StepTime, options: argparse.Namespace) ->
         prefill_chunk=view.prefill_chunk,
         max_waiting=view.max_waiting,
         max_waiting_tokens=view.max_waiting_tokens,
+        max_wait_steps=view.max_wait_steps,
         is_fixed=view.is_fixed,
     )
     metrics = Metrics()

@@ -63,6 +63,9 @@ class ServeView:
     max_waiting_tokens: int
     """Prompt tokens that may wait: (ttft_slo - prefill) * prefill rate, from the plan."""
     max_waiting_tokens_reason: str
+    max_wait_steps: int | None
+    """Steps that a request may be expected to wait before it begins; more and it is refused. None without an objective."""
+    max_wait_steps_reason: str
     stall_s: float
     """A step that takes longer means that the engine is stuck: well above the longest step of the plan, at least seconds."""
     bounds: tuple[tuple[str, tuple[float, ...]], ...]
@@ -121,6 +124,8 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
         max_waiting_reason=bound.requests_reason,
         max_waiting_tokens=bound.tokens,
         max_waiting_tokens_reason=bound.tokens_reason,
+        max_wait_steps=bound.steps,
+        max_wait_steps_reason=bound.steps_reason,
         stall_s=max(_LEAST_STALL_S, math.ceil(_STALL_STEPS * longest_step_s)),
         bounds=tuple(bounds_of(objectives_of(serve.slo)).items()),
         drain_s=max(_LEAST_DRAIN_S, math.ceil(max_seq_len * predicted.tpot_p99_ms / 1e3)),
@@ -152,32 +157,35 @@ class _QueueBound:
     requests_reason: str
     tokens: int
     tokens_reason: str
+    steps: int | None
+    steps_reason: str
 
 
 def _queue_bound(spec: Spec, plan: ServePlan) -> _QueueBound:
     """How much may wait so that the last of it still starts within the objective for the first token.
 
-        max_waiting        = (ttft_slo - ttft) * max_batch / (ttft + output_tokens * tpot)    requests that leave a full batch
+        max_wait_steps     = (ttft_slo - ttft) / tpot              steps until a place in the batch is free, told by the scheduler
         max_waiting_tokens = (ttft_slo - ttft) * prefill_rate
 
-    The rate is that of the planned prompt, whose prefill is within its time to first token, and the time per token the 99th
-    percentile, so the bounds are on the safe side. Without an objective as many prompts may wait as run.
+    The time of a step is the 99th percentile of the time per token, and the rate is that of the planned prompt, whose prefill
+    is within its time to first token, so the bounds are on the safe side. As many requests as run may wait: all of them may
+    begin at once when all answers end at once.
     """
     assert spec.serve is not None
     slo, workload = spec.serve.slo, spec.serve.workload
     prompt = (workload.input_tokens if workload else None) or plan.layout.prefill_chunk
-    answer = (workload.output_tokens if workload else None) or prompt
     longest, batch, at = spec.serve.max_seq_len, plan.layout.max_batch, plan.predicted
     asked_ms = (slo.ttft_p99_ms or slo.ttft_p50_ms) if slo else None
     if asked_ms is None:
-        return _QueueBound(batch, "as many as run", batch * longest, "as many of the longest as run")
+        return _QueueBound(batch, "as many as run", batch * longest, "as many of the longest as run", None, "")
     spare_ms = max(0.0, asked_ms - at.ttft_p50_ms)
-    leave_per_s = batch / (at.ttft_p50_ms + answer * at.tpot_p99_ms) * 1e3
-    tokens_per_s = prompt / at.ttft_p50_ms * 1e3
     spare = f"({asked_ms:g} ms objective - {at.ttft_p50_ms:.3g} ms)"
+    tokens_per_s = prompt / at.ttft_p50_ms * 1e3
     return _QueueBound(
-        requests=int(spare_ms / 1e3 * leave_per_s),
-        requests_reason=f"{spare} at {leave_per_s:.3g} answers/s of {answer} tokens from a full batch",
+        requests=batch,
+        requests_reason="as many as run",
         tokens=max(longest, int(spare_ms / 1e3 * tokens_per_s)),  # the longest prompt must be able to wait
         tokens_reason=f"{spare} at {tokens_per_s:,.0f} tokens/s, at least the longest",
+        steps=int(spare_ms / at.tpot_p99_ms),
+        steps_reason=f"{spare} of {at.tpot_p99_ms:.3g} ms",
     )

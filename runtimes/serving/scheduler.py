@@ -16,13 +16,18 @@ computed again, unless the cache of prefixes still has it. A request of higher p
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from collections.abc import Sequence
+from heapq import heapify, heapreplace
 
 from .generation import FinishReason, Generation
 from .kv import BlockTable, KVBlocks
 from .line import WaitingLine
 from .work import Chunk
+
+USED_SHARE_OVER = 32
+"""Answers over which the mean of their used shares moves."""
 
 
 class Overloaded(Exception):
@@ -39,6 +44,7 @@ class Scheduler:
         prefill_chunk: prompt tokens computed in one step, over all prompts.
         max_waiting: generations that may wait to run.
         max_waiting_tokens: prompt tokens that may wait; one prompt may always wait, however long.
+        max_wait_steps: who would wait for more steps is refused; None: however long.
         is_fixed: a sequence is computed in the same pieces whoever else is there: one prompt a step, in chunks that begin
             at multiples of `prefill_chunk`, with room for the whole answer from the start and so never displaced.
     """
@@ -52,6 +58,7 @@ class Scheduler:
         prefill_chunk: int,
         max_waiting: int,
         max_waiting_tokens: int,
+        max_wait_steps: int | None = None,
         is_fixed: bool = False,
     ) -> None:
         if prefill_chunk < 1 or max_batch < 1:
@@ -64,6 +71,8 @@ class Scheduler:
         self.prefill_chunk = prefill_chunk
         self.max_waiting = max_waiting
         self.max_waiting_tokens = max_waiting_tokens
+        self.max_wait_steps = max_wait_steps
+        self._used_share = 1.0  # of the tokens that answers may have, those that they come to; a moving mean
         self.is_fixed = is_fixed
         self.waiting = WaitingLine()
         self.running: list[Generation] = []  # in order of rank: the last is displaced first
@@ -92,10 +101,32 @@ class Scheduler:
         new_tokens = sum(generation.num_prompt for generation in generations)
         if num_waiting and num_queued > 0 and num_tokens + new_tokens > self.max_waiting_tokens:
             raise Overloaded(f"{num_tokens} prompt tokens are waiting, the bound is {self.max_waiting_tokens}")
+        if self.max_wait_steps is not None and num_queued > 0:
+            steps = self.wait_steps(generations)
+            if steps > self.max_wait_steps:
+                raise Overloaded(f"the wait is about {steps} steps, the bound is {self.max_wait_steps}")
         for generation in generations:
             generation.number = self._num_submitted
             self._num_submitted += 1
             self.waiting.add(generation)
+
+    def wait_steps(self, generations: Sequence[Generation] = ()) -> int:
+        """Steps after which the last of these would begin, if those before it in line are answered as usual.
+
+        A place in the batch is free when an answer ends, and everybody in line takes the first one that is free.
+        """
+        ends = [0] * (self.max_batch - len(self.running)) + [self._steps_left(g) for g in self.running]
+        heapify(ends)
+        begins = 0
+        for generation in (*self.waiting, *generations):
+            begins = ends[0]
+            heapreplace(ends, begins + self._steps_left(generation))
+        return begins
+
+    def _steps_left(self, generation: Generation) -> int:
+        """Of its prompt, and of the share of the rest of its answer that answers usually use."""
+        prompt = -(-max(0, generation.num_prompt - generation.num_computed) // self.prefill_chunk)
+        return prompt + math.ceil((generation.max_tokens - generation.num_output) * self._used_share)
 
     def step_plan(self) -> list[Chunk]:
         """The chunks of the next step: one token for each answer, then prompt tokens up to the budget."""
@@ -232,6 +263,8 @@ class Scheduler:
 
     def _finish(self, generation: Generation, reason: FinishReason) -> None:
         generation.finish = reason
+        if reason in ("stop", "length"):
+            self._used_share += (generation.num_output / generation.max_tokens - self._used_share) / USED_SHARE_OVER
         if generation.blocks is None:
             self.waiting.remove(generation)
         else:

@@ -45,6 +45,8 @@ class Limits:
     """Requests that may wait; None: without bound."""
     max_waiting_tokens: int | None = None
     """Prompt tokens that may wait; None: without bound."""
+    max_wait_steps: int | None = None
+    """Who would wait for more steps is refused; None: however long."""
 
     def scheduler(self) -> Scheduler:
         """A server's own, with these limits."""
@@ -61,6 +63,7 @@ class Limits:
             prefill_chunk=self.prefill_chunk,
             max_waiting=endless if self.max_waiting is None else self.max_waiting,
             max_waiting_tokens=endless if self.max_waiting_tokens is None else self.max_waiting_tokens,
+            max_wait_steps=self.max_wait_steps,
         )
 
 

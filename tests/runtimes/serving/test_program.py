@@ -58,6 +58,8 @@ VIEW = ServeView(
     max_waiting_reason="4 for each that runs",
     max_waiting_tokens=4000,
     max_waiting_tokens_reason="(ttft 0.5 s - prefill 0.1 s) * 10000 tokens/s",
+    max_wait_steps=40,
+    max_wait_steps_reason="(500 ms objective - 20 ms) of 12 ms",
     stall_s=30.0,
     drain_s=20,
 )
@@ -68,7 +70,7 @@ VARIANTS = {
     "guarded": replace(
         VIEW, asks_keys=True, has_tls=True, cors=("https://a.example", "http://b:8080"), requests_per_minute=60
     ),
-    "fixed": replace(VIEW, is_fixed=True),
+    "fixed": replace(VIEW, is_fixed=True, max_wait_steps=None),
     "gpu-fixed": replace(VIEW, device="cuda", is_fixed=True, has_prefix_cache=True),
     "gpu": replace(VIEW, device="cuda", is_bf16=True, is_kv_bf16=True),
     "hostile": replace(VIEW, name='a"""\nimport os\n{{ 7 * 7 }}', origin='"""; x', num_blocks_reason="\n1/0"),

@@ -380,6 +380,31 @@ def test_the_queue_is_bounded_by_tokens_but_one_prompt_may_always_wait():
         sched.submit([generation([1] * 20, max_tokens=1), generation([1], max_tokens=1)])
 
 
+def test_who_would_wait_too_long_is_refused_at_once():
+    """Two places; answers of 8 and 20 tokens run. The first in line begins after 8 steps, the second after 8 + 1 + 4."""
+    sched, cache = scheduler(max_batch=2, prefill_chunk=100, max_wait_steps=12, max_waiting=9), Cache()
+    sched.submit([generation([1], max_tokens=8, ignore_eos=True), generation([1], max_tokens=20, ignore_eos=True)])
+    sched.commit(cache.run(sched.step_plan()))
+    assert sched.wait_steps([generation([1], max_tokens=4)]) == 7  # one token of each answer is there
+    sched.submit([generation([1], max_tokens=4, ignore_eos=True)])
+    sched.submit([generation([1], max_tokens=4, ignore_eos=True)])
+    with pytest.raises(Overloaded, match=r"the wait is about 17 steps, the bound is 12"):
+        sched.submit([generation([1], max_tokens=4, ignore_eos=True)])
+    drain(sched, cache)
+
+
+def test_answers_that_stop_early_are_expected_to():
+    sched = scheduler(max_batch=1, prefill_chunk=100)
+    for _ in range(200):
+        sched.submit([generation([1], max_tokens=20)])
+        sched.step_plan()
+        sched.commit([EOS])  # the first of twenty tokens
+    sched.submit([generation([1], max_tokens=20)])
+    assert (
+        sched.wait_steps([generation([1], max_tokens=20)]) == 1 + 2
+    )  # its prompt, and what a share of 1/20 rounds up to
+
+
 def test_a_request_is_taken_whole_or_not_at_all():
     sched = scheduler(max_waiting=0)
     sched.submit([generation([1], max_tokens=1)])

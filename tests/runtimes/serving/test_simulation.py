@@ -115,6 +115,30 @@ def test_what_the_queue_cannot_hold_is_refused_and_the_rest_is_in_time():
     assert report.goodput_per_s(ttft_s=7 * SERVICE_S) == pytest.approx(1 / SERVICE_S, rel=0.02)
 
 
+@pytest.mark.parametrize("lengths", [fixed(32, 24), varied(32, 24)])
+def test_at_three_times_its_capacity_a_server_holds_its_objective_and_its_goodput(lengths):
+    """What is admitted begins in time, all of it, and as much is done as at the peak; without the bound neither is so."""
+    step_s, batch, objective_s = 22.4e-3, 16, 0.5
+    capacity = batch / (24 * step_s)
+
+    def play(load_factor: float, **bounds) -> tuple[float, float]:
+        limits = Limits(max_batch=batch, max_seq_len=512, prefill_chunk=256, max_waiting=batch, **bounds)
+        report = simulate(
+            poisson(load_factor * capacity, num_requests=3000, lengths=lengths, seed=4),
+            limits,
+            lambda work: 20e-3 + 50e-6 * sum(tokens for tokens, _ in work),
+        )
+        begun = [outcome.ttft_s for outcome in report.outcomes if outcome.first_s is not None]
+        return sum(ttft_s <= objective_s for ttft_s in begun) / len(begun), report.goodput_per_s(ttft_s=objective_s)
+
+    bound = int((objective_s - 3 * step_s) / step_s)  # its own prompt, the step in progress, one to spare
+    _, peak = play(1.0, max_wait_steps=bound)
+    in_time, goodput = play(3.0, max_wait_steps=bound)
+    assert in_time >= 0.99
+    assert goodput >= 0.95 * peak
+    assert play(3.0)[0] < 0.6
+
+
 def test_a_request_longer_than_the_context_is_refused():
     report = simulate([Arrival(0.0, 60, 10), Arrival(0.0, 60, 4)], ONE, one_step)
     assert [outcome.is_refused for outcome in report.outcomes] == [True, False]

@@ -39,8 +39,9 @@ MAX_BATCH = 8  # sequences at a time
 PREFILL_CHUNK = 128  # prompt tokens a step; what a prompt may add to the step of running answers
 BLOCK_TOKENS = 16
 NUM_BLOCKS = 256  # of the KV cache; the planned room of 4,096 tokens, 12 MiB; 8 sequences at full length
-MAX_WAITING = 11  # requests; (500 ms objective - 21.2 ms) at 23.5 answers/s of 64 tokens from a full batch
+MAX_WAITING = 8  # requests; as many as run
 MAX_WAITING_TOKENS = 1447  # of prompts; (500 ms objective - 21.2 ms) at 3,023 tokens/s, at least the longest
+MAX_WAIT_STEPS = 95  # until a request begins; (500 ms objective - 21.2 ms) of 4.99 ms
 STALL_S = 30.0  # a step that takes longer is stuck: health turns red, and its requests get an error
 DRAIN_S = 5  # what running requests have to finish after SIGTERM
 
@@ -100,6 +101,7 @@ def main() -> None:
         prefill_chunk=PREFILL_CHUNK,
         max_waiting=MAX_WAITING,
         max_waiting_tokens=MAX_WAITING_TOKENS,
+        max_wait_steps=MAX_WAIT_STEPS,
     )
     metrics = Metrics()
     sampler = Sampler(vocabulary.num_tokens)
