@@ -200,10 +200,16 @@ def doctor() -> None:
     _exit(examine())
 
 
-@app.command(context_settings=PASS_ON, hidden=True)
-def verify(context: typer.Context) -> None:
-    """Not there yet."""
-    _exit(_missing("verify", "checking a built program against its plan"))
+@app.command()
+def verify(
+    target: SpecOrFolder,
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="Print each claim with both figures as JSON.")] = False,
+) -> None:
+    """Prove that a program does what its plan says, without the hardware. Exit code 4 if a claim does not hold."""
+    from .verifying import verify_target
+
+    _exit(verify_target(target, overrides or [], as_json=json))
 
 
 def _missing(command: str, capability: str) -> int:

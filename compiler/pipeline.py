@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from ..spec.base import record_reads
 from ..spec.consumption import unread_keys
 from ..spec.diagnostics import Diagnostic, SpecError
 from ..spec.load import locate, read_spec
+from ..spec.nodes import SourceMap
 from .frontend.model import build_graph, build_model
 from .ir.graph import Graph
 from .ir.text import print_graph
@@ -25,12 +26,11 @@ from .passes.fuse_gate_up import fuse_gate_up
 from .passes.fuse_linear_cross_entropy import fuse_linear_cross_entropy
 from .passes.fuse_qkv import fuse_qkv
 from .passes.fuse_rope_attention import fuse_rope_attention
-from .planner.given import GivenPlan, faults_of, not_kept, pinned, read_plan, spec_sha256
+from .planner.given import GivenPlan, carried_spec, faults_of, not_kept, pinned, read_plan, spec_sha256
 from .planner.plan import DiagnosticFacts, ModelFacts, Plan
 
 if TYPE_CHECKING:
     from ..spec.document import Spec
-    from ..spec.nodes import SourceMap
     from .emit.tree import Tree
     from .planner.serve_plan import ServeOutcome
     from .planner.train_plan import TrainOutcome
@@ -96,6 +96,11 @@ def plan_file(path: Path, overrides: Sequence[str] = (), *, dump_ir: Path | None
     return _Compilation(path, overrides, dump_ir=dump_ir).plan()
 
 
+def price_plan(plan_file: Path) -> PlanEntry:
+    """A plan that carries its spec (`llmc plan --out`), edited or not, with its layout priced anew."""
+    return _Compilation(plan_file, (), is_plan=True, dump_ir=None).price()
+
+
 def build(
     path: str | Path,
     out_dir: str | Path | None = None,
@@ -117,24 +122,42 @@ class _Compilation:
     """One spec on its way through the stages, with what it was told so far."""
 
     def __init__(
-        self, path: Path, overrides: Sequence[str], *, plan_file: Path | None = None, dump_ir: Path | None
+        self,
+        path: Path,
+        overrides: Sequence[str],
+        *,
+        plan_file: Path | None = None,
+        is_plan: bool = False,
+        dump_ir: Path | None,
     ) -> None:
         self.path = path
         self.overrides = overrides
         self.dump = _Dump(dump_ir)
-        self.spec, self.sources, found = read_spec(path, overrides)
-        self.diagnostics = list(found)
-        self.given = self._read_given(plan_file) if plan_file is not None and self.spec is not None else None
+        self.diagnostics: list[Diagnostic] = []
+        self.spec: Spec | None = None
+        self.sources = SourceMap()
+        if is_plan:
+            self.given = self._read_given(path)
+            self.spec = carried_spec(self.given.plan) if self.given is not None else None
+        else:
+            self.spec, self.sources, found = read_spec(path, overrides)
+            self.diagnostics += found
+            self.given = self._read_given(plan_file) if plan_file is not None and self.spec is not None else None
+        if self.given is not None and self.spec is not None:
+            self._tell(faults_of(self.given, self.spec))
 
     def _read_given(self, plan_file: Path) -> GivenPlan | None:
-        assert self.spec is not None
         try:
-            given = read_plan(plan_file)
+            return read_plan(plan_file)
         except SpecError as error:
             self._tell(error.diagnostics)
             return None
-        self._tell(faults_of(given, self.spec))
-        return given
+
+    def price(self) -> PlanEntry:
+        """The plan without a look at which keys are read: its spec was checked when the plan was made."""
+        if self.spec is None:
+            return self._entry(Plan(name=self.path.stem, spec_sha256=None))
+        return self._plan(self.spec)
 
     def plan(self) -> PlanEntry:
         if self.spec is None:
@@ -150,7 +173,7 @@ class _Compilation:
             return BuildResult(self.plan(), None, tuple(self.diagnostics), out_dir)
         with record_reads() as reads:
             entry = self._plan(self.spec)
-            tree = None if self._has_errors else self._lower(self.spec, entry.plan, out_dir)
+            tree = None if self._has_errors else self._lower(self.spec, entry, out_dir)
         entry = self._consumed(entry, reads)
         return BuildResult(entry, None if self._has_errors else tree, entry.diagnostics, out_dir)
 
@@ -198,7 +221,7 @@ class _Compilation:
         attention = spec.assume.attention if spec.assume is not None else None
         return run_passes(graph, kernels=kernels_of(spec), attention=attention, dump=self.dump)
 
-    def _lower(self, spec: Spec, plan: Plan, out_dir: Path) -> Tree | None:
+    def _lower(self, spec: Spec, entry: PlanEntry, out_dir: Path) -> Tree | None:
         """Plan -> Program -> files."""
         from .emit.manifest import locator
         from .emit.tree import render_program
@@ -206,10 +229,15 @@ class _Compilation:
         from .lower.views import Place
 
         try:
-            program = lower(spec, plan, place=Place(spec_file=self.path, out_dir=out_dir))
+            program = lower(spec, entry.plan, place=Place(spec_file=self.path, out_dir=out_dir))
         except SpecError as error:
             self._tell(error.diagnostics)
             return None
+        if entry.train is not None and entry.train.chosen.layout.devices > 1:
+            from .planner.claims import claims_of
+
+            claims = claims_of(spec, entry.train)
+            program = replace(program, texts={**program.texts, "claims.json": claims.to_text()})
         return render_program(program, locate=locator(self.sources, spec_dir=self.path.parent))
 
     def _read_as_lowering_does(self, spec: Spec, plan: Plan) -> None:

@@ -145,6 +145,12 @@ class ModelView:
         return f"{self.experts.size} of an expert{dense}"
 
     @property
+    def gates_again(self) -> bool:
+        """Whether the backward pass computes the gated activation again, in place of keeping what it is made of."""
+        is_training = self.has_loss and self.recompute != "full"
+        return is_training and self.mlp.is_gated and self.mlp.kernel is None and not self.mlp.takes_size
+
+    @property
     def has_final_norm(self) -> bool:
         """A post-norm block ends with a norm of its own."""
         return self.block != "post"

@@ -6,12 +6,13 @@ and saves its input and a number a row. Other ops that generated programs call s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -27,14 +28,15 @@ class _RmsNorm(torch.autograd.Function):
         return torch.empty_like(x), None if weight is None else torch.empty_like(weight)
 
 
-class OpsOfAccelerators(TorchFunctionMode):
+@contextmanager
+def ops_of_accelerators() -> Iterator[None]:
     """Ops that an accelerator runs as one, for the length of the block; what they compute is left out."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.rms_norm:
-            return _rms_norm(*args, **kwargs)
-        return func(*args, **kwargs)
+    kept = F.rms_norm
+    F.rms_norm = _rms_norm  # a function mode would not see what checkpointing computes again
+    try:
+        yield
+    finally:
+        F.rms_norm = kept
 
 
 def _rms_norm(x: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:

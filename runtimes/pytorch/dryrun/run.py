@@ -21,7 +21,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
 
-from .device_ops import OpsOfAccelerators
+from .device_ops import ops_of_accelerators
 from .memory import LiveBytes
 from .traffic import Call, Traffic
 from .world import fake_world
@@ -32,9 +32,20 @@ class DryProgram:
 
     def __init__(self, folder: Path) -> None:
         sys.path.insert(0, str(folder))
-        self.train = importlib.import_module("train")
-        self.parallel = importlib.import_module("parallel")
+        self.train: Any = importlib.import_module("train")
+        self.parallel: Any = importlib.import_module("parallel")
         self.world_size: int = self.parallel.WORLD_SIZE
+
+    def keep_layers(self, number: int) -> None:
+        """Build models of the first few layers: what ranks do together does not depend on depth."""
+        whole = self.parallel.Model
+
+        def first_layers(*args: Any, **kwargs: Any) -> torch.nn.Module:
+            model = whole(*args, **kwargs)
+            model.layers = model.layers[:number]
+            return model
+
+        self.parallel.Model = first_layers
 
     def run(self, rank: int, *, micro_batches: int | None) -> dict[str, Any]:
         """One step of one rank."""
@@ -44,7 +55,7 @@ class DryProgram:
         try:
             with fake_world(rank, self.world_size):
                 place = self.parallel.take_place("cpu")
-                with FakeTensorMode(), OpsOfAccelerators():
+                with FakeTensorMode(), ops_of_accelerators():
                     return {"rank": rank, "micro_batches": count, **self._step(place, count)}
         finally:
             train.GRAD_ACCUMULATION = kept
@@ -110,10 +121,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="dryrun")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--ranks", type=int, nargs="+", default=[0])
-    parser.add_argument("--micro-batches", type=int)
+    parser.add_argument("--micro-batches", type=int, help="at most so many")
+    parser.add_argument("--layers", type=int, help="of the model, from its first on; all of them if not given")
     args = parser.parse_args()
     torch.set_num_threads(1)
     program = DryProgram(args.folder.resolve())
+    if args.layers is not None:
+        program.keep_layers(args.layers)
     for rank in args.ranks:
         print(json.dumps(program.run(rank, micro_batches=args.micro_batches)), flush=True)
     print(

@@ -3,7 +3,8 @@
 Each function moves data one way in the forward pass and the other way in the backward pass:
 
     forward                 backward
-    all_gather              reduce-scatter      into a cut layer, with sequence parallelism
+    gathered_linear         both                a cut layer, with sequence parallelism
+    all_gather              reduce-scatter      into the head, with sequence parallelism
     reduce_scatter          all-gather          out of a cut layer, with sequence parallelism
     all_reduce_gradient     all-reduce          into a cut layer; the forward pass moves nothing
     all_reduce              nothing             out of a cut layer
@@ -17,11 +18,23 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from .mesh import Axis
 
 _TOKENS = 1  # the dim of tokens in [B, T, D]
+
+
+def gathered_linear(x: Tensor, layer: nn.Linear, tp: Axis) -> Tensor:
+    """The product of a cut layer with the tokens of all ranks: [B, T/n, D] of each rank -> [B, T, F].
+
+    Only the rank's own run of the tokens is kept for the backward pass, which gathers the others again while it
+    multiplies (Korthikanti 2022).
+    """
+    y = _GatheredLinear.apply(_cast(x), layer.weight, layer.bias, tp)
+    assert isinstance(y, Tensor)
+    return y
 
 
 def all_gather(x: Tensor, tp: Axis) -> Tensor:
@@ -63,8 +76,19 @@ def _apply(function: type[torch.autograd.Function], x: Tensor, tp: Axis) -> Tens
 
 def gather_tokens(x: Tensor, tp: Axis) -> Tensor:
     """The collective alone: [B, T/n, D] -> [B, T, D]."""
+    return _joined(*_gathering(x, tp))
+
+
+def _gathering(x: Tensor, tp: Axis) -> tuple[Tensor, dist.Work]:
+    """The ranks' runs [n, B, T/n, D] as they come in, and what to wait for."""
     parts = x.new_empty((tp.size, *x.shape))
-    dist.all_gather_into_tensor(parts, x.contiguous(), group=tp.group)
+    work = dist.all_gather_into_tensor(parts.flatten(), x.contiguous().flatten(), group=tp.group, async_op=True)
+    assert work is not None
+    return parts, work
+
+
+def _joined(parts: Tensor, work: dist.Work) -> Tensor:
+    work.wait()
     return torch.cat(parts.unbind(0), dim=_TOKENS)
 
 
@@ -72,8 +96,28 @@ def scatter_tokens(x: Tensor, tp: Axis) -> Tensor:
     """The collective alone: summands [B, T, D] -> [B, T/n, D]."""
     parts = torch.stack(x.chunk(tp.size, dim=_TOKENS))
     mine = torch.empty_like(parts[0])
-    dist.reduce_scatter_tensor(mine, parts, group=tp.group)
+    dist.reduce_scatter_tensor(mine.flatten(), parts.flatten(), group=tp.group)
     return mine
+
+
+class _GatheredLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, tp: Axis) -> Tensor:
+        ctx.tp = tp
+        ctx.save_for_backward(x, weight, bias)
+        return F.linear(gather_tokens(x, tp), weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, weight, bias = ctx.saved_tensors
+        d_y = grads[0]  # [B, T, F]
+        parts, work = _gathering(x, ctx.tp)
+        d_x = d_y @ weight.to(d_y.dtype)  # meanwhile
+        whole = _joined(parts, work).flatten(0, 1)  # [B*T, D]
+        d_x = scatter_tokens(d_x, ctx.tp)
+        d_weight = (d_y.flatten(0, 1).T @ whole).to(weight.dtype)
+        d_bias = None if bias is None else d_y.flatten(0, 1).sum(0).to(bias.dtype)
+        return d_x, d_weight, d_bias, None
 
 
 class _AllGather(torch.autograd.Function):

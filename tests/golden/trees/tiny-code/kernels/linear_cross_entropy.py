@@ -38,14 +38,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses = torch.empty(len(x), dtype=torch.float32, device=x.device)
         buffer = torch.empty((min(8192, len(x)), len(w)), dtype=dtype, device=x.device)
         d_x = torch.empty_like(x) if has_grad else x
-        d_w = None
+        is_whole = len(x) <= 8192
+        d_w = None if is_whole or not has_grad else torch.zeros_like(w, dtype=torch.float32)  # a sum needs its digits
         for start in range(0, len(x), 8192):
             part = slice(start, start + 8192)
             logits = torch.mm(x[part], w.T, out=buffer[: len(x[part])])  # [n, V]
             losses[part] = _cross_entropy(logits, targets[part], has_grad=has_grad)
             if has_grad:  # logits now hold their gradient
                 torch.mm(logits, w, out=d_x[part])
-                d_w = _add(d_w, logits.T @ x[part])
+                d_part = logits.T @ x[part]  # [V, D]
+                d_w = d_part if d_w is None else _add(d_w, d_part)
         if d_w is not None:
             ctx.is_fresh = True
             ctx.save_for_backward(d_x.to(hidden.dtype), d_w.to(weight.dtype))
@@ -70,11 +72,8 @@ def _cross_entropy(logits: Tensor, targets: Tensor, *, has_grad: bool) -> Tensor
     return losses
 
 
-def _add(total: Tensor | None, part: Tensor) -> Tensor:
-    """The sum over chunks, in fp32 as soon as there are two: what a small number adds to a large one is lost in bf16."""
-    if total is None:
-        return part
-    total = total.float()
+def _add(total: Tensor, part: Tensor) -> Tensor:
+    """The sum over chunks in fp32: what a small number adds to a large one is lost in bf16."""
     if native.takes(part, dtype=torch.bfloat16):
         native.call("accumulate", total, part, part.numel())
         return total

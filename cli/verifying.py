@@ -1,0 +1,72 @@
+"""`llmc verify`: a table of claims, planned and found."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..compiler.pipeline import build
+from ..compiler.verify.claims import Claim, Verdict
+from ..compiler.verify.dry import DryRunError
+from .faults import FINE, NOT_VERIFIED, WRONG_USAGE
+from .printing import print_diagnostics
+
+
+def verify_target(target: Path, overrides: Sequence[str], *, as_json: bool) -> int:
+    """Verify a built folder, or the program that a spec gives."""
+    from ..compiler.emit.tree import write_tree
+    from ..compiler.verify.verify import verify_folder
+
+    try:
+        if target.is_dir():
+            if not (target / "plan.json").exists():
+                print(f"llmc verify: {target} was not built by llmc: it has no plan.json", file=sys.stderr)
+                return WRONG_USAGE
+            return _tell(verify_folder(target, spec=None, progress=_progress), as_json=as_json)
+        with tempfile.TemporaryDirectory() as scratch:
+            result = build(target, Path(scratch) / "program", overrides)
+            print_diagnostics(result.diagnostics)
+            if result.tree is None or result.entry.spec is None:
+                return result.entry.exit_code
+            write_tree(result.tree, result.out_dir)
+            verdict = verify_folder(result.out_dir, spec=result.entry.spec, progress=_progress)
+    except DryRunError as fault:
+        print(f"llmc verify: the program cannot be executed:\n{fault}", file=sys.stderr)
+        return NOT_VERIFIED
+    return _tell(verdict, as_json=as_json)
+
+
+def _progress(what: str) -> None:
+    print(f"{what} …", file=sys.stderr, flush=True)
+
+
+def _tell(verdict: Verdict, *, as_json: bool) -> int:
+    print(json.dumps(verdict.to_json(), indent=1) if as_json else "\n".join(table(verdict)))
+    return FINE if verdict.holds else NOT_VERIFIED
+
+
+def table(verdict: Verdict) -> list[str]:
+    """The claims of a program as text, those that do not hold with what that usually means."""
+    rows = [_row(claim) for claim in verdict.claims]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(1, 4)]
+    wrong = sum(not claim.holds for claim in verdict.claims)
+    lines = [f"{verdict.name}: {len(rows)} claims, {f'{wrong} do not hold' if wrong else 'all hold'}"]
+    if rows:
+        lines.append(f"    {'claim':<{widths[0]}}  {'planned':>{widths[1]}}  {'found':>{widths[2]}}")
+    for (mark, name, planned, found), claim in zip(rows, verdict.claims, strict=True):
+        lines.append(f"  {mark} {name:<{widths[0]}}  {planned:>{widths[1]}}  {found:>{widths[2]}}")
+        if not claim.holds and claim.hint:
+            lines.append(f"    {claim.hint}")
+    return [*lines, *(f"  ? not checked: {what}" for what in verdict.unchecked)]
+
+
+def _row(claim: Claim) -> tuple[str, str, str, str]:
+    name = f"{claim.topic}: {claim.name}" + (f" (within {claim.tolerance:.0%})" if claim.tolerance else "")
+    return "✓" if claim.holds else "✗", name, _figure(claim.planned, claim.unit), _figure(claim.found, claim.unit)
+
+
+def _figure(value: float | str, unit: str) -> str:
+    return value if isinstance(value, str) else f"{value:,} {unit}".rstrip()

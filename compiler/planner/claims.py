@@ -1,0 +1,57 @@
+"""What a plan claims of its training program, to the byte: `llmc verify` executes the program and holds it to this."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..cost.inventory import Setting, Shipment, inventory, kv_copies, state_bytes_of
+from ..kernels.linear_cross_entropy import chunk_of
+from .layout import Layout
+
+if TYPE_CHECKING:
+    from ...spec.document import Spec
+    from .train_plan import TrainOutcome
+
+
+CLAIMS_FILE = "claims.json"
+
+
+class TrainClaims(BaseModel):
+    """Of rank 0, in bytes; `claims.json` of a build."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: Layout
+    traffic: tuple[Shipment, ...] = Field(description="Everything that the rank sends in a step, by axis and kind.")
+    parameters: int = Field(description="Bytes of the rank's shards of the weights.")
+    gradients: int
+    optimizer: int = Field(description="Bytes of the optimizer's moments.")
+    peak: int = Field(description="Most bytes that tensors take at once, by the ledger.")
+    kv_copies: int = Field(description="Ranks of tp that hold the same key/value head.")
+
+    def to_text(self) -> str:
+        return self.model_dump_json(indent=1) + "\n"
+
+
+def claims_of(spec: Spec, outcome: TrainOutcome) -> TrainClaims:
+    """The claims for a program of several devices."""
+    assert spec.train is not None
+    train, graph, layout = spec.train[0], outcome.work.graph, outcome.chosen.layout
+    vocab = -(-spec.model.vocab_size // layout.tp)
+    setting = Setting(
+        seq_len=train.seq_len,
+        values=2 if train.precision == "bf16" else 4,
+        loss_chunk=chunk_of(vocab, precision=train.precision),
+    )
+    parameters, optimizer = state_bytes_of(graph, layout, setting, optimizer=train.optimizer.name)
+    return TrainClaims(
+        layout=layout,
+        traffic=inventory(graph, layout, setting),
+        parameters=parameters,
+        gradients=parameters,
+        optimizer=optimizer,
+        peak=round(outcome.chosen.ledger.allocated),
+        kv_copies=kv_copies(graph, layout),
+    )

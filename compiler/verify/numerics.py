@@ -1,0 +1,84 @@
+"""Is a layout's program the same computation as the program for one device? Asked of a small model, in float64.
+
+Both programs come from the templates that the real one comes from, so what is proved is the way they are put together:
+which collective stands where, what is divided by what, which rank has which part. Ranks are processes of this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...spec import catalog
+from ...spec.base import place
+from ...spec.hardware import Accelerator, Hardware
+from ..emit.tree import render_program, write_tree
+from ..lower.lower import lower
+from ..lower.views import Place
+from ..planner.layout import Layout
+from .claims import Claim
+from .shrink import small_layout, small_spec
+
+if TYPE_CHECKING:
+    from ...spec.document import Spec
+    from ..planner.plan import Plan
+
+CLOSE = {"loss": 1e-6, "gradient": 1e-9, "weight": 1e-9}
+"""Largest difference as a share of the norm; the loss travels in fp32."""
+
+
+def check_numerics(spec: Spec, plan: Plan) -> Iterator[Claim]:
+    """Loss, gradients and weights after three steps, over all ranks."""
+    assert plan.train is not None
+    layout = small_layout(plan.train.layout)
+    small = small_spec(spec, plan.train.layout, layout).model_copy(update={"hardware": _this_machine(layout.devices)})
+    place(small)
+    sequences = layout.data_parallel * layout.micro_batch * layout.grad_accumulation
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        reference = folder / "reference.safetensors"
+        _build(small, plan, Layout(micro_batch=sequences), folder / "alone")
+        _build(small, plan, layout, folder / "ranks")
+        _parity("alone", folder / "alone", reference)
+        found = json.loads(_parity("ranks", folder / "ranks", reference))
+    title = f"{{}} of {layout.devices} ranks, small model, float64: as on one device"
+    if "error" in found:
+        yield Claim("numerics", title.format("a step"), "yes", f"rank {found['rank']}: {found['error']}")
+        return
+    for name, difference in found.items():
+        is_close = difference <= CLOSE[name]
+        said = "yes" if is_close else f"off by {difference:.1e} of its norm"
+        yield Claim("numerics", title.format(name), "yes", said, hint="" if is_close else _HINTS[name])
+
+
+_HINTS = {
+    "loss": "ranks see other tokens, or divide by another number of them",
+    "gradient": "a sum over ranks is missing, doubled or over the wrong group",
+    "weight": "the optimizer does not see what one device's would",
+}
+
+
+def _this_machine(devices: int) -> Hardware:
+    entry = catalog.accelerator("cpu")
+    known = {key: value for key, value in entry.items() if key in Accelerator.model_fields}
+    return Hardware.model_validate({"accelerator": known, "per_node": devices})
+
+
+def _build(spec: Spec, plan: Plan, layout: Layout, folder: Path) -> None:
+    assert plan.train is not None
+    small = plan.model_copy(update={"train": plan.train.model_copy(update={"layout": layout}), "serve": None})
+    program = lower(spec, small, place=Place(spec_file=folder / "small.yaml", out_dir=folder))
+    write_tree(render_program(program, locate=lambda *_: None), folder)
+
+
+def _parity(what: str, folder: Path, reference: Path) -> str:
+    command = [sys.executable, "-W", "ignore", "-m", "llmc.runtimes.pytorch.parity", what, str(folder), str(reference)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the small program for {what} failed:\n{done.stderr[-2000:]}")
+    return done.stdout

@@ -1,0 +1,67 @@
+"""`llmc verify` of a training program: execute it without its devices and hold it to its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .claims import WITHIN_2_PERCENT, Claim
+from .dry import dry_runs
+from .groups import AXES, ranks_along
+from .order import find_hang
+from .traffic import compare, extrapolated, found_sums, planned_sums
+
+if TYPE_CHECKING:
+    from ..planner.claims import TrainClaims
+    from ..planner.layout import Layout
+    from .record import Record
+
+Progress = Callable[[str], None]
+MANY = 16
+"""Ranks of an axis that are all played; of longer ones the first, the middle and the last."""
+
+
+def check_training(folder: Path, claims: TrainClaims, *, progress: Progress) -> Iterator[Claim]:
+    """What a training program for several devices sends, holds, and in which order its ranks meet."""
+    layout = claims.layout
+    progress("one step of rank 0")
+    record, sums = _step(folder, claims)
+    yield from compare(planned_sums(claims.traffic, layout, 0), sums)
+    yield from _states(record, claims)
+    players = sorted(_players(layout))
+    progress(f"the order of {len(players)} ranks' collectives")
+    records = list(dry_runs(folder, players, micro_batches=2, layers=2))
+    hang = find_hang({each.rank: each.events for each in records})
+    yield Claim("order", f"{len(players)} ranks, all kinds of groups among them, end together", "yes", hang or "yes")
+
+
+def _step(folder: Path, claims: TrainClaims) -> tuple[Record, dict[tuple[str, str], tuple[int, int]]]:
+    """Rank 0's step as the plan has it, from as few micro-batches as tell it."""
+    layout = claims.layout
+    several = layout.grad_accumulation
+    (record,) = dry_runs(folder, [0], micro_batches=min(several, 2))
+    sums = found_sums(record, layout, kv_copies=claims.kv_copies)
+    if several <= 2:
+        return record, sums
+    (longer,) = dry_runs(folder, [0], micro_batches=3)
+    more = found_sums(longer, layout, kv_copies=claims.kv_copies)
+    return record, extrapolated(sums, more, micro_batches=several)
+
+
+def _states(record: Record, claims: TrainClaims) -> Iterator[Claim]:
+    found = record.states
+    assert found is not None
+    yield Claim("states", "weights of a rank", claims.parameters, found.parameters, "bytes")
+    yield Claim("states", "gradients of a rank", claims.gradients, found.gradients, "bytes")
+    yield Claim("states", "moments of a rank", claims.optimizer, found.optimizer, "bytes")
+    yield Claim("memory", "most that tensors of a rank take", claims.peak, found.peak, "bytes", WITHIN_2_PERCENT)
+
+
+def _players(layout: Layout) -> set[int]:
+    """Ranks along each axis through rank 0, so that every kind of group has members who meet."""
+    return {rank for axis in AXES for rank in _some(ranks_along(layout, 0, axis))}
+
+
+def _some(ranks: Sequence[int]) -> Sequence[int]:
+    return ranks if len(ranks) <= MANY else (ranks[0], ranks[len(ranks) // 2], ranks[-1])

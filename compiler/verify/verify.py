@@ -1,0 +1,51 @@
+"""`llmc verify`: build a program, or take one that is built, and hold it to its plan without its devices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..emit.manifest import MANIFEST
+from ..planner.claims import CLAIMS_FILE, TrainClaims
+from ..planner.plan import Plan
+from .claims import Verdict
+from .numerics import check_numerics
+from .training import check_training
+
+if TYPE_CHECKING:
+    from ...spec.document import Spec
+
+Progress = Callable[[str], None]
+EXECUTED_NOWHERE = "speed, and the collectives' own code on the real network: nothing here ran on the plan's devices"
+
+
+def verify_folder(folder: Path, *, spec: Spec | None, progress: Progress) -> Verdict:
+    """All that can be told of a built program; with its spec, numerics as well. Raises FileNotFoundError without a plan."""
+    plan = Plan.from_json(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
+    unchecked = [EXECUTED_NOWHERE]
+    if not (folder / CLAIMS_FILE).exists():
+        return Verdict(
+            plan.name, (), ("this program is for one device: its plan claims nothing that ranks do", *unchecked)
+        )
+    claims = TrainClaims.model_validate_json((folder / CLAIMS_FILE).read_text(encoding="utf-8"))
+    found = list(check_training(folder, claims, progress=progress))
+    if spec is None:
+        unchecked.append("numerics: give the spec instead of the folder")
+    else:
+        progress("numerics of a small model in float64")
+        found += check_numerics(spec, plan)
+    unchecked += [f"{name} was edited after it was built" for name in edited_files(folder)]
+    return Verdict(plan.name, tuple(found), tuple(unchecked))
+
+
+def edited_files(folder: Path) -> Iterator[str]:
+    """Files that differ from what the manifest says was written."""
+    from hashlib import sha256
+
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if not path.exists() or sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+            yield name
