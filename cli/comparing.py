@@ -6,9 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-from ..compiler.pipeline import plan_file
+from ..compiler.pipeline import plan_file, price_plan
 from ..compiler.planner.comparison import Side, report, to_json
-from ..compiler.planner.given import plan_with_spec, read_plan
+from ..compiler.planner.given import plan_with_spec
 from .faults import FINE, SPEC_HAS_ERRORS, WRONG_USAGE
 from .printing import print_diagnostics
 
@@ -29,16 +29,14 @@ def compare_files(a: Path, b: Path, *, as_json: bool) -> int:
 
 
 def _side(path: Path) -> tuple[Side | None, int]:
-    if path.suffix == ".json":
-        plan = read_plan(path).plan
-        if plan.spec is None:
-            print(
-                f"llmc diff: {path} does not carry its spec; `llmc plan SPEC --out` writes one that does",
-                file=sys.stderr,
-            )
-            return None, WRONG_USAGE
-        return Side(str(path), plan), FINE
-    entry = plan_file(path)
+    """A spec is planned; a plan, which may have been edited, is priced anew."""
+    is_plan = path.suffix == ".json"
+    entry = price_plan(path) if is_plan else plan_file(path)
+    if is_plan and entry.spec is None and not entry.diagnostics:
+        print(
+            f"llmc diff: {path} does not carry its spec; `llmc plan SPEC --out` writes one that does", file=sys.stderr
+        )
+        return None, WRONG_USAGE
     if entry.spec is None or entry.plan.model is None:
         print_diagnostics(entry.diagnostics)
         return None, SPEC_HAS_ERRORS

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ...spec.base import Path as KeyPath
+from ...spec.base import place
 from ...spec.batch import fixed_dp, solve_batch
 from ...spec.compose import compose
 from ...spec.diagnostics import Diagnostic, Label, SpecError, diagnose
@@ -68,6 +69,17 @@ def _sha256(resolved: dict[str, Any]) -> str:
 def plan_with_spec(plan: Plan, spec: Spec) -> Plan:
     """As `--out` writes it: with the resolved spec, so that a reader can tell what has changed since."""
     return plan.model_copy(update={"spec": spec.model_dump(mode="json")})
+
+
+def carried_spec(plan: Plan) -> Spec | None:
+    """The spec that a plan of `--out` was made for; None where it carries none."""
+    if plan.spec is None:
+        return None
+    from ...spec.document import Spec
+
+    spec = Spec.model_validate_json(json.dumps(plan.spec))
+    place(spec)
+    return spec
 
 
 def read_plan(path: Path) -> GivenPlan:

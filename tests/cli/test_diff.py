@@ -10,6 +10,7 @@ import pytest
 
 from llmc.compiler.planner.difference import KINDS, kind_of
 from llmc.spec.document import Spec
+from llmc.spec.parallel import Parallel
 
 from .conftest import Ran
 from .planned import FIXED, SERVED, TINY, TRAINED
@@ -20,7 +21,9 @@ Llmc = Callable[..., Ran]
 @pytest.fixture(autouse=True)
 def specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    other = FIXED.replace("global_batch: 64", "global_batch: 128, precision: fp8, optimizer: {name: lion, lr: 1e-4}")
+    other = FIXED.replace("pp: 2, dp_shard: 4", "dp_shard: 8").replace(
+        "global_batch: 64", "global_batch: 128, precision: fp8, optimizer: {name: lion, lr: 1e-4}"
+    )
     for name, text in (("a", TRAINED), ("b", other), ("fixed", FIXED), ("served", SERVED), ("tiny", TINY)):
         Path(f"{name}.yaml").write_text(text)
 
@@ -78,6 +81,28 @@ def test_a_spec_and_its_own_plan_are_the_same(llmc: Llmc):
     llmc("plan", "tiny.yaml", "--out", "tiny.json")
     data = json.loads(llmc("diff", "tiny.yaml", "tiny.json", "--json").out)
     assert (data["convergence"], data["answers"], data["execution"]) == ([], [], [])
+
+
+def test_an_edited_plan_is_priced_anew(llmc: Llmc):
+    llmc("plan", "a.yaml", "--out", "a.json")
+    data = json.loads(Path("a.json").read_text())
+    layout = data["train"]["layout"]
+    layout |= {"micro_batch": 1, "grad_accumulation": layout["grad_accumulation"] * layout["micro_batch"]}
+    Path("edited.json").write_text(json.dumps(data))
+    found = json.loads(llmc("diff", "a.json", "edited.json", "--json").out)
+    assert {each["path"] for each in found["execution"]} == {"layout.micro_batch", "layout.grad_accumulation"}
+    fixed = {key: value for key, value in layout.items() if key in Parallel.model_fields}
+    ran = llmc("plan", "a.yaml", "--json", "--set", f"parallel={json.dumps(fixed)}")
+    assert found["predicted"]["b"]["train"] == json.loads(ran.out)[0]["train"]["predicted"]
+    assert found["predicted"]["b"]["train"]["step_time_s"] != found["predicted"]["a"]["train"]["step_time_s"]
+
+
+def test_an_edit_that_cannot_be_is_told(llmc: Llmc):
+    llmc("plan", "a.yaml", "--out", "a.json")
+    Path("edited.json").write_text(Path("a.json").read_text().replace('"tp": 1', '"tp": 7', 1))
+    ran = llmc("diff", "a.yaml", "edited.json")
+    assert ran.status == 1
+    assert "error[P241" in ran.err
 
 
 def test_a_plan_without_its_spec(llmc: Llmc):
