@@ -8,7 +8,6 @@ all-to-alls each way. Shares that stay exposed are fitted: constants.toml.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ..ir.ops import Op
@@ -81,20 +80,25 @@ def traffic_of(
     return Traffic(tp_s=tp_s, cp_s=cp_s, ep_s=ep_s, fsdp_s=fsdp_s, exposed_s=exposed)
 
 
-@lru_cache(maxsize=256)
+_reductions: dict[int, tuple[tuple[Op, ...], int]] = {}
+"""By identity of the ops, which are kept so that it stays theirs: their hash takes longer than all else here."""
+
+
 def num_reductions(ops: tuple[Op, ...]) -> int:
     """How often tensor parallelism sums over ranks in a forward pass: once after each product that sums a split dim.
 
     A routed and a shared expert are summed together.
     """
-    reducing = [
-        op
-        for op in ops
-        if op.group == "matmul"
-        and any(dim in TENSOR_DIMS for dim in op.line.inputs[0].dims)
-        and not any(dim in TENSOR_DIMS for dim in op.line.output.dims)
-    ]
-    return min(2, len(reducing))
+    if id(ops) not in _reductions:
+        _reductions[id(ops)] = (ops, min(2, sum(1 for op in ops if _sums_split_dim(op))))
+    return _reductions[id(ops)][1]
+
+
+def _sums_split_dim(op: Op) -> bool:
+    if op.group != "matmul":
+        return False
+    is_split = any(dim in TENSOR_DIMS for dim in op.line.inputs[0].dims)
+    return is_split and not any(dim in TENSOR_DIMS for dim in op.line.output.dims)
 
 
 def _tensor_parallel_s(

@@ -108,8 +108,8 @@ class Workload:
         self._contents: dict[tuple[Rank, Degrees, str], Contents] = {}
         self._traffic: dict[tuple[object, ...], Traffic] = {}
         self._ranks: dict[tuple[object, ...], tuple[Rank, ...]] = {}
-        self.coefficients: dict[tuple[object, ...], Any] = {}
-        """Of a step's formula, by what they depend on (planner/assign.py)."""
+        self.memo: dict[tuple[object, ...], Any] = {}
+        """What a search works out once for layouts that have it in common."""
 
     @property
     def is_monotone(self) -> bool:
@@ -121,11 +121,15 @@ class Workload:
         self.machine = machine
         self._times.clear()
         self._traffic.clear()
-        self.coefficients.clear()
+        self.memo.clear()
+
+    def _degrees_of(self, part: str, degrees: Degrees) -> Degrees:
+        """Those that matter to a part: what has no experts is the same for every ep."""
+        return degrees if degrees.ep == 1 or self.has_experts[part] else degrees._replace(ep=1)
 
     def time(self, part: str, degrees: Degrees, *, micro_batch: int) -> BlockTime:
         """Seconds of one layer and one micro-batch on one device."""
-        key = (part, degrees, micro_batch)
+        key = (part, self._degrees_of(part, degrees), micro_batch)
         if key not in self._times:
             self._times[key] = block_time_of(
                 self.works(part, degrees, micro_batch=micro_batch),
@@ -137,7 +141,7 @@ class Workload:
 
     def works(self, part: str, degrees: Degrees, *, micro_batch: int) -> tuple[OpWork, ...]:
         """What one device has to do in one layer and one micro-batch, op by op."""
-        key = (part, degrees, micro_batch)
+        key = (part, self._degrees_of(part, degrees), micro_batch)
         if key not in self._works:
             self._works[key] = block_works(
                 self.ops_of[part], degrees, batch=micro_batch, tokens=self.seq_len, formats=self.formats
@@ -146,14 +150,14 @@ class Workload:
 
     def kept(self, part: str, degrees: Degrees) -> KeptBytes:
         """Bytes that one layer keeps for one sequence on one device."""
-        key = (part, degrees)
+        key = (part, self._degrees_of(part, degrees))
         if key not in self._kept:
             self._kept[key] = kept_bytes(self.ops_of[part], degrees, tokens=self.seq_len, values=self.formats.values)
         return self._kept[key]
 
     def parameters(self, part: str, degrees: Degrees) -> tuple[int, int]:
         """(dense, of routed experts) of one layer on one device."""
-        key = (part, degrees)
+        key = (part, self._degrees_of(part, degrees))
         if key not in self._parameters:
             self._parameters[key] = local_parameters(self.ops_of[part], degrees)
         return self._parameters[key]

@@ -1,25 +1,37 @@
-"""All layouts that a spec leaves open: divisors of the machine, with what the user wrote kept as it is."""
+"""All layouts that a spec leaves open: divisors of the machine, with what the user wrote kept as it is.
+
+In two levels, for the search: a `Family` has the degrees and the micro-batch, its members differ in how data-parallel ranks
+share states and in the pipeline's schedule. Stages and recompute are open still (assign.py).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .layout import CpKind, Layout, Recompute, Schedule, Zero
+from .layout import ORDER, Axis, CpKind, LayerRecompute, Layout, Schedule, Zero
+from .ranks import Outer
 
 if TYPE_CHECKING:
     from ...spec.parallel import Parallel
     from ..ir.graph import Graph
     from ..topology.machine import Machine
 
-LONG_SEQUENCE = 32_768
-"""Context parallelism is tried from here on: below, other degrees shrink activations at less cost."""
-MAX_MICRO_BATCH = 16
-"""On accelerators: beyond it, matrix products are long enough."""
+LEAST_CONTEXT = 4_096
+"""Tokens of a sequence that a context-parallel rank keeps at least: with fewer, other degrees shrink activations at less cost."""
+MAX_CONTEXT_RANKS = 32
+MAX_TENSOR_RANKS = 16
+MAX_STAGES = 128
+MAX_VIRTUAL_STAGES = 12
+MAX_MICRO_BATCH = 128
 MAX_MICRO_BATCH_CPU = 256
 MAX_EXPERT_RANKS = 1024
+RECOMPUTES: tuple[LayerRecompute, ...] = ("none", "selective", "full")
+SPLITS_BACKWARD: tuple[Schedule, ...] = ("zero_bubble", "dualpipe")
+"""Schedules that run the backward pass in two parts; computing a layer again would run for each of them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,9 @@ class Given:
     virtual_stages: int | None = None
     micro_batch: int | None = None
     grad_accumulation: int | None = None
-    recompute: Recompute | None = None
+    recompute: LayerRecompute | None = None
+    stages: tuple[int, ...] | None = None
+    order: tuple[Axis, ...] | None = None
     is_auto: bool = True
 
 
@@ -51,7 +65,7 @@ def given(parallel: Parallel) -> Given:
     """The fields of `parallel`; degrees that are not left to the planner get their plain value.
 
     A field that only means something with a degree above 1 is read only if it may be: otherwise it has no effect, and a
-    key without effect is an error (spec/consumption.py).
+    key without effect is an error (spec/consumption.py). How layers fall onto stages is the planner's unless it is given.
     """
     auto = parallel.is_auto
     plain = None if auto else 1
@@ -64,9 +78,11 @@ def given(parallel: Parallel) -> Given:
     zero = parallel.zero if dp_shard != 1 or cp != 1 else None
     schedule = parallel.schedule if pp != 1 else None
     virtual_stages = parallel.virtual_stages if pp != 1 else None
+    stages = parallel.stages if pp != 1 else None
     if not auto:
         zero = zero if zero is not None else (1 if (dp_shard or 1) * (cp or 1) > 1 else 0)
-        virtual_stages = virtual_stages or (None if schedule == "interleaved_1f1b" else 1)
+        virtual_stages = virtual_stages or (None if schedule in ("interleaved_1f1b", "dualpipe") else 1)
+        schedule = schedule or "1f1b"
     return Given(
         dp_replicate=parallel.dp_replicate or plain,
         dp_shard=dp_shard,
@@ -82,69 +98,117 @@ def given(parallel: Parallel) -> Given:
         micro_batch=parallel.micro_batch,
         grad_accumulation=parallel.grad_accumulation,
         recompute=parallel.recompute if parallel.recompute is not None or auto else "none",
+        stages=tuple(stages) if stages is not None else None,
+        order=tuple(parallel.order) if parallel.order is not None else None,
         is_auto=auto,
     )
 
 
-def layouts(
-    wanted: Given, graph: Graph, machine: Machine, *, seq_len: int, global_batch: int | None
-) -> Iterator[tuple[Layout, ...]]:
-    """Every layout of the machine that keeps what was given, in groups: once a layout of a group fits, the rest of it are
-    no faster (they recompute more, or shard more of the states).
-
-    Rules (rules.py) are checked elsewhere.
-    """
-    devices = machine.num_devices
-    for tp in _degrees(wanted.tp, devices, at_most=min(machine.domain, 16)):
-        for cp in _degrees(wanted.cp, devices // tp, at_most=16 if seq_len >= LONG_SEQUENCE else 1):
-            for pp in _degrees(wanted.pp, devices // (tp * cp), at_most=min(graph.num_layers, 64)):
-                rest = devices // (tp * cp * pp)
-                for dp_replicate, dp_shard in _data_parallel(wanted, rest, machine=machine, inner=tp * cp):
-                    for ep in _expert_degrees(wanted, graph, ranks=dp_shard * cp):
-                        mesh = _Mesh(dp_replicate, dp_shard, tp, cp, pp, ep)
-                        yield from _fill(mesh, wanted, graph, machine, global_batch=global_batch)
-
-
 @dataclass(frozen=True)
-class _Mesh:
-    dp_replicate: int
-    dp_shard: int
-    tp: int
-    cp: int
-    pp: int
-    ep: int
+class Family:
+    """Layouts of one mesh and micro-batch. `first` is one of them, the plainest."""
 
+    first: Layout
+    wanted: Given
+    graph: Graph
+    machine: Machine
 
-def _fill(
-    mesh: _Mesh, wanted: Given, graph: Graph, machine: Machine, *, global_batch: int | None
-) -> Iterator[tuple[Layout, ...]]:
-    """The choices that do not change the mesh."""
-    has_tp = mesh.tp > 1
-    sequence_parallel = has_tp if wanted.sequence_parallel is None else wanted.sequence_parallel
-    recomputes: tuple[Recompute, ...] = ("none", "selective", "full")
-    for micro_batch, accumulation in _batches(wanted, mesh, machine, global_batch=global_batch):
-        for schedule, virtual in _schedules(wanted, mesh, graph, micro_batches=accumulation):
-            for zeros in _zeros(wanted, mesh):
-                yield tuple(
-                    Layout(
-                        dp_replicate=mesh.dp_replicate,
-                        dp_shard=mesh.dp_shard,
-                        zero=zero,
-                        tp=mesh.tp,
-                        sequence_parallel=sequence_parallel,
-                        cp=mesh.cp,
-                        pp=mesh.pp,
-                        ep=mesh.ep,
-                        schedule=schedule,
-                        virtual_stages=virtual,
-                        micro_batch=micro_batch,
-                        grad_accumulation=accumulation,
-                        recompute=recompute,
-                        cp_kind=(wanted.cp_kind or "ring") if mesh.cp > 1 else None,
+    @property
+    def recomputes(self) -> tuple[LayerRecompute, ...]:
+        return RECOMPUTES if self.wanted.recompute is None else (self.wanted.recompute,)
+
+    @property
+    def num_members(self) -> int:
+        wanted, first = self.wanted, self.first
+        sharings = sum(
+            len(_zeros(wanted, dp_replicate=replicate, shards=shard * first.cp))
+            for replicate, shard in _data_parallel(wanted, first, machine=self.machine)
+            if (shard * first.cp) % first.ep == 0
+        )
+        return sharings * len(self.schedules)
+
+    @property
+    def leanest(self) -> Layout:
+        """The member that needs least memory: most is sharded, and fewest micro-batches are in flight."""
+        shares = list(_data_parallel(self.wanted, self.first, machine=self.machine))
+        dp_replicate, dp_shard = min(shares, key=lambda share: share[0])
+        zeros = _zeros(self.wanted, dp_replicate=dp_replicate, shards=dp_shard * self.first.cp)
+        schedule, virtual = self.schedules[0]
+        return replace(
+            self.first,
+            dp_replicate=dp_replicate,
+            dp_shard=dp_shard,
+            zero=zeros[-1],
+            schedule=schedule,
+            virtual_stages=virtual,
+        )
+
+    @cached_property
+    def schedules(self) -> tuple[tuple[Schedule, int], ...]:
+        """(schedule, stages a rank)"""
+        return tuple(_schedules(self.wanted, self.first, self.graph))
+
+    def members(self) -> Iterator[Outer]:
+        """All of them."""
+        wanted, first, recomputes = self.wanted, self.first, self.recomputes
+        for dp_replicate, dp_shard in _data_parallel(wanted, first, machine=self.machine):
+            if (dp_shard * first.cp) % first.ep:
+                continue
+            for zero in _zeros(wanted, dp_replicate=dp_replicate, shards=dp_shard * first.cp):
+                for schedule, virtual in self.schedules:
+                    splits = schedule in SPLITS_BACKWARD and wanted.schedule is None
+                    yield Outer(
+                        Layout(
+                            dp_replicate=dp_replicate,
+                            dp_shard=dp_shard,
+                            zero=zero,
+                            tp=first.tp,
+                            sequence_parallel=first.sequence_parallel,
+                            cp=first.cp,
+                            pp=first.pp,
+                            ep=first.ep,
+                            schedule=schedule,
+                            virtual_stages=virtual,
+                            micro_batch=first.micro_batch,
+                            grad_accumulation=first.grad_accumulation,
+                            recompute=recomputes[0],
+                            cp_kind=first.cp_kind,
+                            stages=wanted.stages,
+                            order=wanted.order if wanted.order != ORDER else None,
+                        ),
+                        recomputes=recomputes[:1] if splits else recomputes,
+                        may_mix=self.machine.num_devices > 1,  # programs of one device treat all layers alike
+                        are_stages_open=wanted.stages is None and first.pp > 1,
                     )
-                    for recompute in (recomputes if wanted.recompute is None else (wanted.recompute,))
-                    for zero in zeros
-                )
+
+
+def families(
+    wanted: Given, graph: Graph, machine: Machine, *, seq_len: int, global_batch: int | None
+) -> Iterator[Family]:
+    """Every mesh of the machine, and every micro-batch, that keeps what was given. Rules (rules.py) are checked elsewhere."""
+    devices = machine.num_devices
+    most_cp = max(1, min(MAX_CONTEXT_RANKS, seq_len // LEAST_CONTEXT))
+    for tp in _degrees(wanted.tp, devices, at_most=min(machine.domain, MAX_TENSOR_RANKS)):
+        sequence_parallel = tp > 1 if wanted.sequence_parallel is None else wanted.sequence_parallel
+        for cp in _degrees(wanted.cp, devices // tp, at_most=most_cp):
+            for pp in _degrees(wanted.pp, devices // (tp * cp), at_most=min(graph.num_layers, MAX_STAGES)):
+                rest = devices // (tp * cp * pp)
+                for ep in _expert_degrees(wanted, graph, ranks=rest * cp):
+                    for micro_batch, accumulation in _batches(wanted, rest, machine, global_batch=global_batch):
+                        for cp_kind in _cp_kinds(wanted, cp):
+                            first = Layout(
+                                dp_shard=rest,
+                                zero=1 if rest * cp > 1 else 0,
+                                tp=tp,
+                                sequence_parallel=sequence_parallel,
+                                cp=cp,
+                                pp=pp,
+                                ep=ep,
+                                micro_batch=micro_batch,
+                                grad_accumulation=accumulation,
+                                cp_kind=cp_kind,
+                            )
+                            yield Family(first, wanted, graph, machine)
 
 
 def divisors(number: int, *, at_most: int) -> list[int]:
@@ -158,8 +222,9 @@ def _degrees(value: int | None, devices: int, *, at_most: int) -> Iterable[int]:
     return divisors(devices, at_most=at_most)
 
 
-def _data_parallel(wanted: Given, rest: int, *, machine: Machine, inner: int) -> Iterator[tuple[int, int]]:
+def _data_parallel(wanted: Given, first: Layout, *, machine: Machine) -> Iterator[tuple[int, int]]:
     """(dp_replicate, dp_shard) with product `rest`: all sharded, or sharded inside a node and replicated across."""
+    rest = first.dp_shard
     if wanted.dp_replicate is not None and wanted.dp_shard is not None:
         if wanted.dp_replicate * wanted.dp_shard == rest:
             yield wanted.dp_replicate, wanted.dp_shard
@@ -170,7 +235,7 @@ def _data_parallel(wanted: Given, rest: int, *, machine: Machine, inner: int) ->
             yield (rest // known, known) if wanted.dp_shard is not None else (known, rest // known)
         return
     yield 1, rest
-    in_node = max(1, machine.domain // inner)
+    in_node = max(1, machine.domain // (first.tp * first.cp))
     if 1 < in_node < rest and rest % in_node == 0:
         yield rest // in_node, in_node
 
@@ -184,24 +249,27 @@ def _expert_degrees(wanted: Given, graph: Graph, *, ranks: int) -> Iterable[int]
     return divisors(math.gcd(experts, ranks), at_most=MAX_EXPERT_RANKS)
 
 
-def _zeros(wanted: Given, mesh: _Mesh) -> tuple[tuple[Zero, ...], ...]:
-    """Levels that take equally long stand together, the simplest first: ZeRO-2 saves memory over ZeRO-1 and no time.
-
-    Sharding inside a node with replicas across is tried for ZeRO-3, whose gathers it keeps off the network.
-    """
+def _zeros(wanted: Given, *, dp_replicate: int, shards: int) -> tuple[Zero, ...]:
+    """Sharding inside a node with replicas across is tried for ZeRO-3, whose gathers it keeps off the network."""
     if wanted.zero is not None:
-        return ((wanted.zero,),)
-    if mesh.dp_shard * mesh.cp == 1:
-        return ((0,),)
-    return ((3,),) if mesh.dp_replicate > 1 and wanted.dp_replicate is None else ((1, 2), (3,))
+        return (wanted.zero,)
+    if shards == 1:
+        return (0,)
+    return (3,) if dp_replicate > 1 and wanted.dp_replicate is None else (1, 2, 3)
 
 
-def _batches(wanted: Given, mesh: _Mesh, machine: Machine, *, global_batch: int | None) -> Iterator[tuple[int, int]]:
-    """(micro_batch, grad_accumulation) for what one data-parallel rank has to do in a step."""
+def _cp_kinds(wanted: Given, cp: int) -> tuple[CpKind | None, ...]:
+    if cp == 1:
+        return (None,)
+    return ("ring", "ulysses") if wanted.cp_kind is None else (wanted.cp_kind,)
+
+
+def _batches(wanted: Given, ranks: int, machine: Machine, *, global_batch: int | None) -> Iterator[tuple[int, int]]:
+    """(micro_batch, grad_accumulation) for what one of so many data-parallel ranks has to do in a step."""
     if global_batch is None:
         yield wanted.micro_batch or 1, wanted.grad_accumulation or 1
         return
-    a_rank = max(1, global_batch // (mesh.dp_replicate * mesh.dp_shard))
+    a_rank = max(1, global_batch // ranks)
     if wanted.micro_batch is not None:
         yield wanted.micro_batch, wanted.grad_accumulation or max(1, a_rank // wanted.micro_batch)
         return
@@ -212,17 +280,24 @@ def _batches(wanted: Given, mesh: _Mesh, machine: Machine, *, global_batch: int 
         yield micro_batch, a_rank // micro_batch
 
 
-def _schedules(wanted: Given, mesh: _Mesh, graph: Graph, *, micro_batches: int) -> Iterator[tuple[Schedule, int]]:
-    if mesh.pp == 1:
+def _schedules(wanted: Given, first: Layout, graph: Graph) -> Iterator[tuple[Schedule, int]]:
+    """(schedule, stages a rank)"""
+    pp, micro_batches, layers = first.pp, first.grad_accumulation, graph.num_layers
+    if pp == 1:
         yield wanted.schedule or "1f1b", wanted.virtual_stages or 1
         return
+    several = range(2, min(MAX_VIRTUAL_STAGES, layers // pp) + 1)
     if wanted.schedule is not None:
-        is_interleaved = wanted.schedule == "interleaved_1f1b"
-        for virtual in (wanted.virtual_stages,) if wanted.virtual_stages else (2, 4) if is_interleaved else (1,):
+        usual = {"interleaved_1f1b": several, "dualpipe": (2,)}.get(wanted.schedule, (1,))
+        for virtual in (wanted.virtual_stages,) if wanted.virtual_stages else usual or (2,):
             yield wanted.schedule, virtual
         return
     if wanted.virtual_stages in (None, 1):
         yield "1f1b", 1
-    for virtual in (2, 4) if wanted.virtual_stages is None else (wanted.virtual_stages,):
-        if virtual > 1 and mesh.pp * virtual <= graph.num_layers and micro_batches % mesh.pp == 0:
-            yield "interleaved_1f1b", virtual
+        yield "zero_bubble", 1
+    if wanted.virtual_stages in (None, 2) and 2 * pp <= min(layers, micro_batches):
+        yield "dualpipe", 2
+    if micro_batches % pp == 0:
+        for virtual in several if wanted.virtual_stages is None else (wanted.virtual_stages,):
+            if virtual > 1:
+                yield "interleaved_1f1b", virtual

@@ -73,13 +73,30 @@ def _pipeline(layout: Layout, graph: Graph) -> Iterator[Violation]:
         message = f"pp {layout.pp}{virtual} is {stages} stages; the model has {graph.num_layers} layers"
         per, layers = layout.virtual_stages, graph.num_layers
         yield Violation("more stages than layers", "pp", message, lambda pp: pp * per <= layers)
+    if layout.stages is not None:
+        yield from _stages(layout, graph)
     if layout.schedule == "interleaved_1f1b" and layout.grad_accumulation % layout.pp:
         micro_batches = layout.grad_accumulation
         message = f"interleaved_1f1b needs micro-batches in multiples of pp {layout.pp}; there are {micro_batches}"
         yield Violation("micro-batches not in rounds", "schedule", message, lambda pp: micro_batches % pp == 0)
-    if layout.schedule == "dualpipe" and layout.pp % 2:
+    if layout.schedule == "dualpipe" and layout.virtual_stages == 1 and layout.pp % 2:
         message = f"dualpipe needs an even number of pipeline ranks; pp is {layout.pp}"
         yield Violation("odd pipeline", "pp", message, lambda pp: pp % 2 == 0)
+    if layout.schedule == "dualpipe" and layout.virtual_stages == 2 and layout.grad_accumulation < 2 * layout.pp:
+        micro_batches = layout.grad_accumulation
+        message = f"dualpipe on pp {layout.pp} needs {2 * layout.pp} micro-batches or more, one a stage; there are {micro_batches}"
+        yield Violation("fewer micro-batches than stages", "schedule", message, lambda pp: 2 * pp <= micro_batches)
+
+
+def _stages(layout: Layout, graph: Graph) -> Iterator[Violation]:
+    stages, held = layout.pp * layout.virtual_stages, layout.stages or ()
+    if len(held) != stages:
+        virtual = f" × virtual_stages {layout.virtual_stages}" if layout.virtual_stages > 1 else ""
+        message = f"`stages` lists {len(held)}; pp {layout.pp}{virtual} is {stages} stages"
+        yield Violation("stages do not match pp", "stages", message, lambda _: False)
+    elif sum(held) != graph.num_layers:
+        message = f"`stages` hold {sum(held)} layers; the model has {graph.num_layers}"
+        yield Violation("stages do not hold all layers", "stages", message, lambda _: False)
 
 
 def _experts(layout: Layout, graph: Graph) -> Iterator[Violation]:

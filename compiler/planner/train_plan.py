@@ -13,11 +13,11 @@ from ..cost.software import software_of
 from ..cost.step import StepTime
 from ..cost.workload import Workload
 from ..topology.machine import Machine, machine_of
-from .enumerate import OPEN, Given, given, layouts
+from .enumerate import OPEN, Given, families, given
 from .infeasible import does_not_fit, rule_broken, wrong_size
 from .layout import Layout
 from .plan import Alternative, Memory, Rejected, Time, TrainPlan, TrainPrediction
-from .train_search import Misfit, Priced, Search, nearest_misses, runners_up, search
+from .train_search import Misfit, Priced, Search, nearest_misses, price, runners_up, search
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
@@ -62,10 +62,7 @@ def plan_training(
         software=software_of(spec.assume),
     )
     wanted = given(parallel)
-    if layout is None:
-        found = _search(wanted, work, batch)
-    else:
-        found = search([(layout,)], work, global_batch=batch.global_batch)
+    found = _search(wanted, work, batch) if layout is None else price([layout], work, global_batch=batch.global_batch)
     diagnostics = list(_network_warnings(machine))
     if not found.fitting:
         diagnostics += _nothing(spec, wanted, work, batch, found)
@@ -77,7 +74,7 @@ def plan_training(
 
 
 def _search(wanted: Given, work: Workload, batch: Batch) -> Search:
-    candidates = layouts(wanted, work.graph, work.machine, seq_len=work.seq_len, global_batch=batch.global_batch)
+    candidates = families(wanted, work.graph, work.machine, seq_len=work.seq_len, global_batch=batch.global_batch)
     return search(candidates, work, global_batch=batch.global_batch)
 
 

@@ -1,29 +1,45 @@
-"""Choose a training layout.
+"""Choose a training layout: branch and bound outside, an exact assignment of layers inside.
 
     minimise    step time                                          Workload.step
     subject to  peak memory <= memory of a device                  Workload.ledger
                 every degree divides what it splits                rules.violations
-                what the user wrote                                enumerate.layouts
+                what the user wrote                                enumerate.families
+
+Families (degrees and micro-batch) wait in a queue with a bound that none of their layouts beats (bounds.py); the most
+promising is opened into layouts with bounds of their own (assign.py), and the most promising of these is filled with stages
+and recompute. When no bound is left below the fastest found, it is the fastest there is.
 
 Layouts within a half per cent of the fastest count as equal: of those the simplest is taken, then the one that needs
-least memory. Those that fill a device to the brim come last: allocators fragment, and no ledger is that exact. A layout that is fixed by hand is priced as it stands, and the search only says what it would have chosen.
+least memory. A layout leaves some of a device free, since allocators fragment and no ledger is that exact; if none does, the
+leanest is taken. A layout that is fixed by hand is priced as it stands, and the search only says what it would have chosen.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from ..cost.memory import Ledger
 from ..cost.step import StepTime, step_time
-from ..cost.workload import Workload
-from .layout import Layout
+from .assign import fill
+from .bounds import least_step_s
+from .ranks import Ranks
 from .rules import Violation, violations
+
+if TYPE_CHECKING:
+    from ..cost.memory import Ledger
+    from ..cost.workload import Workload
+    from .enumerate import Family
+    from .layout import Layout
 
 SAME_TIME = 1.005
 BRIM = 0.96
 """Share of a device's memory beyond which a layout is chosen only if there is no other."""
+NUM_BEST = 5
+"""Shapes of layouts that are filled at least: the chosen one, which is exact, and some to compare it with."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +63,19 @@ class Misfit:
 
 @dataclass
 class Search:
-    """What was tried: layouts that fit, those that do not, and how many each rule removed."""
+    """What was tried: layouts that fit, those that do not, and how many each rule or bound removed."""
 
     fitting: list[Priced] = field(default_factory=list)
     misfits: list[Misfit] = field(default_factory=list)
     num_beyond: int = 0
-    """Layouts that were not tried, since smaller micro-batches of the same do not fit."""
+    """Layouts that were not tried, since leaner ones with the same degrees do not fit."""
     broken: Counter[str] = field(default_factory=Counter)
     violations: dict[str, tuple[Layout, Violation]] = field(default_factory=dict)
     """The first layout that broke each rule."""
+    num_slower: int = 0
+    """Layouts that were not priced, since nothing that is still open of them makes them fast enough."""
+    bound_s: float = 0.0
+    """No layout takes less."""
 
     @property
     def nearest_miss(self) -> Misfit | None:
@@ -65,60 +85,191 @@ class Search:
     def num_misfits(self) -> int:
         return len(self.misfits) + self.num_beyond
 
+    @property
+    def gap(self) -> float:
+        """Share by which a better layout than the fastest found may exist; 0 where the search was exact."""
+        fastest = min((each.time.total for each in self.fitting), default=0.0)
+        return max(0.0, 1 - self.bound_s / fastest) if fastest else 0.0
 
-def search(candidates: Iterable[tuple[Layout, ...]], work: Workload, *, global_batch: int | None) -> Search:
-    """Price every candidate; fastest first in `fitting`.
+    @property
+    def num_layouts(self) -> int:
+        """All that were weighed."""
+        return len(self.fitting) + self.num_misfits + sum(self.broken.values()) + self.num_slower
 
-    Candidates come in groups (enumerate.layouts): once one fits, the rest are no faster.
-    Groups of one mesh come with growing micro-batches: once none of a group fits, larger micro-batches do not either.
-    """
+
+def search(candidates: Iterable[Family], work: Workload, *, global_batch: int | None) -> Search:
+    """The best layouts of all families; the chosen one first in `fitting`, the rest by time."""
+    return _Search(work, global_batch=global_batch).run(candidates)
+
+
+def price(layouts: Sequence[Layout], work: Workload, *, global_batch: int | None) -> Search:
+    """Layouts as they stand, nothing of them open."""
     found = Search()
-    hopeless: set[tuple[object, ...]] = set()
-    for group in candidates:
-        family = _family(group[0])
-        if family in hopeless:
-            found.num_beyond += len(group)
-            continue
-        if not any(_try(layout, work, found, global_batch=global_batch) for layout in group) and work.is_monotone:
-            hopeless.add(family)
-    found.fitting.sort(key=lambda each: (each.is_tight, each.time.total, each.ledger.peak, complexity(each.layout)))
-    best = _pick(found.fitting)
-    if best is not None:
-        found.fitting.remove(best)
-        found.fitting.insert(0, best)
+    for layout in layouts:
+        _price(layout, work, found, global_batch=global_batch)
+    found.fitting.sort(key=lambda each: (each.is_tight, each.time.total))
+    found.bound_s = min((each.time.total for each in found.fitting), default=0.0)
     return found
 
 
-def _family(layout: Layout) -> tuple[object, ...]:
-    """What layouts have in common that differ in micro-batch, recompute and ZeRO-1 or 2."""
-    mesh = (layout.dp_replicate, layout.dp_shard, layout.tp, layout.cp, layout.pp, layout.ep)
-    return (*mesh, layout.schedule, layout.virtual_stages, layout.zero == 3)
-
-
-def _try(layout: Layout, work: Workload, found: Search, *, global_batch: int | None) -> bool:
-    """Whether nothing more of the group need be tried."""
+def _price(layout: Layout, work: Workload, found: Search, *, global_batch: int | None) -> None:
     violation = next(violations(layout, work.graph, seq_len=work.seq_len, global_batch=global_batch), None)
     if violation is not None:
         found.broken[violation.key] += 1
         found.violations.setdefault(violation.key, (layout, violation))
-        return True
-    ledger = work.ledger(layout)
-    if ledger.peak > work.machine.memory_bytes:
+        return
+    ledger, memory = work.ledger(layout), work.machine.memory_bytes
+    if ledger.peak > memory:
         found.misfits.append(Misfit(layout, ledger))
-        return False
-    is_tight = ledger.peak > BRIM * work.machine.memory_bytes
-    found.fitting.append(Priced(layout, ledger, step_time(work, layout), is_tight))
-    return not is_tight
+    else:
+        found.fitting.append(Priced(layout, ledger, step_time(work, layout), ledger.peak > BRIM * memory))
+
+
+class _Search:
+    """The queue of families and layouts, and what came of them."""
+
+    def __init__(self, work: Workload, *, global_batch: int | None) -> None:
+        self.work, self.global_batch = work, global_batch
+        self.found = Search()
+        self.memory_bytes = work.machine.memory_bytes
+        self.room_bytes = BRIM * work.machine.memory_bytes
+        self.queue: list[tuple[float, int, Family | Ranks]] = []
+        self.fastest_s = math.inf
+        self.shapes: set[tuple[object, ...]] = set()
+        self.hopeless: dict[tuple[object, ...], int] = {}
+        self.unfilled: list[Ranks] = []
+        self.tight: list[tuple[Layout, Ledger]] = []
+        self.gaps: list[float] = []
+        self.roomy: set[tuple[object, ...]] = set()
+        """Kinds, less their ZeRO, and micro-batches, that memory does not bind."""
+        self.num_queued = 0
+
+    def run(self, families: Iterable[Family]) -> Search:
+        for family in families:
+            self._consider(family)
+        while self.queue and self.queue[0][0] <= self.fastest_s * SAME_TIME:
+            self._next()
+        while self.queue and len(self.shapes) < NUM_BEST:  # some that differ, to tell what was given up
+            self._next(of_new_shape=True)
+        found = self.found
+        found.num_beyond += len(self.tight)
+        found.num_slower += sum(1 if isinstance(entry, Ranks) else entry.num_members for _, _, entry in self.queue)
+        if not found.fitting:
+            self._fill_to_the_brim()
+            found.num_beyond -= len(self.tight)
+        found.fitting.sort(key=lambda each: (each.is_tight, each.time.total, each.ledger.peak, complexity(each.layout)))
+        fastest = min((each.time.total for each in found.fitting), default=0.0)
+        found.bound_s = min([fastest, *self.gaps])
+        best = _pick(found.fitting)
+        if best is not None:
+            found.fitting.remove(best)
+            found.fitting.insert(0, best)
+        return found
+
+    def _next(self, *, of_new_shape: bool = False) -> None:
+        _, _, entry = heapq.heappop(self.queue)
+        if not isinstance(entry, Ranks):
+            self._open(entry)
+        elif of_new_shape and _shape(entry.layout) in self.shapes:
+            self.found.num_slower += 1
+        else:
+            self._fill(entry)
+
+    def _push(self, bound: float, entry: Family | Ranks) -> None:
+        self.num_queued += 1  # of equal bounds, first come, first served
+        heapq.heappush(self.queue, (bound, self.num_queued, entry))
+
+    def _breaks_a_rule(self, layout: Layout, *, times: int) -> bool:
+        rules = violations(layout, self.work.graph, seq_len=self.work.seq_len, global_batch=self.global_batch)
+        violation = next(rules, None)
+        if violation is None:
+            return False
+        self.found.broken[violation.key] += times
+        self.found.violations.setdefault(violation.key, (layout, violation))
+        return True
+
+    def _consider(self, family: Family) -> None:
+        first, members = family.first, family.num_members
+        if members == 0 or self._breaks_a_rule(first, times=members):
+            return
+        mesh = (first.tp, first.sequence_parallel, first.cp, first.cp_kind, first.pp, first.ep)
+        if first.micro_batch > self.hopeless.get(mesh, first.micro_batch):
+            self.found.num_beyond += members
+            return
+        bound = least_step_s(self.work, family, memory_bytes=self.room_bytes)
+        if math.isfinite(bound):
+            self._push(bound, family)
+            return
+        self._too_large(replace(family.leanest, recompute=family.recomputes[-1]))
+        self.found.num_beyond += members - 1
+        if self.work.is_monotone:
+            self.hopeless[mesh] = first.micro_batch
+
+    def _open(self, family: Family) -> None:
+        for outer in family.members():
+            if self._breaks_a_rule(outer.layout, times=1):
+                continue
+            ranks = Ranks(self.work, outer, memory_bytes=self.room_bytes)
+            if ranks.room.suffices:
+                self._push(ranks.least_s, ranks)
+            else:
+                self.found.num_beyond += 1
+
+    def _fill(self, ranks: Ranks) -> None:
+        kind, micro_batch = _kind(ranks.layout), ranks.layout.micro_batch
+        if micro_batch > self.hopeless.get(kind, micro_batch):
+            self.found.num_beyond += 1
+            return
+        if ranks.layout.zero == 2 and (*kind[:-2], kind[-1], micro_batch) in self.roomy:
+            self.found.num_slower += 1  # ZeRO-1 leaves room already, and takes as long
+            return
+        filled = fill(ranks)
+        if filled is None:
+            if self.work.is_monotone:
+                self.hopeless[kind] = micro_batch
+            self.unfilled.append(ranks)
+            self._too_large(ranks.leanest)
+            return
+        time = step_time(self.work, filled.layout)
+        self.gaps.append(filled.bound_s)
+        self.found.fitting.append(Priced(filled.layout, self.work.ledger(filled.layout), time))
+        self.fastest_s = min(self.fastest_s, time.total)
+        self.shapes.add(_shape(filled.layout))
+        if not ranks.is_bound_by_memory:
+            self.roomy.add((*kind[:-2], kind[-1], micro_batch))
+
+    def _too_large(self, layout: Layout) -> None:
+        """One that leaves no room, at its leanest; it may still fit to the brim."""
+        ledger = self.work.ledger(layout)
+        if ledger.peak > self.memory_bytes:
+            self.found.misfits.append(Misfit(layout, ledger))
+        else:
+            self.tight.append((layout, ledger))
+
+    def _fill_to_the_brim(self) -> None:
+        """Nothing leaves a device some room: what fits all the same, if need be with stages that are not even."""
+        for layout, ledger in self.tight:
+            self.found.fitting.append(Priced(layout, ledger, step_time(self.work, layout), is_tight=True))
+        for ranks in () if self.tight else self.unfilled:
+            filled = fill(ranks.leaner(memory_bytes=self.memory_bytes))
+            if filled is not None:
+                time, ledger = step_time(self.work, filled.layout), self.work.ledger(filled.layout)
+                self.found.fitting.append(Priced(filled.layout, ledger, time, is_tight=True))
+
+
+def _kind(layout: Layout) -> tuple[object, ...]:
+    """What layouts have in common that differ in micro-batch alone."""
+    mesh = (layout.dp_replicate, layout.dp_shard, layout.tp, layout.cp, layout.pp, layout.ep, layout.cp_kind)
+    return (*mesh, layout.schedule, layout.virtual_stages, layout.zero, layout.order)
 
 
 def _pick(fitting: list[Priced]) -> Priced | None:
-    """Of those as fast as the fastest, the simplest."""
-    if not fitting:
-        return None
-    first = fitting[0]
-    equal = [
-        each for each in fitting if each.is_tight == first.is_tight and each.time.total <= first.time.total * SAME_TIME
-    ]
+    """Of those as fast as the fastest, the simplest; of those that leave no room, the leanest."""
+    roomy = [each for each in fitting if not each.is_tight]
+    if not roomy:
+        return min(fitting, key=lambda each: (each.ledger.peak, each.time.total), default=None)
+    fastest = min(each.time.total for each in roomy)
+    equal = [each for each in roomy if each.time.total <= fastest * SAME_TIME]
     return min(equal, key=lambda each: (complexity(each.layout), each.ledger.peak, each.time.total))
 
 
@@ -132,15 +283,20 @@ def complexity(layout: Layout) -> int:
         layout.ep > 1,
         layout.dp_replicate > 1,
         layout.zero > 1,
+        layout.virtual_stages > 1,
+        layout.schedule in ("zero_bubble", "dualpipe"),
+        layout.order is not None,
+        layout.recompute != "none",
+        layout.recompute == "mixed",
     )
-    return sum(used) + (layout.virtual_stages > 1) + {"none": 0, "selective": 1, "full": 1}[layout.recompute]
+    return sum(used)
 
 
 def runners_up(fitting: list[Priced], *, at_most: int) -> list[Priced]:
     """The next fastest, of each mesh and choice of sharding and recompute one: variants in the micro-batch say little."""
     seen = {_shape(fitting[0].layout)} if fitting else set()
     chosen: list[Priced] = []
-    for priced in sorted(fitting[1:], key=lambda each: each.time.total):
+    for priced in sorted(fitting[1:], key=lambda each: (each.is_tight, each.time.total)):
         if len(chosen) == at_most:
             break
         if _shape(priced.layout) not in seen:
@@ -165,4 +321,4 @@ def nearest_misses(misfits: list[Misfit], *, at_most: int) -> list[Misfit]:
 def _shape(layout: Layout) -> tuple[object, ...]:
     """What makes layouts worth telling apart: ZeRO-1 and 2 differ in memory alone."""
     mesh = (layout.tp, layout.cp, layout.pp, layout.ep, layout.dp_replicate, layout.dp_shard)
-    return (*mesh, layout.zero == 3, layout.recompute)
+    return (*mesh, layout.zero == 3)

@@ -77,7 +77,7 @@ def test_the_plan_has_the_published_shape(root: Path):
     train = plan(root / "examples" / "3-llama3-405b-fixed.yaml").plan.to_json()
     serve = plan(root / "examples" / "5-serve-slo.yaml").plan.to_json()
     found = train | {"serve": serve["serve"]}
-    assert _keys(found["train"]["layout"]) == _keys(shape["train"]["layout"])
+    assert list(found["train"]["layout"])[: len(shape["train"]["layout"])] == list(shape["train"]["layout"])
     assert _keys(found["train"]["predicted"]) == _keys(shape["train"]["predicted"])
     assert _keys(found["serve"]["layout"]) == _keys(shape["serve"]["layout"])
     assert _keys(found["serve"]["predicted"]) == _keys(shape["serve"]["predicted"])

@@ -1,0 +1,244 @@
+"""What each pipeline rank may hold under a layout whose degrees are decided, and what no completion of it can beat."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..cost.step import RANK_TERMS, RankTime, Tail, assemble, layer_time, part_time, tail_of
+from ..cost.workload import Rank
+from .bounds import RankKind, Room, kinds_of_ranks
+from .layout import LayerRecompute, Layout
+from .mixtures import Counts, Figures, Mixed, mixtures
+from .stages import EQUAL, Option, Options
+
+if TYPE_CHECKING:
+    from ..cost.workload import Workload
+
+
+@dataclass(frozen=True)
+class Outer:
+    """A layout whose degrees are decided, with what is still open of its layers."""
+
+    layout: Layout
+    recomputes: tuple[LayerRecompute, ...]
+    may_mix: bool = False
+    """Whether layers may differ in what they compute again."""
+    are_stages_open: bool = False
+
+
+class Coefficients(NamedTuple):
+    """A step's seconds are `fixed + Σ mean[k] · (mean rank's k) + longest · (busiest rank) + tail`."""
+
+    fixed: float
+    mean: tuple[float, ...]
+    """By RANK_TERMS."""
+    longest: float
+    exposed: float
+    update: float
+
+    def cost(self, time: RankTime) -> float:
+        return sum(weight * getattr(time, name) for weight, name in zip(self.mean, RANK_TERMS, strict=True))
+
+    def tail(self, tail: Tail) -> float:
+        return self.exposed * tail.exposed_s + self.update * tail.optimizer_s
+
+
+_NO_TAIL = Tail(0.0, 0.0, 0.0)
+_UNITS = [RankTime(**{name: 1.0}) for name in RANK_TERMS]
+_NOTHING = RankTime()
+
+
+def coefficients(work: Workload, layout: Layout) -> Coefficients:
+    """Read off the step's formula, which is linear; layouts that differ in how states are sharded share them."""
+    pipeline = (layout.schedule, layout.pp, layout.virtual_stages, layout.grad_accumulation, layout.order)
+    key = (
+        "coefficients",
+        *pipeline,
+        layout.micro_batch,
+        layout.tp,
+        layout.cp,
+        layout.sequence_parallel,
+        layout.devices,
+    )
+    if key not in work.memo:
+        work.memo[key] = _coefficients(work, layout)
+    return work.memo[key]
+
+
+def _coefficients(work: Workload, layout: Layout) -> Coefficients:
+    def total(mean: RankTime = _NOTHING, longest_s: float = 0.0, tail: Tail = _NO_TAIL) -> float:
+        return assemble(work, layout, mean=mean, longest_s=longest_s, tail=tail).total
+
+    fixed = total()
+    return Coefficients(
+        fixed=fixed,
+        mean=tuple(total(mean=unit) - fixed for unit in _UNITS),
+        longest=total(longest_s=1.0) - fixed,
+        exposed=total(tail=Tail(0.0, 1.0, 0.0)) - fixed,
+        update=total(tail=Tail(0.0, 0.0, 1.0)) - fixed,
+    )
+
+
+class Ranks:
+    """What each pipeline rank may hold under a layout."""
+
+    def __init__(self, work: Workload, outer: Outer, *, memory_bytes: float) -> None:
+        self.work, self.outer, self.layout, self.memory_bytes = work, outer, outer.layout, memory_bytes
+        self.order = work.graph.order
+        self.num_layers = len(self.order)
+        self.counts = tuple(Counter(self.order).items())
+        self.counts_of = dict(self.counts)
+        self.blocks = tuple(self.counts_of)
+        self.weights = coefficients(work, self.layout)
+        self._options: dict[tuple[Counts, tuple[str, ...], float], Options] = {}
+        self._runs: dict[tuple[int, int], Counts] = {}
+        self.is_bound_by_memory = False
+        """Whether some run of layers that was asked for had to recompute, or did not fit."""
+
+    def only(self, how: LayerRecompute) -> Ranks:
+        """With one recompute for all layers."""
+        return Ranks(self.work, replace(self.outer, recomputes=(how,)), memory_bytes=self.memory_bytes)
+
+    def leaner(self, *, memory_bytes: float) -> Ranks:
+        """With everything recomputed that may be, in so much memory."""
+        return Ranks(self.work, replace(self.outer, recomputes=self.outer.recomputes[-1:]), memory_bytes=memory_bytes)
+
+    # What layers cost, wherever they are.
+
+    @cached_property
+    def times(self) -> dict[tuple[str, LayerRecompute], RankTime]:
+        return {
+            (block, how): layer_time(self.work, self.layout, block, recompute=how)
+            for block in self.blocks
+            for how in self.outer.recomputes
+        }
+
+    @cached_property
+    def figures(self) -> dict[tuple[str, LayerRecompute], Figures]:
+        """Of one layer."""
+        found = {}
+        for (block, how), time in self.times.items():
+            saved = self.work.kept(block, self.layout.degrees)
+            kept = saved.of(how, self.work.software.selective)
+            found[block, how] = Figures(kept, saved.none - kept, self._cost(time), time.whole)
+        return found
+
+    @cached_property
+    def part_times(self) -> dict[str, RankTime]:
+        return {part: part_time(self.work, self.layout, part) for part in ("before", "after")}
+
+    def _cost(self, time: RankTime) -> float:
+        return self.weights.cost(time) / self.layout.pp
+
+    # What no completion can beat.
+
+    @cached_property
+    def least_cost(self) -> float:
+        """Of all layers and parts, each at its cheapest, and of what must be recomputed."""
+        layers = sum(count * self.figures[block, self.outer.recomputes[0]].cost for block, count in self.counts)
+        return layers + sum(map(self._cost, self.part_times.values())) + self.room.least_extra(self._extra()[0])
+
+    @cached_property
+    def least_s(self) -> float:
+        """No completion takes less: parameters are spread evenly, recomputed is what has no room, and the busiest rank is
+        the mean one, or what full ones leave.
+        """
+        share, first = self.weights.longest / self.layout.pp, self.outer.recomputes[0]
+        figures = [(self.figures[block, first], count) for block, count in self.counts]
+        cost = sum(count * each.cost for each, count in figures) + sum(map(self._cost, self.part_times.values()))
+        span = sum(count * each.span for each, count in figures) + sum(time.whole for time in self.part_times.values())
+        extra_costs, extra_spans = self._extra()
+        even = share * span + self.room.least_extra(
+            [cost + share * span for cost, span in zip(extra_costs, extra_spans, strict=True)]
+        )
+        crowded = self.weights.longest * self.room.least_busiest * self.figures[self.order[-1], first].span
+        crowded += self.room.least_extra(extra_costs)
+        return self.weights.fixed + cost + max(even, crowded) + self._least_tail
+
+    def _extra(self) -> tuple[list[float], list[float]]:
+        """(costs, spans) of recomputing one layer of the last class, by recompute."""
+        bulk = [self.figures[self.order[-1], how] for how in self.outer.recomputes]
+        return [each.cost - bulk[0].cost for each in bulk], [each.span - bulk[0].span for each in bulk]
+
+    @property
+    def _least_tail(self) -> float:
+        """The longest tail is no shorter than that of a rank with an even share, which hides all that can be hidden."""
+        everything = Rank(first=0, layers=self.counts, parts=("before", "after"), times=1)
+        dense, experts = everything.parameters(self.work, self.layout.degrees)
+        pp = self.layout.pp
+        return self.weights.tail(tail_of(self.work, self.layout, (dense // pp, experts // pp), backward_s=math.inf))
+
+    @cached_property
+    def room(self) -> Room:
+        return Room.of(self.work, self.layout, self.outer.recomputes, memory_bytes=self.memory_bytes)
+
+    @cached_property
+    def leanest(self) -> Layout:
+        """Even stages, and everything recomputed that may be: what is shown of a layout that does not fit."""
+        return replace(self.layout, recompute=self.outer.recomputes[-1])
+
+    # What a rank may do.
+
+    def options(self, counts: Counts, *, rank: int) -> Options:
+        """Ways to run so many layers of each class on a rank, those that fit."""
+        key = (counts, *self._kinds[rank])
+        found = self._options.get(key)
+        if found is None:
+            parts, flight = self._kinds[rank]
+            found = self._options[key] = self._find_options(counts, parts, rank=rank, flight=flight)
+        return found
+
+    @cached_property
+    def _kinds(self) -> list[RankKind]:
+        return kinds_of_ranks(self.layout)
+
+    def _find_options(self, counts: Counts, parts: tuple[str, ...], *, rank: int, flight: float) -> Options:
+        first = self.outer.recomputes[0]
+        holds = Rank(
+            first=rank,
+            layers=counts,
+            parts=parts,
+            times=1,
+            mixed=tuple((block, first, count) for block, count in counts),
+        )
+        ledger = self.work.rank_ledger(holds, self.layout)
+        room = self.memory_bytes - (ledger.peak - ledger.activations)
+        times = [self.part_times[part] for part in parts]
+        cost, span = sum(map(self._cost, times)), sum(time.whole for time in times)
+        backward = sum(time.backward for time in times)
+        backward += sum(self.times[block, first].backward * count for block, count in counts)
+        held = holds.parameters(self.work, self.layout.degrees)
+        tail = self.weights.tail(tail_of(self.work, self.layout, held, backward_s=backward))
+        on_edge: list[Option] = []
+        for each in sorted(self._mixtures(counts, parts, room=room, flight=flight)):
+            if not on_edge or each.span + span < on_edge[-1].span * (1 - EQUAL):
+                on_edge.append(Option(each.cost + cost, each.span + span, tail, each.mixture))
+        return tuple(on_edge)
+
+    def _mixtures(self, counts: Counts, parts: tuple[str, ...], *, room: float, flight: float) -> Iterable[Mixed]:
+        """What layers may compute again so that activations have room; of each, no more than they must."""
+        recomputes, figures, layout = self.outer.recomputes, self.figures, self.layout
+        degrees = layout.degrees
+        of_parts = sum(self.work.kept(part, degrees).none for part in parts)
+        levels = sorted({figures[block, how].rebuilt for block, _ in counts for how in recomputes})
+        a_sequence = flight * layout.micro_batch * (1 - self.work.software.offload)
+        for rebuilt in levels:  # what is rebuilt while one layer runs backward: the most of any layer
+            left = room - rebuilt * layout.micro_batch
+            budget = (left / a_sequence if a_sequence else math.inf if left >= 0 else -1.0) - of_parts
+            if budget < 0:
+                continue
+            allowed: dict[str, list[LayerRecompute]] = {
+                block: [how for how in recomputes if figures[block, how].rebuilt <= rebuilt] for block, _ in counts
+            }
+            if not all(allowed.values()):
+                continue
+            found = list(mixtures(figures, counts, allowed, budget=budget))
+            yield from found
+            if any(all(how == recomputes[0] for _, how, _ in each.mixture) for each in found):
+                return  # nothing need be recomputed
+        self.is_bound_by_memory = True
