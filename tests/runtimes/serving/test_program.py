@@ -110,6 +110,35 @@ def test_the_program_is_well_typed(folder: Path, import_root: Path, tmp_path: Pa
     assert "0 errors" in done.stdout, done.stdout
 
 
+def test_a_server_of_a_dense_model_is_read_in_an_evening(folder: Path):
+    lines = {name: len((folder / name).read_text().splitlines()) for name in ("serve.py", "model.py")}
+    assert sum(lines.values()) <= 1500, lines
+
+
+def test_what_is_not_declared_is_not_imported():
+    plain, guarded = text_of(VIEW), text_of(replace(VARIANTS["guarded"], has_prefix_cache=True))
+    for name in ("keys", "rates", "prefix"):
+        assert f"llmc.runtimes.serving.{name}" not in plain
+        assert f"llmc.runtimes.serving.{name}" in guarded
+    assert "CORSMiddleware" not in plain
+
+
+def test_broken_weights_end_the_program_before_it_serves(folder: Path, tmp_path: Path, monkeypatch):
+    """A cut file, and one of another model: an error with a help, and no socket."""
+    with imported(folder, "model", "serve") as (module, program):
+        save_weights(module.Model(), tmp_path / "cut")
+        (tmp_path / "other").mkdir()
+        file = next((tmp_path / "cut").glob("*.safetensors"))
+        (tmp_path / "other" / file.name).write_bytes(file.read_bytes().replace(b"mlp_norm", b"mlp_morn"))
+        file.write_bytes(file.read_bytes()[:-1000])
+        for name in ("cut", "other"):
+            save_tokenizer(tmp_path / name)
+            monkeypatch.setattr(sys, "argv", ["serve.py", "--threads", "1", "--weights", str(tmp_path / name)])
+            monkeypatch.setattr(program, "serve", lambda *_, **__: pytest.fail("it serves"))
+            with pytest.raises(RunError, match={"cut": "cannot be read", "other": "mlp_"}[name]):
+                program.main()
+
+
 def test_a_spec_reaches_the_program_as_text_only():
     text = text_of(VARIANTS["hostile"])
     tree = ast.parse(text)
