@@ -98,10 +98,11 @@ def serve_open(engine: Engine, load: Load, *, max_batch: float) -> Service:
     if batch >= max_batch:
         return _overloaded(engine, load, max_batch=max_batch)
     batch_p99 = batch + LATE * math.sqrt(batch)
-    prompts = batch + LATE * math.sqrt(batch / SHORT_ANSWER)  # that come while a short answer is written
+    stages = engine.shape.pp  # as many streams, in each of which a prompt takes that much longer
+    prompts = batch + LATE * math.sqrt(batch * stages / SHORT_ANSWER)  # that come while a short answer is written
     late = engine.decode_step_s(min(batch_p99, max_batch), context=context)
     tpot_p99 = late + prompts * prompt / out
-    waiting = busy * prompt / (2 * (1 - busy))
+    waiting = busy * prompt * stages / (2 * (1 - busy))
     first = engine.software.first_token_s + own + engine.software.wait_steps * tpot
     return Service(
         ttft_p50_s=first + waiting * math.log(2),

@@ -1,0 +1,168 @@
+"""The serving search: least cost that holds, percentiles that were played, limits that add up, help that plans."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from llmc.compiler.cost.load import Load, serve_open
+from llmc.compiler.cost.serving import Engine, EngineShape, Prompt
+from llmc.compiler.pipeline import PlanEntry, plan_specs
+from llmc.compiler.planner.serve_simulation import step_time
+
+from ..models import LLAMA_3_8B, graph_of, h100s
+
+MODEL = """model: {family: llama, hidden_size: 4096, num_layers: 32, num_heads: 32, num_kv_heads: 8,
+        intermediate_size: 14336, vocab_size: 128256, max_seq_len: 8192}
+"""
+EXPERTS = """model: {preset: gpt-oss-120b, max_seq_len: 8192}
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path):
+    def plan(serve: str, *, devices: int = 8, model: str = MODEL, overrides: tuple[str, ...] = ()) -> PlanEntry:
+        path = tmp_path / "spec.yaml"
+        hardware = f"hardware: {{accelerator: h100-sxm-80g, nodes: 1, per_node: {devices}}}\n"
+        path.write_text(f"llmc: 1\n{model}{hardware}serve: {serve}\n", encoding="utf-8")
+        return plan_specs([path], overrides)[0]
+
+    return plan
+
+
+def workload(rate: float, *, slo: str = "ttft_p99_ms: 800, tpot_p99_ms: 40", weights: str = "bf16") -> str:
+    asked = f"workload: {{input_tokens: 1024, output_tokens: 128, requests_per_s: {rate}}}"
+    return f"{{max_seq_len: 8192, {asked}, slo: {{{slo}}}, weights: {{dtype: [{weights}]}}}}"
+
+
+def served(entry: PlanEntry):
+    assert entry.plan.serve is not None
+    return entry.plan.serve
+
+
+def test_more_requests_never_take_fewer_devices(plan):
+    found = [served(plan(workload(rate))).devices for rate in (1, 8, 24)]
+    assert found == sorted(found)
+    assert found[0] == 1
+
+
+def test_percentiles_of_the_chosen_layout_are_played(plan):
+    entry = plan(workload(8))
+    chosen = served(entry)
+    assert chosen.meets_slo
+    assert chosen.simulated_requests is not None
+    assert chosen.simulated_requests >= 64
+    at = chosen.predicted
+    assert at.ttft_p50_ms < at.ttft_p99_ms <= 800
+    assert at.tpot_p50_ms <= at.tpot_p99_ms <= 40
+    assert served(plan(workload(8))) == chosen  # seeded
+
+
+def test_without_a_workload_nothing_is_played(plan):
+    assert served(plan("{max_seq_len: 8192}", devices=1)).simulated_requests is None
+
+
+def test_a_static_batch_and_a_closed_loop_are_played_as_such(plan):
+    one = "{max_seq_len: 8192, workload: {input_tokens: 512, output_tokens: 64, concurrency: 16, arrival: static}}"
+    loop = "{max_seq_len: 8192, workload: {input_tokens: 512, output_tokens: 64, concurrency: 16, requests: 64}}"
+    static, closed = served(plan(one, devices=1)), served(plan(loop, devices=1))
+    assert (static.simulated_requests, closed.simulated_requests) == (16, 64)
+    assert static.predicted.ttft_p50_ms > closed.predicted.ttft_p50_ms  # all prompts at once
+
+
+def test_limits_say_their_inequality_and_keep_it(plan):
+    entry = plan(workload(8))
+    limits = {each.name: each for each in served(entry).limits}
+    assert list(limits) == ["kv_cache_tokens", "max_batch", "max_queued_tokens", "max_queued_requests"]
+    queued = limits["max_queued_tokens"]
+    figures = re.search(r"\(([\d.]+) ms - ([\d.]+) ms\) \* ([\d,]+) tokens/s", queued.inequality)
+    assert figures is not None
+    slo_ms, prefill_ms, rate = (float(each.replace(",", "")) for each in figures.groups())
+    assert slo_ms == 800
+    assert queued.value == pytest.approx((slo_ms - prefill_ms) / 1e3 * rate, rel=0.02)
+    batch = re.search(r"= ([\d,]+) <= ([\d,]+)$", limits["max_batch"].inequality)
+    assert batch is not None
+    held, room = (int(each.replace(",", "")) for each in batch.groups())
+    assert held <= room
+
+
+def test_the_first_format_wins_where_devices_are_equal(plan):
+    assert served(plan(workload(1, weights="bf16, fp8"))).layout.weights == "bf16"
+    assert served(plan(workload(1, weights="fp8, bf16"))).layout.weights == "fp8"
+
+
+@pytest.mark.parametrize(
+    ("slo", "rate", "code", "headline"),
+    [
+        ("tpot_p99_ms: 1", 1, "P221", r"tpot_p99_ms 1 ms is below the 4\.5 ms that reading the weights takes"),
+        ("ttft_p99_ms: 5", 1, "P221", r"ttft_p99_ms 5 ms is below the [\d.]+ ms that 1,024 prompt tokens take"),
+        (
+            "ttft_p99_ms: 400",
+            400,
+            "P220",
+            "no layout on 1 × h100-sxm-80g holds the objective: the nearest has keeps up",
+        ),
+        ("tpot_p50_ms: 6", 1, "P220", "no layout on 1 × h100-sxm-80g holds the objective: the nearest has tpot_p50_ms"),
+    ],
+)
+def test_an_objective_that_nothing_holds_has_a_help_that_plans(plan, slo: str, rate: float, code: str, headline: str):
+    entry = plan(workload(rate, slo=slo), devices=1)
+    [diagnostic] = entry.diagnostics
+    assert (diagnostic.code, entry.exit_code) == (code, 3)
+    assert re.match(headline, diagnostic.message)
+    assert diagnostic.help is not None
+    change = re.match(r"`(\w+): ([\d.]+)` holds, with ", diagnostic.help)
+    assert change is not None, diagnostic.help
+    name, value = change.groups()
+    section = "workload" if name == "requests_per_s" else "slo"
+    mended = plan(workload(rate, slo=slo), devices=1, overrides=(f"serve.{section}.{name}={value}",))
+    assert mended.exit_code == 0
+    assert served(mended).meets_slo
+
+
+def test_experts_may_be_split_by_expert(plan):
+    asked = "workload: {input_tokens: 1024, output_tokens: 128, requests_per_s: 8}"
+    fixed = f"{{max_seq_len: 8192, {asked}, weights: {{dtype: mxfp4}}, layout: {{tp: 4, ep: EP}}}}"
+    for ep in (1, 2, 4):
+        chosen = served(plan(fixed.replace("EP", str(ep)), model=EXPERTS))
+        assert chosen.layout.ep == ep
+        assert chosen.predicted.memory_gib.weights == pytest.approx(15.3, abs=0.5)  # a quarter, whichever way
+    refused = plan(fixed.replace("EP", "3"), model=EXPERTS)
+    assert [each.code for each in refused.diagnostics] == ["P202"]
+
+
+def engine(*, tp: int = 1, pp: int = 1) -> Engine:
+    return Engine(graph_of(LLAMA_3_8B), h100s(8), EngineShape(tp=tp, pp=pp, ep=1, weights="bf16", kv_dtype="bf16"))
+
+
+def test_a_mixed_step_costs_no_less_than_its_parts_and_no_more_than_both():
+    """Prompts ride along: the step's weights are read once."""
+    one = engine()
+    decode = one.decode_step_s(32, context=1024)
+    prompt = one.prefill_s(1024)
+    mixed = one.mixed_step_s(32, context=1024, prompts=[Prompt(1024)])
+    assert max(decode, prompt) < mixed < decode + prompt
+
+
+def test_a_chunk_behind_a_cache_attends_to_it():
+    one = engine()
+    assert one.mixed_step_s(0, context=0, prompts=[Prompt(512, 4096)]) > one.mixed_step_s(
+        0, context=0, prompts=[Prompt(512)]
+    )
+
+
+def test_a_simulated_step_has_the_price_of_what_was_planned():
+    """31 answers with 1,000 tokens each and a prompt of 600, in steps of what is priced once."""
+    one = engine()
+    seconds = step_time(one)([(1, 1000)] * 31 + [(600, 0)])
+    assert seconds == one.mixed_step_s(32, context=1024, prompts=[Prompt(608)])
+
+
+def test_stages_serve_more_and_answer_later():
+    load = Load(1024, 128, requests_per_s=6.0, concurrency=1)
+    one, two = (serve_open(each, load, max_batch=256) for each in (engine(), engine(pp=2)))
+    assert two.tpot_p50_s < one.tpot_p50_s * 1.2
+    assert engine(pp=2).prompt_cost_s(1024, batch=8) < 0.7 * engine().prompt_cost_s(1024, batch=8)
+    assert engine(pp=2).weights_bytes < 0.6 * engine().weights_bytes
