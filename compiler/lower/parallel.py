@@ -277,8 +277,6 @@ def _cuts(spec: Spec, model: ModelView) -> list[CutView]:
     copies = tp.kv_copies
     cuts = [CutView("embed.weight", f"Rows({tp.vocab_size})", "of the vocabulary")]
     comment = "queries, keys, values: heads"
-    if copies > 1:
-        comment += f"; {copies} ranks have the same keys and values"
     qkv = f"Sections(({q_size}, {kv_size}, {kv_size}), copies=(1, {copies}, {copies}))"
     cuts += [CutView(f"attn.qkv.{kind}", qkv, comment) for kind in _kinds(attention.qkv_bias)]
     if attention.qk_norm == "head":

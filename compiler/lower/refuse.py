@@ -97,9 +97,9 @@ def _model(spec: Spec) -> Iterator[Diagnostic]:
 def _layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
     """Layouts of several devices that are planned and not yet lowered."""
     attention, position = spec.model.attention, spec.model.position.kind
-    for degree, words in (("pp", "pipeline parallelism"), ("ep", "expert parallelism"), ("cp", "context parallelism")):
+    for degree, words in (("pp", "pipeline parallelism"), ("ep", "expert parallelism")):
         if getattr(layout, degree) > 1:
-            message = f"{words} ({degree} {getattr(layout, degree)}) is not lowered yet; dp and tp are"
+            message = f"{words} ({degree} {getattr(layout, degree)}) is not lowered yet; dp, tp and cp are"
             yield _refused(message, ("parallel",), part="key")
     if layout.devices > 1 and spec.model.moe is not None:
         message = f"mixtures of experts on {layout.devices} devices are not lowered yet; on one device they are"

@@ -77,7 +77,9 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
         cp=context_of(layout),
     )
     parallel = lower_parallel(spec, layout, origin=place.origin, device=device, model=model)
-    convert = lower_convert(spec.model, name=spec.name, origin=place.origin)
+    convert = None
+    if not model.axes.names:  # one that has the whole model: a rank's part has no counterpart elsewhere
+        convert = lower_convert(spec.model, name=spec.name, origin=place.origin)
     train = None
     if spec.train is not None and plan.train is not None:
         train = lower_train(spec, plan.train, origin=place.origin, device=device, kernels=kernels)

@@ -30,7 +30,7 @@ from llmc.compiler.planner.plan import (
 from llmc.spec.base import place
 from llmc.spec.document import Spec
 
-SIBLINGS = ("data", "kernels", "model", "serve", "train")
+SIBLINGS = ("data", "kernels", "model", "parallel", "serve", "train")
 TINY: dict[str, Any] = {
     "name": "tiny",
     "model": {

@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from architectures import ARCHITECTURES
 from programs import TINY, build, plan_of, tiny_spec
 
 from llmc.compiler.planner.layout import Layout
+from llmc.compiler.planner.plan import Plan
 
 GPU = {"accelerator": TINY["hardware"]["accelerator"] | {"name": "gpu", "kind": "gpu"}}
 WSD = {"name": "wsd", "warmup_steps": 3, "decay_steps": 5, "min_lr_ratio": 0.1}
@@ -52,6 +54,33 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+LAYOUTS = {
+    "dp": Layout(dp_replicate=2, micro_batch=4),
+    "zero-1": Layout(dp_shard=2, zero=1, micro_batch=2, grad_accumulation=2),
+    "zero-3": Layout(dp_shard=2, zero=3, micro_batch=4),
+    "hsdp-cp": Layout(dp_replicate=2, dp_shard=2, cp=2, cp_kind="ring", zero=2, micro_batch=1, grad_accumulation=2),
+    "tp": Layout(tp=2, micro_batch=8, recompute="selective"),
+    "tp-4": Layout(tp=4, sequence_parallel=True, micro_batch=8, recompute="full"),
+    "dp-cp-tp": Layout(dp_shard=2, zero=3, cp=2, cp_kind="ulysses", tp=2, sequence_parallel=True, micro_batch=4),
+}
+"""Programs for several devices: of llama on GPUs in bf16, and of models with biases, caps and sinks on a CPU in fp32."""
+
+
+def distributed() -> Iterator[tuple[str, Any, Plan]]:
+    for name, layout in LAYOUTS.items():
+        spec = tiny_spec(without=("serve",), hardware=GPU, train=train(precision="bf16"))
+        yield f"llama-{name}", spec, plan_of(spec, layout=layout)
+    for model, name in (
+        ("gpt2", "tp-4"),
+        ("gpt2", "hsdp-cp"),
+        ("gemma2", "tp"),
+        ("sinks", "tp-4"),
+        ("llama", "zero-1"),
+    ):
+        spec = tiny_spec(without=("serve",), model=ARCHITECTURES[model])
+        yield f"{model}-{name}-cpu", spec, plan_of(spec, layout=LAYOUTS[name])
+
+
 @pytest.fixture(scope="module")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every variant, built side by side."""
@@ -63,6 +92,8 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("llama", "gemma2"):
             spec = tiny_spec(model=ARCHITECTURES[name])
             build(spec, folder / f"{name}-{recompute}", plan=plan_of(spec, layout=layout))
+    for name, spec, plan in distributed():
+        build(spec, folder / name, plan=plan)
     return folder
 
 
@@ -95,9 +126,12 @@ def test_generated_code_passes_the_type_checker(builds: Path, import_root: Path)
 
 
 def test_programs_stay_short(builds: Path) -> None:
-    for name in ("llama-trained-and-served", "gpu-bf16", "gemma3-trained-and-served"):
-        code = sum(len((builds / name / file).read_text().splitlines()) for file in ("model.py", "train.py", "data.py"))
-        assert code < 400, name
+    for name in ("llama-trained-and-served", "gpu-bf16", "gemma3-trained-and-served", "llama-dp-cp-tp"):
+        files = ("model.py", "train.py", "data.py", "parallel.py")
+        code = sum(
+            len((builds / name / file).read_text().splitlines()) for file in files if (builds / name / file).exists()
+        )
+        assert code < (500 if "-cp-" in name else 400), name
 
 
 @pytest.mark.parametrize("name", ["llama-trained", "gpt2-served", "no-validation"])

@@ -23,8 +23,6 @@ from torch import Tensor, nn
 
 from .mesh import Axis
 
-_TOKENS = 1  # the dim of tokens in [B, T, D]
-
 
 def gathered_linear(x: Tensor, layer: nn.Linear, tp: Axis) -> Tensor:
     """The product of a cut layer with the tokens of all ranks: [B, T/n, D] of each rank -> [B, T, F].
@@ -76,28 +74,28 @@ def _apply(function: type[torch.autograd.Function], x: Tensor, tp: Axis) -> Tens
 
 def gather_tokens(x: Tensor, tp: Axis) -> Tensor:
     """The collective alone: [B, T/n, D] -> [B, T, D]."""
-    return _joined(*_gathering(x, tp))
+    return _joined(*_gathering(x, tp), tp)
 
 
 def _gathering(x: Tensor, tp: Axis) -> tuple[Tensor, dist.Work]:
-    """The ranks' runs [n, B, T/n, D] as they come in, and what to wait for."""
-    parts = x.new_empty((tp.size, *x.shape))
-    work = dist.all_gather_into_tensor(parts.flatten(), x.contiguous().flatten(), group=tp.group, async_op=True)
+    """The ranks' runs [n*B, T/n, D] as they come in, and what to wait for."""
+    runs = x.new_empty((tp.size * x.shape[0], *x.shape[1:]))
+    work = dist.all_gather_single(runs, x.contiguous(), group=tp.group, async_op=True)
     assert work is not None
-    return parts, work
+    return runs, work
 
 
-def _joined(parts: Tensor, work: dist.Work) -> Tensor:
+def _joined(runs: Tensor, work: dist.Work, tp: Axis) -> Tensor:
     work.wait()
-    return torch.cat(parts.unbind(0), dim=_TOKENS)
+    return runs.unflatten(0, (tp.size, -1)).movedim(0, 1).flatten(1, 2)  # [B, T, D]
 
 
 def scatter_tokens(x: Tensor, tp: Axis) -> Tensor:
     """The collective alone: summands [B, T, D] -> [B, T/n, D]."""
-    parts = torch.stack(x.chunk(tp.size, dim=_TOKENS))
-    mine = torch.empty_like(parts[0])
-    dist.reduce_scatter_tensor(mine.flatten(), parts.flatten(), group=tp.group)
-    return mine
+    runs = x.unflatten(1, (tp.size, -1)).movedim(1, 0).flatten(0, 1).contiguous()  # [n*B, T/n, D]
+    own = x.new_empty((x.shape[0], runs.shape[1], x.shape[2]))
+    dist.reduce_scatter_single(own, runs, group=tp.group)
+    return own
 
 
 class _GatheredLinear(torch.autograd.Function):
@@ -111,9 +109,9 @@ class _GatheredLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         x, weight, bias = ctx.saved_tensors
         d_y = grads[0]  # [B, T, F]
-        parts, work = _gathering(x, ctx.tp)
+        runs, work = _gathering(x, ctx.tp)
         d_x = d_y @ weight.to(d_y.dtype)  # meanwhile
-        whole = _joined(parts, work).flatten(0, 1)  # [B*T, D]
+        whole = _joined(runs, work, ctx.tp).flatten(0, 1)  # [B*T, D]
         d_x = scatter_tokens(d_x, ctx.tp)
         d_weight = (d_y.flatten(0, 1).T @ whole).to(weight.dtype)
         d_bias = None if bias is None else d_y.flatten(0, 1).sum(0).to(bias.dtype)
