@@ -1,1 +1,1 @@
-"""What a generated serve.py stands on: scheduler, KV slots, sampler, engine thread and the OpenAI-compatible API."""
+"""What a generated serve.py stands on: scheduler, KV blocks, sampler, engine thread and the OpenAI-compatible API."""

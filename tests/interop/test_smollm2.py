@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,7 @@ def test_log_probabilities_are_those_of_transformers(imported: Path, program: An
 def server(imported: Path) -> Iterator[openai.OpenAI]:
     """`llmc run serve` in a process of its own, and a client of it."""
     command = [Path(sys.executable).with_name("llmc"), "run", "serve", "spec.yaml", "--weights", "weights"]
+    command += ["--set", "serve.weights.dtype=fp32", "--set", "serve.kv_cache={dtype: fp32, prefix_cache: true}"]
     with (imported / "server.log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--port", "0", "--threads", "1"], cwd=imported, stdout=subprocess.PIPE, stderr=log, text=True
@@ -172,6 +174,27 @@ def test_a_chat_answer_is_sensible(server: openai.OpenAI):
     assert answer.choices[0].message.content is not None
     assert "Paris" in answer.choices[0].message.content
     assert answer.choices[0].finish_reason == "stop"  # the end token of the checkpoint, not the limit
+
+
+def test_greedy_answers_to_fifty_prompts_in_company_are_those_of_transformers(
+    server: openai.OpenAI, tokenizer: Tokenizer, wheel: Path
+):
+    """Prompts of different lengths, some of which begin alike, batched by the server, and one by one by transformers."""
+    words, num_new = TEXT.split(), 8
+    prompts = [" ".join(words[at % 5 * 7 : at % 5 * 7 + 3 + at % 23]) for at in range(50)]
+    model = server.models.list().data[0].id
+
+    def ask(prompt: str) -> str:
+        return server.completions.create(model=model, prompt=prompt, temperature=0, max_tokens=num_new).choices[0].text
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, prompts))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(wheel, gguf_file=FILE, dtype=torch.float32).eval()
+    for prompt, answer in zip(prompts, answers, strict=True):
+        tokens = torch.tensor([tokenizer.encode(prompt).ids])
+        config = transformers.GenerationConfig(max_new_tokens=num_new, do_sample=False, eos_token_id=2, pad_token_id=2)
+        found = theirs.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=config)
+        assert answer == tokenizer.decode(found[0, tokens.shape[1] :].tolist()), prompt
 
 
 def test_the_server_counts_the_tokens_of_the_chat_template(server: openai.OpenAI, tokenizer: Tokenizer):
