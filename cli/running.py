@@ -14,7 +14,9 @@ from .faults import FINE, WRONG_USAGE
 from .printing import print_diagnostics
 
 PROGRAMS = {"train": "train.py", "serve": "serve.py", "generate": "serve.py"}
-MANIFEST = "manifest.json"
+MANIFEST, PLAN = "manifest.json", "plan.json"
+MOST_PROCESSES = 16
+"""That this machine alone is asked to run."""
 
 
 def run_program(command: str, target: Path, overrides: Sequence[str], args: Sequence[str]) -> int:
@@ -37,12 +39,27 @@ def run_program(command: str, target: Path, overrides: Sequence[str], args: Sequ
         section = "train" if command == "train" else "serve"
         print(f"llmc run {command}: there is no {script}: the spec has no `{section}` section", file=sys.stderr)
         return WRONG_USAGE
-    return _become(script, _arguments(command, args))
+    processes = _processes(folder) if command == "train" else 1
+    if processes > MOST_PROCESSES:
+        message = f"there are {processes:,} processes to start, on several machines: README.md of {folder} says how"
+        print(f"llmc run train: {message}", file=sys.stderr)
+        return WRONG_USAGE
+    return _become(script, _arguments(command, args), processes=processes)
 
 
-def _become(script: Path, args: Sequence[str]) -> NoReturn:
+def _become(script: Path, args: Sequence[str], *, processes: int) -> NoReturn:
+    """The program itself, or torchrun with as many processes of it as there are devices."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, str(script), *args])
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+    os.execv(sys.executable, [sys.executable, *(torchrun if processes > 1 else ()), str(script), *args])
+
+
+def _processes(folder: Path) -> int:
+    """Processes that a built training program consists of."""
+    from ..compiler.planner.plan import Plan
+
+    plan = Plan.from_json((folder / PLAN).read_text(encoding="utf-8"))
+    return plan.train.layout.devices if plan.train is not None else 1
 
 
 def _arguments(command: str, args: Sequence[str]) -> list[str]:

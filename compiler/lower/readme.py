@@ -28,6 +28,11 @@ class ReadmeView:
     model_type: str
     """Hugging Face's name for the model; empty if it has none."""
     run_dir: str
+    has_data: bool
+    num_devices: int
+    nodes: int
+    start: str
+    """The command that starts training."""
 
 
 def lower_readme(
@@ -44,4 +49,16 @@ def lower_readme(
         has_kernels=train is not None,
         model_type=convert.model_type if convert else "",
         run_dir=f"runs/{spec.name}",
+        has_data=spec.data is not None,
+        num_devices=plan.train.layout.devices if plan.train else 1,
+        nodes=train.nodes if train else 1,
+        start=_start(plan, train) if train else "",
     )
+
+
+def _start(plan: Plan, train: TrainView) -> str:
+    command = "python train.py"
+    if plan.train is not None and plan.train.layout.devices > 1:
+        nodes = f" --nnodes {train.nodes} --rdzv-endpoint HOST:PORT" if train.nodes > 1 else ""
+        command = f"torchrun --nproc-per-node {train.per_node}{nodes} train.py"
+    return command if train.has_data else f"{command} --data DIR"

@@ -61,9 +61,6 @@ def refuse_program(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
     yield from _model(spec)
     for number, stage in enumerate(spec.train or ()):
         yield from _training(stage, ("train", number))
-    if spec.train is not None and spec.data is None:
-        message = "a training program needs text: `data` is missing; `data: {sources: [...], tokenizer: ...}` gives it"
-        yield _refused(message, ("train",), part="key")
     if plan.train is not None:
         yield from _layout(spec, plan.train.layout)
     if spec.serve is not None:

@@ -65,6 +65,9 @@ class TrainView:
     flops_per_token: str
     peak_flops_per_s: str
     peak_words: str
+    vocab_size: int = 0
+    has_data: bool = True
+    """Whether data.py says what text there is; else a prepared corpus is given when the program starts."""
     nodes: int = 1
     per_node: int = 1
     autocasts: bool = False
@@ -129,6 +132,8 @@ def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str, kernel
         nodes=spec.hardware.nodes if spec.hardware.nodes * _per_node(spec) == layout.devices else 1,
         per_node=_per_node(spec) if spec.hardware.nodes * _per_node(spec) == layout.devices else layout.devices,
         autocasts=train.precision == "bf16" and layout.data_parallel * layout.cp == 1,
+        vocab_size=spec.model.vocab_size,
+        has_data=spec.data is not None,
         norms_start_at_zero=spec.model.norm.unit_offset,
     )
 

@@ -46,8 +46,8 @@ class Corpus:
     index: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: Path | str) -> Corpus:
-        """Checks that `folder` is a whole corpus."""
+    def open(cls, folder: Path | str, *, vocab_size: int | None = None) -> Corpus:
+        """Checks that `folder` is a whole corpus, whose tokens a model with this vocabulary has."""
         folder = Path(folder)
         index = read_index(folder)
         if index is None:
@@ -64,6 +64,11 @@ class Corpus:
             raise DataError(
                 f"{folder} is damaged: {error}", help="remove the folder and prepare the corpus again"
             ) from error
+        if vocab_size is not None and corpus.vocab_size > vocab_size:
+            raise DataError(
+                f"{folder} has a vocabulary of {corpus.vocab_size}, the model one of {vocab_size}",
+                help="give a corpus that was prepared for this model",
+            )
         return corpus
 
     def _check(self) -> None:

@@ -69,12 +69,19 @@ class TokenLoader:
         self.samples += self.world_size * self.batch
         return batch
 
-    def sweep(self, num_batches: int | None = None) -> Iterator[np.ndarray]:
+    def sweep(self, num_batches: int | None = None, *, even: bool = False) -> Iterator[np.ndarray]:
         """Each window once in the order of the stream (validation), without moving the cursor.
 
-        Ranks take turns; the last batch may be smaller. With `num_batches`, the first few batches of this rank.
+        Ranks take turns; the last batch may be smaller. With `num_batches`, the first few batches of this rank. With
+        `even`, what is left after the last full turn is left out, so that all ranks have as many batches.
         """
-        own = np.arange(self.rank, self.num_windows, self.world_size)
+        rest = self.num_windows % self.world_size if even else 0
+        if rest == self.num_windows:
+            raise DataError(
+                f"the {self.split} split has {self.num_windows} windows for {self.world_size} ranks",
+                help="add text, take a shorter sequence, or hold out a larger share for validation",
+            )
+        own = np.arange(self.rank, self.num_windows - rest, self.world_size)
         for start in range(0, len(own), self.batch)[:num_batches]:
             yield self.read(own[start : start + self.batch])
 

@@ -69,7 +69,6 @@ def test_a_spec_that_no_pass_understands_is_refused_before_planning(
         (training(objective="dpo"), "train.0.objective", "causal_lm is"),
         (serving(weights={"dtype": "int4"}), "serve.weights.dtype", "with bf16 and fp32 it is"),
         (serving(kv_cache={"dtype": "int8"}), "serve.kv_cache.dtype", "in bf16 and fp32 it is"),
-        ({"without": ("data",)}, "train", "`data` is missing"),
         ({"without": ("train", "serve", "data")}, "model", "no program"),
     ],
 )
