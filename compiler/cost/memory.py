@@ -24,7 +24,7 @@ RUNTIME_BYTES = {"gpu": 0.9e9, "npu": 0.9e9, "tpu": 0.5e9, "cpu": 0.35e9}
 LOSS_CHUNK_BYTES = 1 << 26
 """Most that a chunk of logits takes in the fused loss (compiler/kernels/linear_cross_entropy.py)."""
 
-Program = Literal["halves", "autocast", "mixed", "sharded"]
+Program = Literal["halves", "autocast", "mixed", "sharded", "fsdp"]
 """How a program holds weights and their optimizer state, see `state_bytes`."""
 
 

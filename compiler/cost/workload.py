@@ -13,6 +13,8 @@ from ..ir.ops import Op
 from .communication import Traffic, traffic_of
 from .compute import BlockTime, Formats, OpWork, block_time_of, block_works
 from .memory import (
+    LOSS_CHUNK_BYTES,
+    MOMENTS,
     KeptBytes,
     Ledger,
     Program,
@@ -25,6 +27,7 @@ from .memory import (
     state_bytes,
 )
 from .pipeline import in_flight, layers_of_ranks
+from .sharded_program import Held, Sharding, ledger_of_program
 from .sharding import Degrees
 from .software import OURS, Software
 
@@ -227,6 +230,8 @@ class Workload:
     def rank_ledger(self, rank: Rank, layout: Layout) -> Ledger:
         """Of one pipeline rank."""
         micro_batch, holds = layout.micro_batch, self.contents(rank, layout.degrees, recompute=layout.recompute)
+        if self.program == "fsdp":
+            return self._ledger_of_program(rank, holds, layout)
         stage = StageParts(
             dense=holds.dense,
             experts=holds.experts,
@@ -253,6 +258,49 @@ class Workload:
             kind=self.machine.kind,
             copies=2 if layout.schedule == "dualpipe" and layout.virtual_stages == 1 else 1,
         )
+
+    def _ledger_of_program(self, rank: Rank, holds: Contents, layout: Layout) -> Ledger:
+        """Of a rank of our own program."""
+        micro_batch = layout.micro_batch
+        has_head = "after" in rank.parts
+        head = "before" if self.is_tied else "after"
+        held = Held(
+            dense=holds.dense,
+            experts=holds.experts,
+            root=sum(self.parameters(part, layout.degrees)[0] for part in rank.parts),
+            head=self.parameters(head, layout.degrees)[0] if has_head else 0,
+            largest_block=holds.largest_block,
+            kept=holds.kept
+            * micro_batch
+            * in_flight(
+                layout.schedule,
+                rank=rank.first,
+                ranks=layout.pp,
+                micro_batches=layout.grad_accumulation,
+                virtual=layout.virtual_stages,
+            ),
+            kept_by_layer=holds.kept * micro_batch / max(1, sum(count for _, count in rank.layers)),
+            one_layer=holds.one_layer * micro_batch,
+            two_largest=holds.two_largest * micro_batch,
+            loss=self._program_loss_bytes(layout) if has_head else 0.0,
+        )
+        sharding = Sharding(
+            zero=layout.zero,
+            shards=layout.shards,
+            expert_shards=max(1, layout.shards // layout.ep),
+            accumulates=layout.grad_accumulation > 1,
+            values=self.formats.values.size_bytes,
+            moments=MOMENTS[self.optimizer],
+        )
+        return ledger_of_program(held, sharding, kind=self.machine.kind)
+
+    def _program_loss_bytes(self, layout: Layout) -> float:
+        """What our loss works with; cut over tp, also the gathered hidden states, their gradient, and fp32 logits of a chunk."""
+        held = self._loss_bytes(layout.degrees, micro_batch=layout.micro_batch)
+        if layout.tp == 1:
+            return held
+        rows = layout.micro_batch * -(-self.seq_len // layout.cp)
+        return held + 2 * rows * self.graph.sizes["D"] * self.formats.values.size_bytes + LOSS_CHUNK_BYTES
 
     def contents(self, rank: Rank, degrees: Degrees, *, recompute: str) -> Contents:
         """What a pipeline rank holds, before sharding over data-parallel ranks."""
@@ -283,7 +331,7 @@ class Workload:
     def states(self, layout: Layout) -> StateBytes:
         """Bytes a parameter under a layout."""
         return state_bytes(
-            program="sharded" if layout.zero == 3 else self.program,
+            program="sharded" if layout.zero == 3 or self.program == "fsdp" else self.program,
             precision=self.precision,
             optimizer=self.optimizer,
             accumulates=layout.grad_accumulation > 1,

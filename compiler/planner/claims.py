@@ -12,6 +12,7 @@ from .layout import Layout
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
+    from ..ir.graph import Graph
     from .train_plan import TrainOutcome
 
 
@@ -37,8 +38,14 @@ class TrainClaims(BaseModel):
 
 def claims_of(spec: Spec, outcome: TrainOutcome) -> TrainClaims:
     """The claims for a program of several devices."""
+    chosen = outcome.chosen
+    return claims_of_layout(spec, outcome.work.graph, chosen.layout, peak=round(chosen.ledger.allocated))
+
+
+def claims_of_layout(spec: Spec, graph: Graph, layout: Layout, *, peak: int) -> TrainClaims:
+    """The claims for a layout of several devices."""
     assert spec.train is not None
-    train, graph, layout = spec.train[0], outcome.work.graph, outcome.chosen.layout
+    train = spec.train[0]
     vocab = -(-spec.model.vocab_size // layout.tp)
     setting = Setting(
         seq_len=train.seq_len,
@@ -52,6 +59,6 @@ def claims_of(spec: Spec, outcome: TrainOutcome) -> TrainClaims:
         parameters=parameters,
         gradients=parameters,
         optimizer=optimizer,
-        peak=round(outcome.chosen.ledger.allocated),
+        peak=peak,
         kv_copies=kv_copies(graph, layout),
     )

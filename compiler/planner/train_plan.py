@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...spec.batch import Batch, fixed_dp, solve_batch
 from ...spec.diagnostics import Diagnostic, diagnose
 from ...spec.units import GIB
-from ..cost.memory import Ledger
+from ..cost.memory import Ledger, Program
 from ..cost.software import software_of
 from ..cost.step import StepTime
 from ..cost.workload import Workload
@@ -58,7 +58,7 @@ def plan_training(
         seq_len=train.seq_len,
         precision=train.precision,
         optimizer=train.optimizer.name,
-        program="halves" if machine.num_devices == 1 and "adamw" in kernels else None,
+        program=_program(spec, machine, kernels),
         software=software_of(spec.assume),
     )
     wanted = given(parallel)
@@ -71,6 +71,13 @@ def plan_training(
     if not parallel.is_auto and machine.num_devices > 1:
         auto = next(iter(_search(OPEN, work, batch).fitting), None)
     return TrainOutcome(_train_plan(spec, work, batch, found, auto), tuple(diagnostics), work, batch, found, auto)
+
+
+def _program(spec: Spec, machine: Machine, kernels: frozenset[str]) -> Program | None:
+    """How the program that we would generate holds model states; None: somebody else's, or one we do not generate yet."""
+    if machine.num_devices == 1:
+        return "halves" if "adamw" in kernels else None
+    return "fsdp" if spec.assume is None and machine.kind in ("cpu", "gpu") else None
 
 
 def _search(wanted: Given, work: Workload, batch: Batch) -> Search:
@@ -98,7 +105,7 @@ def _nothing(spec: Spec, wanted: Given, work: Workload, batch: Batch, found: Sea
             seq_len=work.seq_len,
             precision=work.precision,
             optimizer=work.optimizer,
-            program=work.program if machine.num_devices == 1 else None,
+            program=_program(spec, machine, frozenset({"adamw"} if work.program == "halves" else ())),
             software=work.software,
         )
         return _search(other, again, batch)

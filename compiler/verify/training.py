@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,41 +10,44 @@ from .claims import WITHIN_2_PERCENT, Claim
 from .dry import dry_runs
 from .groups import AXES, ranks_along
 from .order import find_hang
+from .record import Record
 from .traffic import compare, extrapolated, found_sums, planned_sums
 
 if TYPE_CHECKING:
     from ..planner.claims import TrainClaims
     from ..planner.layout import Layout
-    from .record import Record
 
 Progress = Callable[[str], None]
+DryRuns = Callable[..., Iterable[Record]]
 MANY = 16
 """Ranks of an axis that are all played; of longer ones the first, the middle and the last."""
 
 
-def check_training(folder: Path, claims: TrainClaims, *, progress: Progress) -> Iterator[Claim]:
+def check_training(
+    folder: Path, claims: TrainClaims, *, progress: Progress, runs: DryRuns = dry_runs
+) -> Iterator[Claim]:
     """What a training program for several devices sends, holds, and in which order its ranks meet."""
     layout = claims.layout
     progress("one step of rank 0")
-    record, sums = _step(folder, claims)
+    record, sums = _step(folder, claims, runs)
     yield from compare(planned_sums(claims.traffic, layout, 0), sums)
     yield from _states(record, claims)
     players = sorted(_players(layout))
     progress(f"the order of {len(players)} ranks' collectives")
-    records = list(dry_runs(folder, players, micro_batches=2, layers=2))
+    records = list(runs(folder, players, micro_batches=2, layers=2))
     hang = find_hang({each.rank: each.events for each in records})
     yield Claim("order", f"{len(players)} ranks, all kinds of groups among them, end together", "yes", hang or "yes")
 
 
-def _step(folder: Path, claims: TrainClaims) -> tuple[Record, dict[tuple[str, str], tuple[int, int]]]:
+def _step(folder: Path, claims: TrainClaims, runs: DryRuns) -> tuple[Record, dict[tuple[str, str], tuple[int, int]]]:
     """Rank 0's step as the plan has it, from as few micro-batches as tell it."""
     layout = claims.layout
     several = layout.grad_accumulation
-    (record,) = dry_runs(folder, [0], micro_batches=min(several, 2))
+    (record,) = runs(folder, [0], micro_batches=min(several, 2))
     sums = found_sums(record, layout, kv_copies=claims.kv_copies)
     if several <= 2:
         return record, sums
-    (longer,) = dry_runs(folder, [0], micro_batches=3)
+    (longer,) = runs(folder, [0], micro_batches=3)
     more = found_sums(longer, layout, kv_copies=claims.kv_copies)
     return record, extrapolated(sums, more, micro_batches=several)
 

@@ -34,8 +34,8 @@ def verify_folder(folder: Path, *, spec: Spec | None, progress: Progress) -> Ver
     if spec is None:
         unchecked.append("numerics: give the spec instead of the folder")
     else:
-        progress("numerics of a small model in float64")
-        found += check_numerics(spec, plan)
+        progress("numerics in float64")
+        found += check_numerics(spec, plan, built=folder)
     unchecked += [f"{name} was edited after it was built" for name in edited_files(folder)]
     return Verdict(plan.name, tuple(found), tuple(unchecked))
 

@@ -42,8 +42,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             losses[part] = _cross_entropy(logits, targets[part], has_grad=has_grad)
             if has_grad:  # logits now hold their gradient
                 torch.mm(logits, w, out=d_x[part])
-                d_part = logits.T @ x[part]  # [V, D]
-                d_w = d_part if d_w is None else _add(d_w, d_part)
+                d_w = logits.T @ x if d_w is None else _add(d_w, logits.T @ x[part])  # [V, D]
         if d_w is not None:
             ctx.is_fresh = True
             ctx.save_for_backward(d_x.to(hidden.dtype), d_w.to(weight.dtype))
