@@ -98,11 +98,18 @@ def build(
 
 
 @runs.command("train", context_settings=PASS_ON)
-def run_train(context: typer.Context, target: SpecOrFolder, overrides: Overrides = None) -> None:
+def run_train(
+    context: typer.Context,
+    target: SpecOrFolder,
+    overrides: Overrides = None,
+    launcher: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Start it by torchrun, slurm, ray or kubernetes, as `deploy` says.")
+    ] = None,
+) -> None:
     """Train. Options such as --resume are handed on to the program."""
     from .running import run_program
 
-    _exit(run_program("train", target, overrides or [], context.args))
+    _exit(run_program("train", target, overrides or [], context.args, launcher=launcher))
 
 
 @runs.command("serve", context_settings=PASS_ON)

@@ -19,8 +19,14 @@ MOST_PROCESSES = 16
 """That this machine alone is asked to run."""
 
 
-def run_program(command: str, target: Path, overrides: Sequence[str], args: Sequence[str]) -> int:
-    """Replace this process by the program: signals and exit status are its own."""
+def run_program(
+    command: str, target: Path, overrides: Sequence[str], args: Sequence[str], *, launcher: str | None = None
+) -> int:
+    """Replace this process by the program, or by its launcher: signals and exit status are its own."""
+    from .launching import launch, unknown
+
+    if launcher is not None and (status := unknown(launcher)) is not None:
+        return status
     if command == "serve" and any(arg.split("=")[0] == "--simulate" for arg in args):
         if target.is_dir():
             print("llmc run serve --simulate: give the spec, which is planned for that accelerator", file=sys.stderr)
@@ -34,6 +40,8 @@ def run_program(command: str, target: Path, overrides: Sequence[str], args: Sequ
         folder, status = _build(target, command, overrides)
     if folder is None:
         return status
+    if launcher is not None:
+        return launch(launcher, folder, args)
     script = folder / PROGRAMS[command]
     if not script.exists():
         section = "train" if command == "train" else "serve"

@@ -19,7 +19,7 @@ _DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 _LABEL_KEY = r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
 _IMAGE = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}$"
 _FULL_PATH = r"^/[A-Za-z0-9._/+-]{0,1023}$"
-_DEVICES = r"^[=^]?[A-Za-z0-9_.:-]{1,64}(,[A-Za-z0-9_.:-]{1,64}){0,31}$"
+_DEVICES = r"^[=^]?[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}(,[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}){0,31}$"
 
 
 def _check_line(value: str) -> str:
@@ -92,7 +92,7 @@ class Slurm(_Training):
     partition: Name | None = Field(default=None, description="The partition to submit to.")
     account: Name | None = Field(default=None, description="The account to charge.")
     qos: Name | None = Field(default=None, description="The quality of service.")
-    constraint: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.&|*()\[\]-]{1,128}$")] | None = Field(
+    constraint: Annotated[str, Field(pattern=r"^[A-Za-z0-9_(\[][A-Za-z0-9_.&|*()\[\]-]{0,127}$")] | None = Field(
         default=None, description="Features that the nodes must have."
     )
     time_limit_h: Hours | None = Field(

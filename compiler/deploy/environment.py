@@ -26,15 +26,17 @@ class Variable:
     key: str
 
 
-def variables(machines: Machines, network: Network, extra: Mapping[str, str]) -> tuple[Variable, ...]:
+def variables(
+    machines: Machines, network: Network, extra: Mapping[str, str], *, is_torchrun: bool = False
+) -> tuple[Variable, ...]:
     """Those of the machines, then the user's own, which win."""
-    found = [*_torch(machines), *_links(machines), *_network(machines, network)]
+    found = [*_torch(machines, is_torchrun=is_torchrun), *_links(machines), *_network(machines, network)]
     own = [Variable(name, value, "from the spec", "deploy.environment") for name, value in extra.items()]
     return (*(each for each in found if each.name not in extra), *own)
 
 
-def _torch(machines: Machines) -> Iterator[Variable]:
-    if machines.ranks > 1:
+def _torch(machines: Machines, *, is_torchrun: bool) -> Iterator[Variable]:
+    if machines.ranks > 1 and is_torchrun:
         reason = "a restart makes a new store: the old one has the addresses of processes that died"
         yield Variable("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1", reason, "deploy.target")
     if machines.ranks > 1 and machines.kind == "gpu":

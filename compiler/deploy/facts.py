@@ -50,7 +50,7 @@ class Machines:
     fabric: Fabric
     fabric_words: str
     domain_nodes: int
-    """Nodes that one fast-link domain spans: 16 of a rack with 72 devices in nodes of 4, else 1."""
+    """Nodes that one fast-link domain joins, in equal groups: of a rack's 18, 32 nodes use 16 each. 1 without such."""
     has_switched_links: bool
     """Whether the fast links go through a switch that can add (NVLink 4 and later)."""
 
@@ -190,9 +190,14 @@ def machines_of(spec: Spec, devices: int) -> Machines:
         vendor=accelerator.vendor or "",
         fabric=fabric if nodes > 1 else "unknown",
         fabric_words=link,
-        domain_nodes=min(max(1, domain // node_size), nodes) if accelerator.torus is None else 1,
+        domain_nodes=_whole_domain(nodes, domain // node_size) if accelerator.torus is None else 1,
         has_switched_links=fast.startswith(("NVLink4", "NVLink5")) and domain >= 8,
     )
+
+
+def _whole_domain(nodes: int, reach: int) -> int:
+    """The largest group of nodes within reach of each other that divides all of them evenly, as the planner takes it."""
+    return max(size for size in range(1, max(1, min(nodes, reach)) + 1) if nodes % size == 0)
 
 
 def _fabric(link: str | None) -> Fabric:

@@ -60,6 +60,7 @@ class ServingPod:
     devices: tuple[Device, ...]
     claim: str | None
     endpoints_s: int
+    has_rdma: bool
     has_shared_memory: bool
     is_scaled: bool
     max_replicas: int
@@ -87,7 +88,7 @@ def _training(deploy: Kubernetes, job: TrainJob) -> Files:
         main_address=f"{job.object_name}-node-0-0.{job.object_name}"
         if several and deploy.train_as == "jobset"
         else None,
-        variables=variables(job.machines, deploy.network, deploy.environment),
+        variables=variables(job.machines, deploy.network, deploy.environment, is_torchrun=True),
         cpus=deploy.cpus,
         memory=_quantity(deploy.memory_gib),
         devices=_devices(job.machines, deploy.rdma_resource),
@@ -123,6 +124,7 @@ def _serving(deploy: Kubernetes, server: Server) -> Files:
         devices=_devices(server.machines, deploy.rdma_resource),
         claim=deploy.claim,
         endpoints_s=ENDPOINTS_S,
+        has_rdma=server.machines.fabric in _RDMA,
         has_shared_memory=server.machines.ranks > 1,
         is_scaled=deploy.autoscaler is not None,
         max_replicas=most,

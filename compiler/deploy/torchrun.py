@@ -19,7 +19,7 @@ def files(deploy: Torchrun, train: TrainJob | None, serve: Server | None) -> Fil
         "torchrun.sh",
         "torchrun/torchrun.sh.j2",
         job=train,
-        variables=variables(train.machines, deploy.network, deploy.environment),
+        variables=variables(train.machines, deploy.network, deploy.environment, is_torchrun=True),
         python=shell(deploy.python),
         max_restarts=deploy.max_restarts,
         rendezvous_port=deploy.rendezvous_port,

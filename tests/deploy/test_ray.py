@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from programs import TINY, build, plan_of, tiny_spec
+from real_program import built, copy_of, is_whole
 from starts import starts, steps
 from trees import STEPS, cpus, training, write_launch
 
@@ -71,6 +72,15 @@ def test_a_training_job_goes_on_after_a_rank_has_died(cluster: dict[str, str], t
     assert steps(run_dir) == list(range(1, STEPS + 1))
     assert sorted((each["rank"], each["first"]) for each in starts(run_dir)) == [(0, 0), (0, 5), (1, 0), (1, 5)]
     assert starts(run_dir)[0]["environment"]["OWN_VALUE"] == "a 'b'"
+
+
+def test_a_generated_program_goes_on_with_a_run(cluster: dict[str, str], prepared: Path, tmp_path: Path) -> None:
+    folder = copy_of(prepared, tmp_path)
+    program = built(folder, "ray", storage=str(tmp_path / "ray"))
+    command = [str(RAY / "python"), str(program / "launch/ray_train.py")]
+    found = subprocess.run(command, cwd=folder, env=cluster, capture_output=True, text=True, timeout=400)
+    assert found.returncode == 0, found.stdout[-2000:] + found.stderr[-6000:]
+    is_whole(folder)
 
 
 def test_a_server_answers_and_streams_through_ray_serve(cluster: dict[str, str], tmp_path: Path) -> None:
