@@ -28,7 +28,8 @@ NEEDED_ANYWAY: frozenset[Path] = frozenset({("model", "intermediate_size"), ("mo
 
 LOADER_READS: frozenset[Path] = frozenset(
     {("llmc",), ("name",), ("extends",), ("model", "preset"), ("model", "family"), ("model", "hf"),
-     ("hardware", "accelerator", "like"), ("hardware", "accelerator", "name")}
+     ("hardware", "accelerator", "like"), ("hardware", "accelerator", "name"),
+     *(("hardware", part, key) for part in ("host", "storage") for key in ("like", "name"))}
 )  # fmt: skip
 """Keys whose work is done when the spec is loaded."""
 

@@ -136,6 +136,11 @@ def _offer_catalog(definitions: Json) -> None:
     field = definitions["Hardware"]["properties"]["accelerator"]
     field["anyOf"] = [{"type": "string", "enum": accelerators}, {"$ref": field.pop("$ref")}]
     field["examples"] = ["cpu", "h100-sxm-80g", {"like": "h100-sxm-80g", "memory_gib": 96}]
+    for part, kind, folder in (("host", "Host", catalog.HOSTS), ("storage", "Storage", catalog.STORAGES)):
+        names = catalog.list_names(folder)
+        _name_or_null(definitions[kind]["properties"]["like"], names)
+        field = definitions["Hardware"]["properties"][part]
+        field["anyOf"] = [{"type": "string", "enum": names}, *field["anyOf"]]
     families = [name for name in ("llama", "gpt2") if name in catalog.list_families()]
     model["family"]["examples"] = families
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from .base import Node
-from .units import Count, GBPerSecond, GiB, NotAFlag, TeraFlops, Usd, Watts
+from .units import Count, Flag, GBPerSecond, GiB, NotAFlag, TeraFlops, Usd, Watts
 
 _TOPOLOGY = re.compile(r"[1-9]\d{0,4}(x[1-9]\d{0,4}){1,2}")
 
@@ -40,6 +40,9 @@ class IntraNode(Node):
     link: str | None = Field(default=None, description="Name of the link, such as NVLink4.")
     gb_s: GBPerSecond | None = Field(default=None, description="Bandwidth a device.")
     domain: Count | None = Field(default=None, description="Devices that the fast links join.")
+    is_mesh: Flag = Field(
+        default=False, description="Whether each pair of devices has its own wire, and no switch joins them."
+    )
 
 
 class InterNode(Node):
@@ -79,6 +82,43 @@ class Accelerator(Node):
     tdp_w: Watts | None = Field(default=None, description="Power a device draws at most.")
 
 
+class Host(Node):
+    """The machine around the devices of a node."""
+
+    name: str | None = Field(default=None, description="What reports call it; filled in from `like`.")
+    like: str | None = Field(default=None, description="The catalog entry that this one resembles.")
+    cpu_cores: Count = Field(description="Cores, of all sockets.")
+    memory_gib: GiB = Field(description="Memory of the host.")
+    nvme_gb_s: GBPerSecond | None = Field(default=None, description="Sequential writes to all local disks together.")
+    nvme_tb: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Local disks, TB.")
+    network_gb_s: GBPerSecond | None = Field(default=None, description="All network ports together, one direction.")
+
+
+class Storage(Node):
+    """What checkpoints are written to and data is read from."""
+
+    name: str | None = Field(default=None, description="What reports call it; filled in from `like`.")
+    like: str | None = Field(default=None, description="The catalog entry that this one resembles.")
+    kind: Literal["local", "parallel", "object"] = Field(
+        description="local: each host's own; parallel: a shared file system; object: a store such as S3."
+    )
+    host_write_gb_s: GBPerSecond = Field(description="What one host can write.")
+    host_read_gb_s: GBPerSecond | None = Field(default=None, description="What one host can read.")
+    write_gb_s: GBPerSecond | None = Field(
+        default=None, description="What all hosts together can write; null: no limit."
+    )
+    read_gb_s: GBPerSecond | None = Field(default=None, description="What all hosts together can read; null: no limit.")
+
+
+class Pod(Node):
+    """The part of a network that is as wide as its devices' ports."""
+
+    devices: Count = Field(description="Devices in a pod.")
+    oversubscription: Annotated[float, Field(ge=1.0)] = Field(
+        description="How many times narrower the network is between pods, such as 7 for 7:1."
+    )
+
+
 class Hardware(Node):
     """The machine that the program runs on."""
 
@@ -93,6 +133,14 @@ class Hardware(Node):
     )
     inter_node_gb_s: GBPerSecond | None = Field(
         default=None, description="Bandwidth between nodes, a device; null: the catalog's."
+    )
+    pod: Pod | None = Field(
+        default=None, description="Where the network narrows; null: it is as wide between all nodes."
+    )
+    host: Host | None = Field(default=None, description="A host of the catalog, or its figures; null: not known.")
+    storage: Storage | None = Field(
+        default=None,
+        description="What checkpoints go to: a name from the catalog or figures; null: the hosts' own disks.",
     )
     price_per_hour_usd: Usd | None = Field(
         default=None, description="Price of one device for an hour; null: plans show device-hours only."

@@ -108,8 +108,9 @@ def judge(tree: YamlNode) -> Judged:
 
 
 def _follows(fault: Diagnostic, unresolved: list[tuple[str | int, ...]]) -> bool:
-    """Fields missing or a bare name unread, because a preset or accelerator was not found: already reported."""
-    is_bare_word = fault.path == ("hardware", "accelerator") and fault.code == "S106"
+    """Fields missing or a bare name unread, because a preset, accelerator, host or storage was not found: already reported."""
+    parts = (("hardware", "accelerator"), ("hardware", "host"), ("hardware", "storage"))
+    is_bare_word = fault.path in parts and fault.code == "S106"
     return fault.path in unresolved and (fault.code == "S105" or is_bare_word)
 
 

@@ -14,8 +14,10 @@ SHORTHANDS: dict[Path, str] = {
     ("parallel",): "rest",
     ("objective",): "kind",
     ("accelerator",): "like",
+    ("hardware", "host"): "like",
+    ("hardware", "storage"): "like",
 }
-"""Last key of a path -> the key that a bare word at that path stands for: `parallel: auto` is `{rest: auto}`."""
+"""Last keys of a path -> the key that a bare word at that path stands for: `parallel: auto` is `{rest: auto}`."""
 
 
 def expand(path: Path, node: YamlNode) -> YamlNode:
@@ -24,7 +26,7 @@ def expand(path: Path, node: YamlNode) -> YamlNode:
         return node
     if path[-1] == "layout" and node.value == "auto":
         return MappingNode({}, node.span, node.written)
-    key = SHORTHANDS.get(path[-1:])
+    key = SHORTHANDS.get(path[-1:]) or SHORTHANDS.get(path[-2:])
     if key is None or (key == "rest" and node.value != "auto"):
         return node
     return MappingNode({key: Entry(node.span, node)}, node.span, node.written)

@@ -41,7 +41,7 @@ def resolve(tree: MappingNode) -> Resolved:
     """Presets and the catalog laid under the user's tree."""
     result = Resolved(tree)
     _resolve_model(result)
-    _resolve_accelerator(result)
+    _resolve_hardware(result)
     return result
 
 
@@ -163,31 +163,42 @@ def _hf_model(result: Resolved, name: ScalarNode) -> dict[str, Any] | None:
         return None
 
 
-def _resolve_accelerator(result: Resolved) -> None:
+def _resolve_hardware(result: Resolved) -> None:
+    """The accelerator, the host around it and the storage, each `like` an entry of the catalog."""
+    from . import catalog
+
     hardware = result.tree.get("hardware")
     if not isinstance(hardware, MappingNode):
         return
-    path: Path = ("hardware", "accelerator")
-    node = hardware.get("accelerator")
-    if node is None:
-        return
+    for key, code, folder in (
+        ("accelerator", "S206", catalog.ACCELERATORS),
+        ("host", "S209", catalog.HOSTS),
+        ("storage", "S209", catalog.STORAGES),
+    ):
+        node = hardware.get(key)
+        if node is not None:
+            _resolve_entry(result, node, path=("hardware", key), code=code, folder=folder)
+
+
+def _resolve_entry(result: Resolved, node: YamlNode, *, path: Path, code: str, folder: str) -> None:
+    from . import catalog
+
     mapping = expand(path, node)
     if not isinstance(mapping, MappingNode) or _text(mapping, "like") is None:
         return
-    from . import catalog
-
-    name = _scalar(mapping, "like")
-    if name.value not in catalog.list_accelerators():
+    name, known = _scalar(mapping, "like"), catalog.list_names(folder)
+    if name.value not in known:
         at = path if isinstance(node, ScalarNode) else (*path, "like")
-        result.fail(_unknown_name("S206", "accelerator", name, catalog.list_accelerators(), path=at), path)
+        result.fail(_unknown_name(code, str(path[-1]), name, known, path=at), path)
         return
-    lower = from_data(_as_described(catalog.accelerator(name.value)), span=name.span)
+    lower = from_data(_as_described(catalog.entry(folder, name.value), key=str(path[-1])), span=name.span)
     shape, _ = walk(Spec, result.tree, path)
     result.put(path, overlay(lower, mapping, shape=shape, path=path))
 
 
-def _as_described(entry: dict[str, Any]) -> dict[str, Any]:
+def _as_described(entry: dict[str, Any], *, key: str) -> dict[str, Any]:
     """A catalog entry without the sources of its figures."""
-    from .hardware import Accelerator
+    from .hardware import Accelerator, Host, Storage
 
-    return {key: value for key, value in entry.items() if key in Accelerator.model_fields}
+    fields = {"accelerator": Accelerator, "host": Host, "storage": Storage}[key].model_fields
+    return {name: value for name, value in entry.items() if name in fields}

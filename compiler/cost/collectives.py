@@ -29,6 +29,10 @@ class Group:
     across: int
     fast: Link
     slow: Link
+    fast_exchange: float = 1.0
+    """Of the fast links' rate, what an all-to-all gets: less on a torus, where data for far ranks passes through others."""
+    slow_exchange: float = 1.0
+    """Of the slow links' rate: less where the network is narrower above a pod."""
 
     @property
     def size(self) -> int:
@@ -67,7 +71,7 @@ def all_to_all_s(size_bytes: float, group: Group) -> float:
     elsewhere = (n - group.inside) / n * size_bytes
     nearby = (group.inside - 1) / n * size_bytes
     latency = (group.inside - 1) * group.fast.latency_s + (group.across - 1) * group.slow.latency_s
-    return latency + max(nearby / group.fast.bytes_per_s, elsewhere / group.slow.bytes_per_s)
+    return latency + _both_s(group, nearby=nearby, elsewhere=elsewhere)
 
 
 def dispatch_s(size_bytes: float, group: Group, *, copies: int) -> float:
@@ -82,7 +86,13 @@ def dispatch_s(size_bytes: float, group: Group, *, copies: int) -> float:
     elsewhere = nodes * (n - 1) / n * size_bytes
     nearby = copies * (group.inside - 1) / group.inside * size_bytes
     latency = (group.inside - 1) * group.fast.latency_s + (n - 1) * group.slow.latency_s
-    return latency + max(nearby / group.fast.bytes_per_s, elsewhere / group.slow.bytes_per_s)
+    return latency + _both_s(group, nearby=nearby, elsewhere=elsewhere)
+
+
+def _both_s(group: Group, *, nearby: float, elsewhere: float) -> float:
+    """Fast and slow links at the same time."""
+    fast, slow = group.fast.bytes_per_s * group.fast_exchange, group.slow.bytes_per_s * group.slow_exchange
+    return max(nearby / fast, elsewhere / slow)
 
 
 def send_s(size_bytes: float, link: Link) -> float:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..ir.ops import Op
+from ..topology.placement import expert_groups, runs, split
+from ..topology.placement import group as group_of
 from .collectives import all_gather_s, all_reduce_s, all_to_all_s, dispatch_s, reduce_scatter_s, send_s
 from .compute import BlockTime
 from .sharding import TENSOR_DIMS
@@ -106,7 +108,7 @@ def _tensor_parallel_s(
 ) -> float:
     if layout.tp == 1:
         return 0.0
-    group = machine.group(layout.tp)
+    group = group_of(layout, machine, "tp")
     passes = 2 + (1 if is_repeated else 0)
     return passes * num_reductions(ops) * all_reduce_s(hidden_bytes, group)
 
@@ -117,7 +119,7 @@ def _context_parallel_s(
     """Ring: c−1 steps, each passing a rank's keys and values on; their gradients travel with them on the way back."""
     if layout.cp == 1:
         return 0.0
-    group = machine.group(layout.cp, stride=layout.tp)
+    group = group_of(layout, machine, "cp")
     if layout.cp_kind == "ulysses":
         return 8 * all_to_all_s(hidden_bytes / layout.tp, group)
     attention = next((op for op in ops if op.kind in ("attention", "eager_attention")), None)
@@ -152,7 +154,7 @@ def _expert_parallel_s(
     dispatch = next((op for op in ops if op.kind == "dispatch"), None)
     if layout.ep == 1 or dispatch is None:
         return 0.0
-    group = machine.group(layout.ep, stride=layout.tp)
+    group, _ = expert_groups(layout, machine)
     row_bytes = hidden_bytes / (layout.tp if layout.sequence_parallel else 1)
     passes = 4 + (2 if is_repeated else 0)
     copies = dispatch.sizes["X"]
@@ -177,8 +179,8 @@ def _sharded_parameters_s(
     if layout.zero != 3 or layout.shards == 1:
         return 0.0, 0.0
     dense, experts = parameters
-    group = machine.group(layout.shards, stride=layout.tp)
-    expert_group = machine.group(max(1, layout.shards // layout.ep), stride=layout.tp * layout.ep)
+    group = group_of(layout, machine, "cp", "dp_shard")
+    _, expert_group = expert_groups(layout, machine)
     gather = all_gather_s(dense * weight_bytes, group) + all_gather_s(experts * weight_bytes, expert_group)
     scatter = reduce_scatter_s(dense * gradient_bytes, group) + reduce_scatter_s(experts * gradient_bytes, expert_group)
     constants = machine.constants
@@ -204,20 +206,19 @@ def gradient_s(
     ZeRO-3: only what replicas of the shards exchange; the rest travels with each layer. Parameters of experts that `ep`
     ranks divide among them have that many times fewer ranks that hold the same.
     """
-    ranks, stride = max(1, layout.data_parallel * layout.cp // ep), layout.tp * ep
-    if ranks == 1 or parameters == 0:
+    _, everyone = split(runs(layout, "cp", "dp_shard", "dp_replicate"), first=ep)
+    if not everyone or parameters == 0:
         return 0.0
     buckets = max(1.0, parameters / BUCKET)
     if layout.zero == 0:
-        return buckets * all_reduce_s(parameters / buckets * gradient_bytes, machine.group(ranks, stride=stride))
-    shards = max(1, layout.shards // ep)
-    replicas = 0.0
+        return buckets * all_reduce_s(parameters / buckets * gradient_bytes, machine.group_of(everyone))
+    _, sharing = split(runs(layout, "cp", "dp_shard"), first=ep)
+    group, replicas = machine.group_of(sharing), 0.0
     if layout.dp_replicate > 1:
-        shard_bytes = parameters / shards * gradient_bytes
-        replicas = all_reduce_s(shard_bytes, machine.group(layout.dp_replicate, stride=stride * shards))
-    if layout.zero == 3 or shards == 1:
+        shard_bytes = parameters / group.size * gradient_bytes
+        replicas = all_reduce_s(shard_bytes, group_of(layout, machine, "dp_replicate"))
+    if layout.zero == 3 or group.size == 1:
         return replicas
-    group = machine.group(shards, stride=stride)
     scattered = reduce_scatter_s(parameters / buckets * gradient_bytes, group)
     return replicas + buckets * (scattered + all_gather_s(parameters / buckets * VALUE_BYTES, group))
 
@@ -230,5 +231,5 @@ def pass_on_s(layout: Layout, *, hidden_size: int, tokens: int, machine: Machine
     if layout.pp == 1:
         return 0.0
     size = layout.micro_batch * tokens / (layout.cp * layout.tp) * hidden_size * VALUE_BYTES
-    is_near = layout.devices <= machine.domain
+    is_near = layout.pp * layout.stride("pp") <= machine.domain
     return send_s(size, machine.fast if is_near else machine.slow)

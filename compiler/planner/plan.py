@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .layout import OPTIONAL, Layout
 
+SILENT = (*OPTIONAL, "reliability")
+"""Fields that are written where they say something."""
 PLAN_SCHEMA_FILE = "plan.schema.json"
 
 
@@ -77,12 +79,25 @@ class Rejected(_Part):
     binding: str = Field(description="The class of memory, or the rule, that stands against it.")
 
 
+class Reliability(_Part):
+    """What checkpoints and failures cost, with the storage that the spec names."""
+
+    checkpoint_gib: float
+    write_s: float = Field(description="One checkpoint, from the first byte to the last.")
+    stop_s: float = Field(description="What of it stops training: the copy to host memory.")
+    interval_s: float = Field(description="Training between checkpoints that loses least (Young, Daly).")
+    every_steps: int
+    mtbf_hours: float = Field(description="Between failures of the whole machine.")
+    goodput: float = Field(description="Share of the time that trains and is not done again.")
+
+
 class TrainPlan(_Part):
     layout: Layout
     predicted: TrainPrediction
     fits: bool
     alternatives: tuple[Alternative, ...] = ()
     rejected: tuple[Rejected, ...] = ()
+    reliability: Reliability | None = Field(default=None, description="Only where the spec names `hardware.storage`.")
 
 
 class ServeLayout(_Part):
@@ -220,7 +235,7 @@ def _without_silent_fields(value: Any) -> Any:
     """Fields of a layout that need not be given are written where they say something: `cp_kind` with cp > 1, …"""
     if isinstance(value, dict):
         return {
-            key: _without_silent_fields(each) for key, each in value.items() if key not in OPTIONAL or each is not None
+            key: _without_silent_fields(each) for key, each in value.items() if key not in SILENT or each is not None
         }
     if isinstance(value, list):
         return [_without_silent_fields(each) for each in value]

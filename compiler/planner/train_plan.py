@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...spec.batch import Batch, fixed_dp, solve_batch
 from ...spec.diagnostics import Diagnostic, diagnose
-from ...spec.units import GIB
+from ...spec.units import GB, GIB
 from ..cost.memory import Ledger, Program
+from ..cost.reliability import checkpoint_bytes, reliability
 from ..cost.software import software_of
 from ..cost.step import StepTime
 from ..cost.workload import Workload
@@ -16,7 +18,7 @@ from ..topology.machine import Machine, machine_of
 from .enumerate import OPEN, Given, families, given
 from .infeasible import does_not_fit, rule_broken, wrong_size
 from .layout import Layout
-from .plan import Alternative, Memory, Rejected, Time, TrainPlan, TrainPrediction
+from .plan import Alternative, Memory, Rejected, Reliability, Time, TrainPlan, TrainPrediction
 from .train_search import Misfit, Priced, Search, nearest_misses, price, runners_up, search
 
 if TYPE_CHECKING:
@@ -130,6 +132,35 @@ def _train_plan(spec: Spec, work: Workload, batch: Batch, found: Search, auto: P
             Alternative(layout=each.layout, predicted=predict(spec, work, batch, each)) for each in others
         ),
         rejected=_rejected(work, found),
+        reliability=_reliability(spec, work, step_s=chosen.time.total),
+    )
+
+
+def _reliability(spec: Spec, work: Workload, *, step_s: float) -> Reliability | None:
+    """Checkpoints to the storage that the spec names; without one nothing is known of it."""
+    storage, machine = spec.hardware.storage, work.machine
+    if storage is None:
+        return None
+    size = checkpoint_bytes(work.graph.num_parameters(), optimizer=work.optimizer)
+    nodes = max(1, machine.num_devices // machine.per_node)
+    host, write = spec.hardware.host, storage.write_gb_s
+    rate = min(storage.host_write_gb_s, host.network_gb_s or math.inf) if host and storage.kind != "local" else None
+    found = reliability(
+        size,
+        num_devices=machine.num_devices,
+        nodes=nodes,
+        node_bytes_per_s=(rate or storage.host_write_gb_s) * GB,
+        storage_bytes_per_s=write * GB if write is not None else None,
+        host_bytes_per_s=machine.constants.offload_gb_s * GB if machine.kind != "cpu" else None,
+    )
+    return Reliability(
+        checkpoint_gib=size / GIB,
+        write_s=found.write_s,
+        stop_s=found.stop_s,
+        interval_s=found.interval_s,
+        every_steps=max(1, round(found.interval_s / step_s)),
+        mtbf_hours=found.mtbf_s / 3600,
+        goodput=found.goodput,
     )
 
 

@@ -1,19 +1,20 @@
 """The machine of a spec in base units: devices, their links, and the groups that mesh axes make on them.
 
-Two levels today: devices that fast links join (a node, a rack, a torus), and the network between those. A mesh axis of
-`size` ranks that lie `stride` devices apart takes the fast links as far as they reach. The full topology graph with rails,
-tori and several levels replaces `group` and nothing else.
+Devices that fast links join (a node, a rack), the network between those, and above a pod a narrower one; a torus has its own
+arithmetic (torus.py). A mesh axis of `size` ranks that lie `stride` devices apart takes the fast links as far as they reach.
+graph.py draws the same machine as a graph, and tests hold both to the same bandwidths.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ...spec.units import GB, GIB
 from ..cost.collectives import Group, Link
 from ..cost.constants import DeviceConstants, constants_of
+from .torus import Factor, Torus
 
 if TYPE_CHECKING:
     from ...spec.hardware import Accelerator, Hardware
@@ -55,11 +56,39 @@ class Machine:
     price_per_hour_usd: float | None
     tdp_w: float | None
 
+    pod_size: int | None = None
+    """Devices between which the network is as wide as their ports; beyond, it is `pod_bytes_per_s` a device."""
+    pod_bytes_per_s: float = math.inf
+    is_mesh: bool = False
+    """Whether fast links are a wire to each of the others: a group that is not all of them has only some of the wires."""
+    torus: Torus | None = None
+    _groups: dict[tuple[Factor, ...], Group] = field(default_factory=dict, init=False, repr=False, compare=False)
+
     def group(self, size: int, *, stride: int = 1) -> Group:
         """The ranks of one axis group: `size` devices, `stride` apart."""
-        reach = max(1, self.domain // stride)
-        inside = math.gcd(size, reach) if size > reach else size
-        return Group(inside=inside, across=size // inside, fast=self.fast, slow=self.slow)
+        return self.group_of(((size, stride),))
+
+    def group_of(self, factors: tuple[Factor, ...]) -> Group:
+        """The ranks of a group that takes several runs, as (ranks, devices between neighbours), innermost first."""
+        if factors not in self._groups:
+            self._groups[factors] = self._group_of(factors)
+        return self._groups[factors]
+
+    def _group_of(self, factors: tuple[Factor, ...]) -> Group:
+        size, inside = math.prod(size for size, _ in factors), _inside(factors, reach=self.domain)
+        if self.torus is not None and inside == size:
+            share = self.torus.exchange_share(factors)
+            return Group(inside, 1, self.torus.ring_link(factors), self.slow, fast_exchange=share)
+        fast, slow, exchange = self.fast, self.slow, 1.0
+        if self.is_mesh and 1 < inside < self.domain:
+            fast = replace(fast, bytes_per_s=fast.bytes_per_s * (inside - 1) / (self.domain - 1))
+        if self.pod_size is not None and size > (in_pod := _inside(factors, reach=self.pod_size)):
+            # A ring leaves a pod once for each NIC of a node, and has the share of all its ranks in the pod.
+            width = in_pod / inside * self.pod_bytes_per_s
+            narrow = replace(slow, bytes_per_s=min(slow.bytes_per_s, width))
+            beyond = (size - in_pod) / (size - inside) * narrow.bytes_per_s / self.pod_bytes_per_s
+            slow, exchange = narrow, min(1.0, 1 / beyond)
+        return Group(inside, size // inside, fast, slow, slow_exchange=exchange)
 
     @property
     def power_factor(self) -> float:
@@ -73,6 +102,15 @@ class Machine:
             if name in self.peak_flops_per_s:
                 return self.peak_flops_per_s[name]
         return max(self.peak_flops_per_s.values())
+
+
+def _inside(factors: tuple[Factor, ...], *, reach: int) -> int:
+    """Ranks of a group that lie in one block of so many devices."""
+    inside = 1
+    for size, stride in factors:
+        within = max(1, reach // stride)
+        inside *= math.gcd(size, within) if size > within else size
+    return inside
 
 
 _FALLBACKS = {
@@ -122,7 +160,28 @@ def machine_of(hardware: Hardware) -> Machine:
         constants=constants,
         price_per_hour_usd=hardware.price_per_hour_usd,
         tdp_w=device.tdp_w,
+        pod_size=hardware.pod.devices if hardware.pod is not None else None,
+        pod_bytes_per_s=_pod_bytes_per_s(
+            hardware, within=(slow or DEFAULT_INTER_NODE_BYTES_PER_S) * constants.network_share
+        ),
+        is_mesh=device.intra_node.is_mesh,
+        torus=_torus(hardware),
     )
+
+
+def _pod_bytes_per_s(hardware: Hardware, *, within: float) -> float:
+    return within / hardware.pod.oversubscription if hardware.pod is not None else math.inf
+
+
+def _torus(hardware: Hardware) -> Torus | None:
+    """Of the sides that a spec gives; without them it is not known which shape the devices have."""
+    wires = hardware.accelerator.torus
+    if wires is None or hardware.topology is None:
+        return None
+    sides = tuple(int(side) for side in hardware.topology.split("x"))
+    multiple = wires.wrap_multiple
+    closes = tuple(multiple is not None and side % multiple == 0 for side in sides)
+    return Torus(sides, closes, Link(FAST_LATENCY_S, wires.gb_s * GB * FAST_SHARE))
 
 
 def _domain(hardware: Hardware, *, num_devices: int, per_node: int) -> int:

@@ -1,4 +1,4 @@
-"""Facts as YAML: model presets, model families and accelerators, each with the source of its figures.
+"""Facts as YAML: model presets, model families, accelerators, hosts and storage, each with the source of its figures.
 
 A name is a file name, so listing parses nothing. A file that says `same_as: NAME` is another name for that entry.
 """
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-PRESETS, FAMILIES, ACCELERATORS = "models/presets", "models/families", "hardware"
+PRESETS, FAMILIES = "models/presets", "models/families"
+ACCELERATORS, HOSTS, STORAGES = "hardware", "hosts", "storage"
 
 
 def list_presets() -> list[str]:
@@ -29,6 +30,11 @@ def list_families() -> list[str]:
 def list_accelerators() -> list[str]:
     """Names of devices, other names included."""
     return list(_names(ACCELERATORS))
+
+
+def list_names(folder: str) -> list[str]:
+    """Names of entries of one kind, other names included."""
+    return list(_names(folder))
 
 
 def preset(name: str) -> dict[str, Any]:
@@ -52,6 +58,11 @@ def family(name: str) -> dict[str, Any]:
 def accelerator(name: str) -> dict[str, Any]:
     """A device's figures, with `source`, and `assumed` for those without one. KeyError if unknown."""
     return _entry(ACCELERATORS, name)
+
+
+def entry(folder: str, name: str) -> dict[str, Any]:
+    """The figures of a device, host or storage, with `source`, and `assumed` for those without one. KeyError if unknown."""
+    return _entry(folder, name)
 
 
 def canonical_name(name: str, *, folder: str = ACCELERATORS) -> str:

@@ -286,3 +286,20 @@ class HfConfigUnsupported(Code):
         hardware: {accelerator: cpu}
     """
     files = {"strange/config.json": '{"model_type": "strange"}\n'}  # noqa: RUF012
+
+
+class UnknownHost(Code):
+    """The catalog has no host, or no storage, of this name.
+
+    Name one that it has, or give the figures: `storage: {kind: parallel, host_write_gb_s: 5, write_gb_s: 200}`.
+    """
+
+    id, slug = "S209", "unknown-host"
+    failing = """
+        model: {preset: gpt2}
+        hardware: {accelerator: cpu, storage: lustr}
+    """
+    fixed = """
+        model: {preset: gpt2}
+        hardware: {accelerator: cpu, storage: lustre}
+    """

@@ -8,7 +8,7 @@ import pytest
 
 from llmc.compiler.frontend.model import build_model
 from llmc.spec import catalog
-from llmc.spec.hardware import Accelerator
+from llmc.spec.hardware import Accelerator, Host, Storage
 from llmc.spec.model import Model
 
 MEASURED_ACCELERATORS = (
@@ -185,6 +185,23 @@ def test_every_figure_of_an_accelerator_has_an_origin(name: str):
     origins = {field.split(".")[0] for field in (*source, *assumed)}
     assert figures == origins
     assert all(len(text) > 2 for text in (*source.values(), *assumed.values()))
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind", "name"),
+    [
+        *((catalog.HOSTS, Host, name) for name in catalog.list_names(catalog.HOSTS)),
+        *((catalog.STORAGES, Storage, name) for name in catalog.list_names(catalog.STORAGES)),
+    ],
+)
+def test_every_figure_of_a_host_or_storage_has_an_origin(folder: str, kind: type[Host | Storage], name: str):
+    entry = catalog.entry(folder, name)
+    source, assumed = entry.pop("source"), entry.pop("assumed", {})
+    described = kind.model_validate(entry)
+    assert set(entry) - {"kind"} == {*source, *assumed}
+    assert all(len(text) > 10 for text in (*source.values(), *assumed.values()))
+    if isinstance(described, Storage) and described.write_gb_s is not None:
+        assert described.host_write_gb_s < described.write_gb_s
 
 
 @pytest.mark.parametrize("name", catalog.list_accelerators())
