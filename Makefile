@@ -6,9 +6,10 @@ BIN := .venv/bin
 NODE := tests/house/node
 KEY = $(shell cat pyproject.toml setup.py constraints.txt | cksum | cut -d' ' -f1)
 NODE_KEY = $(shell cksum < $(NODE)/package-lock.json | cut -d' ' -f1)
+TOOLS_KEY = $(shell cat tests/deploy/tools.sh tests/deploy/ray.txt | cksum | cut -d' ' -f1)
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help setup node demo test check lint format types arrows goldens schema bench docs screenshot clean
+.PHONY: help setup node tools demo test check lint format types arrows goldens schema bench docs screenshot clean
 
 help:
 	@sed -n 's/^\([a-z]*\):[^#]*## */\1\t/p' Makefile | expand -t 10
@@ -29,11 +30,19 @@ $(NODE)/node_modules/.setup-$(NODE_KEY):
 	cd $(NODE) && ../../../$(BIN)/python unpack_chromium.py
 	@touch $@
 
+tools: setup .venv/tools/.setup-$(TOOLS_KEY)  ## Slurm, promtool, nginx (Debian's packages, unpacked) and Ray, which tests of launch files run
+
+.venv/tools/.setup-$(TOOLS_KEY): tests/deploy/tools.sh
+	rm -rf $(@D)
+	bash tests/deploy/tools.sh
+	@touch $@
+
 demo: setup  ## plan, build, train and serve examples/tiny-code.yaml on this machine
 	$(BIN)/python examples/demo.py
 
 test: setup  ## all tests; the closing lines count the skipped ones and say why
 	@$(MAKE) --no-print-directory node || echo "npm packages are missing: the tests of the language server and those in a browser are skipped"
+	@$(MAKE) --no-print-directory tools || echo "tools are missing: tests of launch files are skipped by their names"
 	$(PYTEST)
 
 check: lint types docs test  ## what CI runs

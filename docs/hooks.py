@@ -18,6 +18,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from llmc.runtimes.serving.metrics import METRICS
 from llmc.spec.codes import STAGES, codes_of
 from llmc.spec.codes.entry import Code
 
@@ -30,6 +31,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, "reference/language.md", content=language_page(schema)))
     catalogue = {meaning: list(codes_of(letter).values()) for letter, (meaning, _) in STAGES.items()}
     files.append(File.generated(config, "reference/errors.md", content=errors_page(catalogue)))
+    files.append(File.generated(config, "reference/metrics.md", content=metrics_page()))
     return files
 
 
@@ -63,6 +65,28 @@ def language_page(schema: Json) -> str:
     for name in _reachable(schema, definitions):
         definition = definitions[name]
         lines += ["", f"## {name}", "", definition.get("description", ""), "", *_table(definition)]
+    return "\n".join(lines) + "\n"
+
+
+def metrics_page() -> str:
+    """A row a metric, from the table that /metrics is built of."""
+    lines = [
+        "# The server's metrics",
+        "",
+        "What `/metrics` of a generated server exposes, written from `runtimes/serving/metrics.py`, from which the dashboard, the",
+        "alert rules and the autoscalers of [launch files](../deploy.md) are made too. A request is one prompt and one answer.",
+        "",
+        "| metric | kind | unit | labels | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{metric.name}` | {metric.kind} | {metric.unit} | {labels} | {metric.help} |")
+    lines += ["", "Buckets of the histograms:", ""]
+    lines += [
+        f"- `{each.name}`: {', '.join(f'{bound:g}' for bound in each.buckets)}" for each in METRICS if each.buckets
+    ]
+    lines += ["", "A server whose spec has objectives has a bucket at each of them besides."]
     return "\n".join(lines) + "\n"
 
 

@@ -25,6 +25,8 @@ class ReadmeView:
     has_train: bool
     has_serve: bool
     has_kernels: bool
+    launch_target: str
+    """What launch/ is for; empty without one."""
     model_type: str
     """Hugging Face's name for the model; empty if it has none."""
     run_dir: str
@@ -47,6 +49,7 @@ def lower_readme(
         has_train=train is not None,
         has_serve=spec.serve is not None,
         has_kernels=train is not None,
+        launch_target=spec.deploy.target if spec.deploy is not None else "",
         model_type=convert.model_type if convert else "",
         run_dir=f"runs/{spec.name}",
         has_data=spec.data is not None,

@@ -9,9 +9,14 @@ import pytest
 from llmc.compiler.pipeline import build
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
-BUILT = {"tiny-code.yaml", "2-llama3-8b-64xh100.yaml"}
+BUILT = {"tiny-code.yaml", "2-llama3-8b-64xh100.yaml", "train-on-slurm.yaml", "serve-on-kubernetes.yaml"}
 """Those that are lowered today."""
-PROGRAM = {"model.py", "train.py", "plan.json", "manifest.json", "README.md"}
+PROGRAM = {"model.py", "plan.json", "manifest.json", "README.md"}
+SECTIONS = {"train": {"train.py"}, "serve": {"serve.py"}}
+LAUNCHED = {
+    "train-on-slurm.yaml": {"launch/train.sbatch"},
+    "serve-on-kubernetes.yaml": {"launch/serve.yaml", "launch/autoscale.yaml", "launch/monitoring/dashboard.json"},
+}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -21,7 +26,8 @@ def test_examples_build_or_say_what_is_missing(path: Path, tmp_path: Path) -> No
     if path.name in BUILT:
         assert codes == set()
         assert result.tree is not None
-        assert result.tree.texts.keys() >= PROGRAM
+        sections = [files for name, files in SECTIONS.items() if getattr(result.entry.spec, name) is not None]
+        assert result.tree.texts.keys() >= PROGRAM.union(*sections, LAUNCHED.get(path.name, set()))
     else:
         assert codes == {"L301"}
         assert all(each.span is not None for each in result.diagnostics)

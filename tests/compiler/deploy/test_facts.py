@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from programs import plan_of, tiny_spec
+from programs import TINY, plan_of, tiny_spec
 from trees import cpus, gpus, launch_texts, serving, training
 
 from llmc.compiler.deploy.environment import variables
@@ -120,6 +120,14 @@ def test_a_replica_of_several_nodes_is_no_deployment() -> None:
     assert refused(*serving(deploy, hardware, tp=4)) == [("D102", "deploy.serve_as")]
     assert refused(*serving(deploy | {"serve_as": "leader_worker_set"}, hardware, tp=4)) == []
     assert refused(*serving(deploy, hardware, tp=2)) == []
+
+
+@pytest.mark.parametrize("field", ["keys", "tls"])
+def test_servers_with_secrets_are_not_launched_yet(field: str) -> None:
+    spec = tiny_spec(serve=TINY["serve"] | {"api": {field: True}}, deploy={"target": "docker"})
+    assert refused(spec) == [("L301", f"serve.api.{field}")]
+    assert refused(spec.model_copy(update={"deploy": None})) == []
+    assert refused(tiny_spec(serve=TINY["serve"] | {"api": {field: True}}, deploy={"target": "slurm"})) == []
 
 
 def test_kserve_scales_by_itself() -> None:
