@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -227,9 +227,16 @@ class Workload:
         """Of each kind of pipeline rank, from the first to the last."""
         return [self.rank_ledger(rank, layout) for rank in self.ranks(layout)]
 
-    def rank_ledger(self, rank: Rank, layout: Layout) -> Ledger:
-        """Of one pipeline rank."""
+    def rank_ledger(
+        self, rank: Rank, layout: Layout, *, kept: float | None = None, one_layer: float | None = None
+    ) -> Ledger:
+        """Of one pipeline rank; with `kept` and `one_layer` bytes of a sequence in place of what its layers keep and rebuild.
+
+        Grows with both, and is convex in them and in the number of layers: the search relies on it.
+        """
         micro_batch, holds = layout.micro_batch, self.contents(rank, layout.degrees, recompute=layout.recompute)
+        if kept is not None and one_layer is not None:
+            holds = replace(holds, kept=kept, one_layer=one_layer)
         if self.program == "fsdp":
             return self._ledger_of_program(rank, holds, layout)
         stage = StageParts(

@@ -11,16 +11,15 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..cost.pipeline import Schedule, bubble_s, in_flight, rank_of_stage
 from ..cost.step import RankTime, layer_time, part_time
 from ..cost.workload import Rank
 
 if TYPE_CHECKING:
-    from ..cost.memory import Ledger
     from ..cost.workload import Workload
     from .enumerate import Family
     from .layout import LayerRecompute, Layout
@@ -79,13 +78,37 @@ def _kinds_of_ranks(schedule: Schedule, pp: int, virtual: int, micro_batches: in
     return found
 
 
-def _ledger_of(work: Workload, layout: Layout, block: str, count: int, parts: tuple[str, ...]) -> Ledger:
-    """Of a rank with so many layers, apart from its activations: those depend on the schedule."""
+class _Plane(NamedTuple):
+    """Bytes of a rank: `fixed + layers · states + flight · kept · held`, nowhere more than its ledger."""
+
+    fixed: float
+    states: float
+    held: float
+
+
+SMALL_BUCKETS = 160e6
+"""Bytes by which gradient buckets of the smallest models fall short of what they are for all others."""
+
+
+def _plane(work: Workload, layout: Layout, parts: tuple[str, ...]) -> _Plane:
+    """Touches the ledger of a rank with many layers of the last class and a device full of activations: the ledger is convex."""
     sharing = (layout.zero, layout.shards, layout.data_parallel, layout.grad_accumulation > 1)
-    key = ("ledger", block, count, parts, layout.degrees, layout.micro_batch, *sharing)
+    key = ("plane", parts, layout.degrees, layout.micro_batch, layout.pp, layout.schedule == "dualpipe", *sharing)
     if key not in work.memo:
-        layers = ((block, count),) if count else ()
-        work.memo[key] = work.rank_ledger(Rank(first=0, layers=layers, parts=parts, times=1), layout)
+        bulk, layers = work.graph.order[-1], len(work.graph.order)
+        probe = replace(layout, schedule="1f1b", virtual_stages=1, stages=None)
+        kept = work.machine.memory_bytes / layout.micro_batch
+
+        def peak(count: int, bytes_kept: float) -> float:
+            # the last rank of 1F1B has one micro-batch in flight
+            rank = Rank(first=layout.pp - 1, layers=((bulk, count),), parts=parts, times=1)
+            return work.rank_ledger(rank, probe, kept=bytes_kept, one_layer=0.0).peak
+
+        here = peak(layers, kept)
+        states = peak(layers + 1, kept) - here
+        held = (peak(layers, 2 * kept) - here) / (kept * layout.micro_batch)
+        fixed = here - layers * states - kept * layout.micro_batch * held
+        work.memo[key] = _Plane(fixed - SMALL_BUCKETS, states, held)
     return work.memo[key]
 
 
@@ -104,17 +127,12 @@ class Room:
     @classmethod
     def of(cls, work: Workload, layout: Layout, recomputes: Sequence[LayerRecompute], *, memory_bytes: float) -> Room:
         bulk, kinds = work.graph.order[-1], kinds_of_ranks(layout)
-        one = _ledger_of(work, layout, bulk, 1, ())
-        empty = {
-            parts: _ledger_of(work, layout, bulk, 0, parts) for parts in dict.fromkeys(parts for parts, _ in kinds)
-        }
-        left = {parts: memory_bytes - (ledger.peak - ledger.activations) for parts, ledger in empty.items()}
-        saved = work.kept(bulk, layout.degrees)
-        sequences = layout.micro_batch * (1 - work.software.offload)
+        planes = {parts: _plane(work, layout, parts) for parts, _ in kinds}
+        saved, middle = work.kept(bulk, layout.degrees), planes[kinds[0][0]]
         return cls(
-            ranks=tuple((left[parts], flight) for parts, flight in kinds),
-            states=one.parameters + one.gradients + one.optimizer,
-            kept=tuple(saved.of(how, work.software.selective) * sequences for how in recomputes),
+            ranks=tuple((memory_bytes - planes[parts].fixed, flight) for parts, flight in kinds),
+            states=middle.states,
+            kept=tuple(saved.of(how, work.software.selective) * layout.micro_batch * middle.held for how in recomputes),
             num_layers=Counter(work.graph.order)[bulk],
         )
 

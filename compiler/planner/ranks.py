@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -96,7 +96,6 @@ class Ranks:
         self.blocks = tuple(self.counts_of)
         self.weights = coefficients(work, self.layout)
         self._options: dict[tuple[Counts, tuple[str, ...], float], Options] = {}
-        self._runs: dict[tuple[int, int], Counts] = {}
         self.is_bound_by_memory = False
         """Whether some run of layers that was asked for had to recompute, or did not fit."""
 
@@ -189,15 +188,14 @@ class Ranks:
         key = (counts, *self._kinds[rank])
         found = self._options.get(key)
         if found is None:
-            parts, flight = self._kinds[rank]
-            found = self._options[key] = self._find_options(counts, parts, rank=rank, flight=flight)
+            found = self._options[key] = self._find_options(counts, self._kinds[rank][0], rank=rank)
         return found
 
     @cached_property
     def _kinds(self) -> list[RankKind]:
         return kinds_of_ranks(self.layout)
 
-    def _find_options(self, counts: Counts, parts: tuple[str, ...], *, rank: int, flight: float) -> Options:
+    def _find_options(self, counts: Counts, parts: tuple[str, ...], *, rank: int) -> Options:
         first = self.outer.recomputes[0]
         holds = Rank(
             first=rank,
@@ -206,8 +204,6 @@ class Ranks:
             times=1,
             mixed=tuple((block, first, count) for block, count in counts),
         )
-        ledger = self.work.rank_ledger(holds, self.layout)
-        room = self.memory_bytes - (ledger.peak - ledger.activations)
         times = [self.part_times[part] for part in parts]
         cost, span = sum(map(self._cost, times)), sum(time.whole for time in times)
         backward = sum(time.backward for time in times)
@@ -215,30 +211,57 @@ class Ranks:
         held = holds.parameters(self.work, self.layout.degrees)
         tail = self.weights.tail(tail_of(self.work, self.layout, held, backward_s=backward))
         on_edge: list[Option] = []
-        for each in sorted(self._mixtures(counts, parts, room=room, flight=flight)):
+        for each in sorted(self._mixtures(holds)):
             if not on_edge or each.span + span < on_edge[-1].span * (1 - EQUAL):
                 on_edge.append(Option(each.cost + cost, each.span + span, tail, each.mixture))
         return tuple(on_edge)
 
-    def _mixtures(self, counts: Counts, parts: tuple[str, ...], *, room: float, flight: float) -> Iterable[Mixed]:
-        """What layers may compute again so that activations have room; of each, no more than they must."""
-        recomputes, figures, layout = self.outer.recomputes, self.figures, self.layout
-        degrees = layout.degrees
-        of_parts = sum(self.work.kept(part, degrees).none for part in parts)
+    def _mixtures(self, holds: Rank) -> Iterable[Mixed]:
+        """What layers may compute again so that they fit; of each, no more than they must."""
+        recomputes, figures, counts = self.outer.recomputes, self.figures, holds.layers
         levels = sorted({figures[block, how].rebuilt for block, _ in counts for how in recomputes})
-        a_sequence = flight * layout.micro_batch * (1 - self.work.software.offload)
         for rebuilt in levels:  # what is rebuilt while one layer runs backward: the most of any layer
-            left = room - rebuilt * layout.micro_batch
-            budget = (left / a_sequence if a_sequence else math.inf if left >= 0 else -1.0) - of_parts
-            if budget < 0:
-                continue
             allowed: dict[str, list[LayerRecompute]] = {
                 block: [how for how in recomputes if figures[block, how].rebuilt <= rebuilt] for block, _ in counts
             }
             if not all(allowed.values()):
+                continue
+            budget = self._budget(holds, allowed, rebuilt=rebuilt)
+            if budget is None:
                 continue
             found = list(mixtures(figures, counts, allowed, budget=budget))
             yield from found
             if any(all(how == recomputes[0] for _, how, _ in each.mixture) for each in found):
                 return  # nothing need be recomputed
         self.is_bound_by_memory = True
+
+    def _budget(self, holds: Rank, allowed: Mapping[str, Sequence[LayerRecompute]], *, rebuilt: float) -> float | None:
+        """Bytes of a sequence that all layers may keep; None where they do not fit at their leanest.
+
+        The ledger is convex in them, so steps along its slope, from above, end at the last that fits.
+        """
+        of_parts = sum(self.work.kept(part, self.layout.degrees).none for part in holds.parts)
+
+        def excess(kept: float) -> float:
+            ledger = self.work.rank_ledger(holds, self.layout, kept=kept + of_parts, one_layer=rebuilt)
+            return ledger.peak - self.memory_bytes
+
+        most, least = (
+            sum(
+                count * choose(self.figures[block, how].kept for how in allowed[block]) for block, count in holds.layers
+            )
+            for choose in (max, min)
+        )
+        over = excess(most)
+        if over <= 0:
+            return math.inf
+        if excess(least) > 0:
+            return None
+        kept, step = most, max(1.0, most * 1e-3)
+        while over > EQUAL * self.memory_bytes and kept > least:
+            slope = (over - excess(kept - step)) / step
+            if slope <= 0:
+                return least
+            kept = max(least, kept - over / slope)
+            over = excess(kept)
+        return kept
