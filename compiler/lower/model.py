@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .experts import ExpertsView
     from .layers import LayersView
     from .parallel import ContextView, TensorView
+    from .pipeline import PipelineView
     from .position import PositionView
 
 BlockKind = Literal["pre", "post", "sandwich", "parallel_shared", "parallel_separate"]
@@ -102,6 +103,7 @@ class ModelView:
     tp: TensorView | None = None
     """Of a rank of several: then sizes above are those of its part."""
     cp: ContextView | None = None
+    pp: PipelineView | None = None
     loss_chunk: int = 0
     """Tokens whose logits exist at a time, where the vocabulary is cut over tp."""
     z_loss: float = 0.0
@@ -226,6 +228,7 @@ def lower_model(
     kernels: tuple[Kernel, ...],
     tp: TensorView | None = None,
     cp: ContextView | None = None,
+    pp: PipelineView | None = None,
 ) -> ModelView:
     """With `tp`, sizes are those of one of its ranks."""
     model = spec.model
@@ -268,6 +271,7 @@ def lower_model(
         kernels=called,
         tp=tp,
         cp=cp,
+        pp=pp,
         loss_chunk=chunk_of(-(-model.vocab_size // tp_size), precision=spec.train[0].precision)
         if tp and spec.train
         else 0,

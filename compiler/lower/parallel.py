@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ...spec.document import Spec
     from ..planner.layout import CpKind, Layout
     from .model import ModelView
+    from .pipeline import PipelineView
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class ParallelView:
     """Whether FSDP keeps fp32 weights and computes in bf16."""
     tp: TensorView | None
     cp: ContextView | None
+    pp: PipelineView | None
     cuts: tuple[CutView, ...]
     has_validation: bool
     accumulates: bool
@@ -94,8 +96,8 @@ class ParallelView:
 
     @property
     def travels(self) -> bool:
-        """Whether what travels depends on the micro-batch."""
-        return self.zero is not None and self.accumulates and (self.zero < 3 or self.is_replicated)
+        """Whether what travels depends on the micro-batch; in a pipeline its stages see to that."""
+        return self.pp is None and self.zero is not None and self.accumulates and (self.zero < 3 or self.is_replicated)
 
     @property
     def data_calls(self) -> tuple[str, ...]:
@@ -127,7 +129,7 @@ class ParallelView:
 
     @property
     def mesh_imports(self) -> tuple[str, ...]:
-        names = ["Axis", "axis"] if self.tp or self.cp else []
+        names = ["Axis", "axis"] if self.tp or self.cp or self.pp else []
         if self.zero is not None and len(self.shard_axes) > 1:
             names.append("joined")
         return tuple([*names, "split"] if self.tp and self.tp.kv_copies > 1 else names)
@@ -197,10 +199,11 @@ def lower_parallel(spec: Spec, layout: Layout, *, origin: str, device: str, mode
         is_mixed=has_data and spec.train[0].precision == "bf16",
         tp=model.tp,
         cp=model.cp,
+        pp=model.pp,
         cuts=tuple(_cuts(spec, model)) if model.tp else (),
         has_validation=spec.data is not None and spec.data.split.valid > 0,
         accumulates=layout.grad_accumulation > 1,
-        summary=tuple(_summary(layout, zero=zero)),
+        summary=tuple(_summary(layout, model, zero=zero)),
         model_comment=tuple(_model_comment(model)),
         data_comment=_data_comment(layout, zero=zero),
         shared_comment=tuple(_shared_comment(model)),
@@ -215,8 +218,10 @@ _ZERO = {
 }
 
 
-def _summary(layout: Layout, *, zero: int | None) -> Iterator[str]:
+def _summary(layout: Layout, model: ModelView, *, zero: int | None) -> Iterator[str]:
     """A line a strategy."""
+    if model.pp is not None:
+        yield f"pp: layers are cut into {model.pp.num_stages} stages over {layout.pp} ranks; {model.pp.words}."
     if layout.tp > 1:
         norms = "; between them each has a run of the tokens" if layout.sequence_parallel else ""
         yield f"tp: heads, feed-forward and vocabulary are cut over {layout.tp} ranks{norms}."
@@ -235,6 +240,8 @@ def _over(layout: Layout, *, zero: int) -> str:
 
 
 def _model_comment(model: ModelView) -> Iterator[str]:
+    if model.pp is not None:
+        yield "pp: of the model, the layers of this stage."
     strategies = [name for name in ("tp", "cp") if getattr(model, name) is not None]
     if strategies:
         yield f"{' and '.join(strategies)}: model.py has the sizes of a rank and says where it communicates."

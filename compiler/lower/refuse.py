@@ -13,6 +13,7 @@ from ...spec.diagnostics import diagnose
 from ..backends.table import BACKENDS
 from ..deploy.refuse import refuse_deploy
 from .model import longest_sequence
+from .pipeline import pipeline_faults
 
 if TYPE_CHECKING:
     from ...spec.base import Path
@@ -94,10 +95,11 @@ def _model(spec: Spec) -> Iterator[Diagnostic]:
 def _layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
     """Layouts of several devices that are planned and not yet lowered."""
     attention, position = spec.model.attention, spec.model.position.kind
-    for degree, words in (("pp", "pipeline parallelism"), ("ep", "expert parallelism")):
-        if getattr(layout, degree) > 1:
-            message = f"{words} ({degree} {getattr(layout, degree)}) is not lowered yet; dp, tp and cp are"
-            yield _refused(message, ("parallel",), part="key")
+    if layout.ep > 1:
+        message = f"expert parallelism (ep {layout.ep}) is not lowered yet; dp, tp, cp and pp are"
+        yield _refused(message, ("parallel",), part="key")
+    for message in pipeline_faults(spec, layout):
+        yield _refused(message, ("parallel",), part="key")
     if layout.devices > 1 and spec.model.moe is not None:
         message = f"mixtures of experts on {layout.devices} devices are not lowered yet; on one device they are"
         yield _refused(message, ("model", "moe"), part="key")
@@ -121,10 +123,8 @@ def _layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
                 f"{_either(beside)} in sequences that cp {layout.cp} cuts is not lowered yet; plain causal attention is"
             )
             yield _refused(message, ("model", "attention"), part="key")
-    if spec.serve is not None and (layout.tp > 1 or layout.cp > 1):
-        message = (
-            "a program that trains with tp or cp serves nothing yet; a spec with `serve` alone, of its weights, does"
-        )
+    if spec.serve is not None and (layout.tp > 1 or layout.cp > 1 or layout.pp > 1):
+        message = "a program that trains with tp, cp or pp serves nothing yet; a spec with `serve` alone, of its weights, does"
         yield _refused(message, ("serve",), part="key")
 
 

@@ -12,6 +12,7 @@ from .data import lower_data
 from .kernels import lower_kernels
 from .model import lower_model
 from .parallel import context_of, lower_parallel, tensor_of
+from .pipeline import pipeline_of
 from .readme import lower_readme
 from .serving import lower_serve
 from .train import lower_train
@@ -75,6 +76,7 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
         kernels=kernels,
         tp=tensor_of(spec, layout),
         cp=context_of(layout),
+        pp=pipeline_of(spec, layout),
     )
     parallel = lower_parallel(spec, layout, origin=place.origin, device=device, model=model)
     convert = None

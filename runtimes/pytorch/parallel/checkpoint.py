@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from ...common.errors import RunError
 from ..checkpoint import FORMAT, META, Saved, checked_meta, sha256, sync
 from .cuts import Cuts, Piece
 from .mesh import cpu_group, is_first_rank
-from .storage import detached, load_pieces, names_in, save_pieces
+from .storage import detached, load_pieces, names_in, save_pieces, section_names
 
 VERSION = 2
 MODEL, OPTIMIZER = "model", "optimizer"
@@ -161,13 +161,19 @@ def load_checkpoint(
         (saved.folder / MODEL, saved.folder / OPTIMIZER) if is_sharded else (saved.folder, saved.folder)
     )
     load_pieces(_model_pieces(model, cuts), model_folder, group=group, no_dist=no_dist)
-    parameters = {name for name, _ in model.named_parameters()}
-    kinds = sorted({name.partition(".")[0] for name in names_in(optimizer_folder) - parameters} - {"rng"})
-    kinds = [kind for kind in kinds if kind not in {name.partition(".")[0] for name in parameters}]
+    kinds = _kinds_of_moments(model, names_in(optimizer_folder))
     for parameter in model.parameters():
         state: dict[str, Any] = {kind: torch.zeros_like(parameter) for kind in kinds}
         optimizer.state[parameter] = {"step": torch.tensor(float(saved.step), device=parameter.device), **state}
     load_pieces(_optimizer_pieces(model, optimizer, cuts), optimizer_folder, group=group, no_dist=no_dist)
+
+
+def _kinds_of_moments(model: nn.Module, stored: Collection[str]) -> list[str]:
+    """What a checkpoint has under `<kind>.<name>` for this rank's parameters."""
+    names = {name for name, _ in model.named_parameters()}
+    names |= {section for name in names for section in section_names(name)}
+    splits = (name.partition(".") for name in stored)
+    return sorted({kind for kind, _, name in splits if name in names})
 
 
 def _model_pieces(model: nn.Module, cuts: Cuts) -> Iterator[Piece]:

@@ -8,7 +8,7 @@ over copies and the norm of the gradient all go by pieces, so none of them knows
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -120,10 +120,13 @@ class Piece:
 
 
 class Cuts:
-    """The table of a program: the end of a parameter's name -> its cut; parameters without an entry are `rest`."""
+    """The table of a program: the end of a parameter's name -> its cut; parameters without an entry are `rest`.
 
-    def __init__(self, table: Mapping[str, Cut], *, rest: Cut, tp: Axis = ALONE) -> None:
-        self.table, self.rest, self.tp = table, rest, tp
+    Those of the names `twice` are in two stages of a pipeline.
+    """
+
+    def __init__(self, table: Mapping[str, Cut], *, rest: Cut, tp: Axis = ALONE, twice: Collection[str] = ()) -> None:
+        self.table, self.rest, self.tp, self.twice = table, rest, tp, twice
 
     def of(self, name: str) -> Cut:
         for ending, cut in self.table.items():
@@ -134,6 +137,7 @@ class Cuts:
     def pieces(self, name: str, tensor: Tensor) -> Iterator[Piece]:
         """The pieces of a parameter, or of a gradient or a moment of its shape."""
         local, (first, *_), replicas = local_part(tensor)
+        replicas *= 2 if name in self.twice else 1
         for part in self.of(name).parts(tuple(tensor.shape), self.tp):
             start, stop = max(part.start, first), min(part.stop, first + local.shape[0])
             if start < stop:

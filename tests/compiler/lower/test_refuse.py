@@ -82,7 +82,13 @@ def test_what_cannot_be_built_is_refused_with_what_works(changes: dict[str, Any]
 @pytest.mark.parametrize(
     ("layout", "changes", "words"),
     [
-        (Layout(pp=2), {}, "pipeline parallelism (pp 2)"),
+        (Layout(pp=2), {}, "1f1b over 2 ranks needs 2 micro-batches"),
+        (Layout(pp=2, schedule="gpipe", virtual_stages=2), {}, "interleaved_1f1b is"),
+        (Layout(pp=2, schedule="zero_bubble", grad_accumulation=5), {}, "in 2 rounds of equal size"),
+        (Layout(pp=2, schedule="dualpipe", grad_accumulation=4), {}, "two a rank"),
+        (Layout(pp=2, schedule="zero_bubble", recompute="full"), {}, "would compute it again each time"),
+        (Layout(pp=2, schedule="zero_bubble", dp_shard=2, zero=3), {}, "zero 1 and 2 do not"),
+        (Layout(pp=2, grad_accumulation=2), {"without": ()}, "serves nothing yet"),
         (Layout(tp=2), {"without": ()}, "serves nothing yet"),
         (Layout(tp=2), {"model": {"attention": {"kind": "gqa", "qk_norm": "full"}}}, "a norm over all heads"),
         (Layout(tp=2), {"model": {"position": {"kind": "alibi"}}}, "ALiBi"),

@@ -19,13 +19,19 @@ class Pool:
 
     def __init__(self, size: int, folder: Path) -> None:
         self.folder, self.jobs = folder, 0
+        self.processes: list[subprocess.Popen[str]] = []
+        self.grow(size)
+
+    def grow(self, size: int) -> None:
+        """Have at least so many processes."""
         command = [sys.executable, str(WORKER)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.processes = [subprocess.Popen(command, **pipes) for _ in range(size)]
+        self.processes += [subprocess.Popen(command, **pipes) for _ in range(size - len(self.processes))]
 
     def run(self, job: str, *, world_size: int, **args: Any) -> list[Any]:
         """What each rank's function `job` of worker.py returns; raises with the ranks' tracebacks."""
         self.jobs += 1
+        self.grow(world_size)
         store = self.folder / f"store-{self.jobs}"
         for rank, process in enumerate(self.processes[:world_size]):
             line = {"job": job, "rank": rank, "world_size": world_size, "store": str(store), "args": args}

@@ -12,6 +12,7 @@ import sys
 import traceback
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -24,6 +25,7 @@ from programs import imported
 from safetensors.torch import load_file
 from torch import Tensor
 
+from llmc.runtimes.pytorch.parallel.checkpoint import SharedCheckpoints
 from llmc.runtimes.pytorch.parallel.cuts import box, load_whole
 
 
@@ -49,6 +51,38 @@ def train(folder: str, reference: str, steps: int) -> dict[str, Any]:
                 worst["one_gradient"] = max(worst["one_gradient"], of_one)
             program.update(optimizer, lr=1e-3)
     return worst
+
+
+def validate(folder: str, reference: str) -> float:
+    """How far the loss on the reference's first batch, without a backward pass, is from its own."""
+    whole = load_file(Path(reference) / "reference.safetensors")
+    with imported(Path(folder), "train") as (program,):
+        place = program.take_place("cpu")
+        model, _ = program.build(place)
+        load_whole(model, place.cuts, part_of(whole, "first"))
+        loader = SimpleNamespace(sweep=lambda *_, **__: own_windows(whole["batches"][0], program, place))
+        expected = whole["loss"][0].item()
+        return abs(program.validate(model, place, loader) - expected) / expected
+
+
+def pass_on(folder: str, start: str, end: str, reference: str | None = None) -> None:
+    """Save a checkpoint in `end`: of one step from the reference's first weights or, without one, of what `start` has."""
+    with imported(Path(folder), "train") as (program,):
+        place = program.take_place("cpu")
+        model, optimizer = program.build(place)
+        if reference is not None:
+            whole = load_file(Path(reference) / "reference.safetensors")
+            load_whole(model, place.cuts, part_of(whole, "first"))
+            batches = program.on_device(own_windows(whole["batches"][0], program, place), place)
+            program.accumulate_gradients(model, place, batches)
+            program.update(optimizer, lr=1e-3)
+        else:
+            saved = SharedCheckpoints(Path(start), place.cuts, keep=1).load_latest(model=model, optimizer=optimizer)
+            assert saved is not None
+            assert saved.step == 1
+        checkpoints = SharedCheckpoints(Path(end), place.cuts, keep=1)
+        checkpoints.save(1, model=model, optimizer=optimizer, cursor={})
+        checkpoints.finish()
 
 
 def own_windows(step: Tensor, program: Any, place: Any) -> Any:
