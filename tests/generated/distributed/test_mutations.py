@@ -115,10 +115,10 @@ SEEN_DRY = (
         "reduce_scatter over dp_shard",
     ),
     Fault(
-        "half precision of weights",
+        "embedding and head not sharded",
         "parallel.py",
-        "model = Model(place.tp)",
-        "model = Model(place.tp).half()",
+        "    fully_shard(model, mesh=shards)\n",
+        "",
         "weights of a rank",
     ),
     Fault(
@@ -136,10 +136,10 @@ SEEN_DRY = (
         "which rank 1 never issues",
     ),
     Fault(
-        "a rank with larger tensors",
-        "model.py",
-        "return self.norm(x)",
-        "return self.norm(x if self.tp.rank == 0 else x.repeat(2, 1, 1))",
+        "another format on one rank",
+        "train.py",
+        "dist.all_reduce(sums)\n    loss,",
+        "dist.all_reduce(sums if place.tp.rank == 0 else sums.double())\n    loss,",
         "rank 0 waits in its collective",
     ),
 )
