@@ -39,6 +39,8 @@ PRIOR_WEIGHT = 0.0011
 """Of a prior that is off by its spread."""
 STEP = 0.01
 LEAST = 1e-12
+KEEP_SLOPES = 4
+"""Rounds that slopes are kept for: in logarithms they hardly change, and they are most of a fit's time."""
 FEW = 5
 """A group of fewer rows counts less."""
 
@@ -186,10 +188,13 @@ def fit(
     at = np.clip(np.log(start), low, high)
     ratios = priced(at)
     best, damping = loss(at, ratios), 1e-2
+    known, age = slopes, 0
     for _ in range(rounds):
         normal = PRIOR_WEIGHT * np.diag(1 / spreads**2)
         right = -PRIOR_WEIGHT * (at - priors) / spreads**2
-        here = slopes or slopes_at(problem, tables, np.exp(at))
+        if known is None:
+            known, age = slopes_at(problem, tables, np.exp(at)), 0
+        here = known
         for name, values in ratios.items():
             row_weights = weights[name] / np.sqrt(1 + (values / KNEE[name]) ** 2)
             normal += here[name].T @ (row_weights[:, None] * here[name])
@@ -202,13 +207,21 @@ def fit(
                 break
             damping *= 5
         else:
-            break
+            if slopes is not None or age == 0:
+                break
+            known, damping = None, 1e-2
+            continue
         gain = best - loss(trial, tried)
         at, ratios, best = trial, tried, loss(trial, tried)
         damping /= 3
         print(f"  loss {best:.5f}", flush=True)
+        age += 1
         if gain < 2e-3 * best:
-            break
+            if slopes is not None or age == 1:
+                break
+            known = None
+        elif slopes is None and age == KEEP_SLOPES:
+            known = None
     return np.exp(at), best
 
 

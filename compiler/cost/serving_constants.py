@@ -75,6 +75,8 @@ class ServingSoftware:
     wait_steps: float
     experts_layer_s: float
     mxfp4_extra_s: float = 0.0
+    fused_scales_s: float = 0.0
+    """What a product in fp8 or fp4 takes less than where its input is quantised by an op of its own."""
     host_layer_s: float = 0.0
     """A layer takes no less: the host launches kernels one by one. 0: captured graphs."""
     prefill_share: float | None = None
@@ -118,9 +120,9 @@ def _product(entry: Mapping[str, Any], values: Mapping[str, float]) -> ProductLa
 def _expert(
     label: str, entry: Mapping[str, Any], architecture: str, tables: Table, values: Mapping[str, float]
 ) -> ExpertLaw:
-    factors = _values(tables["expert_rates"])
+    factors, launches = _values(tables["expert_rates"]), _values(tables["expert_launches"])
     return ExpertLaw(
-        launch_s=entry["launch_s"],
+        launch_s=entry["launch_s"] * launches.get(architecture, 1.0),
         compute_share=entry["compute"],
         memory_share=entry["memory"],
         spread=entry["spread"] * values["expert_spread"],

@@ -154,7 +154,8 @@ class ServingOps:
             return _power_sum(work, law.launch_s, law.compute_share * rate, law.memory_share * self.bandwidth)
         launch, compute, memory = work.base
         measured = work.ratio * _power_sum(work, launch, compute * rate, memory * self.bandwidth)
-        return max(measured - law.saved_s, LEAST_SHARE * measured)
+        saved = law.saved_s + (self.software.fused_scales_s if law is not self.constants.products["bf16"] else 0.0)
+        return max(measured - saved, LEAST_SHARE * measured)
 
     def _label(self, op: Op) -> str:
         """The format whose law holds; formats without matrix units of their own (int8, int4) are widened on the way."""

@@ -17,15 +17,22 @@ if TYPE_CHECKING:
     from ...spec.serving import Serve
     from .serve_search import ServeSearch
 
-MAX_PLAYED = 6
+MAX_PLAYED = 8
 """Simulations a plan may take."""
+
+UNPLAYED = "has stages that the model fits without: held to the objective in closed form only"
 
 
 def play_finalists(found: ServeSearch, asked: Serve) -> None:
     """Put the cheapest layout that holds the objective in simulation at the head of `good`; those that do not, among `bad`."""
     if asked.workload is None or not found.good:
         return
-    waiting = [(cost_of(each, asked), place, each) for place, each in enumerate(found.good)]
+    unstaged = {each.shape.weights for each in found.good if each.shape.pp == 1}
+    contenders = [each for each in found.good if each.shape.pp == 1 or each.shape.weights not in unstaged]
+    spectators = [
+        each for each in found.good if each not in contenders
+    ]  # stages where the model fits without: told, not played
+    waiting = [(cost_of(each, asked), place, each) for place, each in enumerate(contenders)]
     heapq.heapify(waiting)
     number, failed = len(waiting), []
     for _ in range(MAX_PLAYED):
@@ -35,8 +42,10 @@ def play_finalists(found: ServeSearch, asked: Serve) -> None:
         played = judged(played_out(candidate, asked), asked)
         if played.reason is None:
             rest = [each for _, _, each in sorted(waiting, key=lambda entry: entry[:2])]
-            found.good = [played, *rest]
-            found.bad = [*failed, *found.bad]
+            dearer = [each for each in spectators if each.devices >= played.devices]
+            found.good = [played, *sorted([*rest, *dearer], key=lambda each: cost_of(each, asked))]
+            unplayed = [replace(each, reason=UNPLAYED, binding="pp") for each in spectators if each not in dearer]
+            found.bad = [*failed, *unplayed, *found.bad]
             return
         failed.append(played)
         more = _one_more(candidate, asked)
@@ -63,8 +72,8 @@ def played_out(candidate: Candidate, asked: Serve) -> Candidate:
 
 
 def _one_more(candidate: Candidate, asked: Serve) -> Candidate | None:
-    """The same shape with a replica more, where there is room for it."""
-    replicas = candidate.replicas + 1
+    """The same shape with a replica more (a sixteenth more of many), where there is room for it."""
+    replicas = candidate.replicas + max(1, candidate.replicas // 16)
     if asked.layout.replicas or replicas * candidate.shape.devices > candidate.engine.machine.num_devices:
         return None
     more = candidate_of(asked, candidate.engine, replicas=replicas)

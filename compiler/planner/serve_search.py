@@ -266,7 +266,7 @@ def misses(service: Service, slo: Slo | None) -> tuple[str, str] | None:
     for name, value in percentiles_ms(service).items():
         limit = getattr(slo, name)
         if limit is not None and value > limit:
-            return f"{name} {value:.0f} ms, {limit:g} ms is asked", name
+            return f"{name} {value:.4g} ms, {limit:g} ms is asked", name
     return None
 
 
