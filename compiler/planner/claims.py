@@ -19,18 +19,28 @@ if TYPE_CHECKING:
 CLAIMS_FILE = "claims.json"
 
 
-class TrainClaims(BaseModel):
-    """Of rank 0, in bytes; `claims.json` of a build."""
+class Figures(BaseModel):
+    """Of rank 0, in bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layout: Layout
     traffic: tuple[Shipment, ...] = Field(description="Everything that the rank sends in a step, by axis and kind.")
     parameters: int = Field(description="Bytes of the rank's shards of the weights.")
     gradients: int
     optimizer: int = Field(description="Bytes of the optimizer's moments.")
     peak: int = Field(description="Most bytes that tensors take at once, by the ledger.")
     kv_copies: int = Field(description="Ranks of tp that hold the same key/value head.")
+
+
+class TrainClaims(BaseModel):
+    """What a program is held to; `claims.json` of a build."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: Layout
+    figures: Figures | None = Field(
+        description="null: the inventory does not know this layout's traffic to the byte yet."
+    )
 
     def to_text(self) -> str:
         return self.model_dump_json(indent=1) + "\n"
@@ -44,6 +54,11 @@ def claims_of(spec: Spec, outcome: TrainOutcome) -> TrainClaims:
 
 def claims_of_layout(spec: Spec, graph: Graph, layout: Layout, *, peak: int) -> TrainClaims:
     """The claims for a layout of several devices."""
+    has_figures = layout.pp == layout.cp == layout.ep == 1 and spec.model.moe is None and "K" in graph.sizes
+    return TrainClaims(layout=layout, figures=_figures(spec, graph, layout, peak=peak) if has_figures else None)
+
+
+def _figures(spec: Spec, graph: Graph, layout: Layout, *, peak: int) -> Figures:
     assert spec.train is not None
     train = spec.train[0]
     vocab = -(-spec.model.vocab_size // layout.tp)
@@ -53,8 +68,7 @@ def claims_of_layout(spec: Spec, graph: Graph, layout: Layout, *, peak: int) -> 
         loss_chunk=chunk_of(vocab, precision=train.precision),
     )
     parameters, optimizer = state_bytes_of(graph, layout, setting, optimizer=train.optimizer.name)
-    return TrainClaims(
-        layout=layout,
+    return Figures(
         traffic=inventory(graph, layout, setting),
         parameters=parameters,
         gradients=parameters,

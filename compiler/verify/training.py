@@ -14,7 +14,7 @@ from .record import Record
 from .traffic import compare, extrapolated, found_sums, planned_sums
 
 if TYPE_CHECKING:
-    from ..planner.claims import TrainClaims
+    from ..planner.claims import Figures, TrainClaims
     from ..planner.layout import Layout
 
 Progress = Callable[[str], None]
@@ -28,37 +28,39 @@ def check_training(
 ) -> Iterator[Claim]:
     """What a training program for several devices sends, holds, and in which order its ranks meet."""
     layout = claims.layout
-    progress("one step of rank 0")
-    record, sums = _step(folder, claims, runs)
-    yield from compare(planned_sums(claims.traffic, layout, 0), sums)
-    yield from _states(record, claims)
+    if claims.figures is not None:
+        progress("one step of rank 0")
+        record, sums = _step(folder, layout, claims.figures, runs)
+        yield from compare(planned_sums(claims.figures.traffic, layout, 0), sums)
+        yield from _states(record, claims.figures)
     players = sorted(_players(layout))
     progress(f"the order of {len(players)} ranks' collectives")
-    records = list(runs(folder, players, micro_batches=2, layers=2))
+    records = list(runs(folder, players, micro_batches=2, layers=2 if layout.pp == 1 else None))
     hang = find_hang({each.rank: each.events for each in records})
     yield Claim("order", f"{len(players)} ranks, all kinds of groups among them, end together", "yes", hang or "yes")
 
 
-def _step(folder: Path, claims: TrainClaims, runs: DryRuns) -> tuple[Record, dict[tuple[str, str], tuple[int, int]]]:
+def _step(
+    folder: Path, layout: Layout, figures: Figures, runs: DryRuns
+) -> tuple[Record, dict[tuple[str, str], tuple[int, int]]]:
     """Rank 0's step as the plan has it, from as few micro-batches as tell it."""
-    layout = claims.layout
     several = layout.grad_accumulation
     (record,) = runs(folder, [0], micro_batches=min(several, 2))
-    sums = found_sums(record, layout, kv_copies=claims.kv_copies)
+    sums = found_sums(record, layout, kv_copies=figures.kv_copies)
     if several <= 2:
         return record, sums
     (longer,) = runs(folder, [0], micro_batches=3)
-    more = found_sums(longer, layout, kv_copies=claims.kv_copies)
+    more = found_sums(longer, layout, kv_copies=figures.kv_copies)
     return record, extrapolated(sums, more, micro_batches=several)
 
 
-def _states(record: Record, claims: TrainClaims) -> Iterator[Claim]:
+def _states(record: Record, figures: Figures) -> Iterator[Claim]:
     found = record.states
     assert found is not None
-    yield Claim("states", "weights of a rank", claims.parameters, found.parameters, "bytes")
-    yield Claim("states", "gradients of a rank", claims.gradients, found.gradients, "bytes")
-    yield Claim("states", "moments of a rank", claims.optimizer, found.optimizer, "bytes")
-    yield Claim("memory", "most that tensors of a rank take", claims.peak, found.peak, "bytes", WITHIN_2_PERCENT)
+    yield Claim("states", "weights of a rank", figures.parameters, found.parameters, "bytes")
+    yield Claim("states", "gradients of a rank", figures.gradients, found.gradients, "bytes")
+    yield Claim("states", "moments of a rank", figures.optimizer, found.optimizer, "bytes")
+    yield Claim("memory", "most that tensors of a rank take", figures.peak, found.peak, "bytes", WITHIN_2_PERCENT)
 
 
 def _players(layout: Layout) -> set[int]:

@@ -13,7 +13,6 @@ import importlib
 import json
 import resource
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +107,15 @@ def _as_json(calls: list[Call]) -> dict[str, Any]:
     numbers = {ranks: number for number, ranks in enumerate(groups)}
     events = []
     for call in calls:
-        event = {key: value for key, value in asdict(call).items() if value not in (None, (), 0) or key == "message"}
-        event.pop("ranks", None)
-        if call.message is None:
-            event.pop("message", None)
+        event: dict[str, Any] = {"kind": call.kind}
+        if call.ranks:
             event["group"] = numbers[call.ranks]
+        if call.shapes:
+            event |= {"num_bytes": call.num_bytes, "shapes": call.shapes}
+        if call.message is not None:
+            event |= {"message": call.message}
+        if call.peer is not None:
+            event |= {"peer": call.peer}
         events.append(event)
     return {"groups": groups, "events": events}
 
