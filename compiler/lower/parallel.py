@@ -95,6 +95,15 @@ class ParallelView:
         return self.is_mixed and self.device == "cpu"
 
     @property
+    def padded_vocab(self) -> int:
+        assert self.tp is not None
+        return -(-self.tp.vocab_size // self.tp.size) * self.tp.size
+
+    @property
+    def pads_vocabulary(self) -> bool:
+        return self.tp is not None and self.padded_vocab != self.tp.vocab_size
+
+    @property
     def travels(self) -> bool:
         """Whether what travels depends on the micro-batch; in a pipeline its stages see to that."""
         return self.pp is None and self.zero is not None and self.accumulates and (self.zero < 3 or self.is_replicated)

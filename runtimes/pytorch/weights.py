@@ -16,6 +16,8 @@ from ..common.errors import RunError
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARDS = "model"
+"""Of a checkpoint that several devices wrote: the folder of its weights (parallel/checkpoint.py)."""
 
 
 def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -31,11 +33,14 @@ def cast_parameters(model: ModelT, dtype: torch.dtype) -> ModelT:
 
 
 def load_weights(model: nn.Module, folder: Path | str) -> None:
-    """Fill a model's parameters from model.safetensors, or from the files that model.safetensors.index.json names.
+    """Fill a model's parameters from model.safetensors, from the files that model.safetensors.index.json names, or from shards.
 
     Every parameter must be there, with its shape, and nothing else; values are cast to the parameter's dtype.
     """
     folder = Path(folder)
+    if (folder / SHARDS).is_dir():
+        _load_shards(model, folder / SHARDS)
+        return
     own = named_tensors(model)
     missing, unknown = set(own), []
     for file in weight_files(folder):
@@ -54,6 +59,16 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
             f"{folder} holds weights of another model: {_names(missing, 'missing')}{_names(unknown, 'unknown')}",
             help="give the folder of a checkpoint of this spec, or import the weights with `llmc import`",
         )
+
+
+def _load_shards(model: nn.Module, folder: Path) -> None:
+    """The weights in a checkpoint of several devices."""
+    from .parallel.cuts import Cuts, Whole
+    from .parallel.storage import load_pieces
+
+    cuts = Cuts({}, rest=Whole())
+    pieces = [piece for name, tensor in named_tensors(model).items() for piece in cuts.pieces(name, tensor)]
+    load_pieces(pieces, folder, group=None, no_dist=True)
 
 
 def save_weights(model: nn.Module, folder: Path | str, *, dtype: torch.dtype | None = None) -> Path:

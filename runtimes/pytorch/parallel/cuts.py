@@ -162,6 +162,15 @@ def local_part(tensor: Tensor) -> tuple[Tensor, tuple[int, ...], int]:
     return tensor.to_local(), tuple(offset), replicas
 
 
+def clear_padding(model: nn.Module, cuts: Cuts) -> None:
+    """Set to zero what a rank's parameters have beyond the whole ones; no gradient and no decay moves it from there."""
+    for name, parameter in model.named_parameters():
+        if isinstance(cuts.of(name), Rows):
+            local, (first, *_), _ = local_part(parameter)
+            held = next((part.stop for part in cuts.of(name).parts(tuple(parameter.shape), cuts.tp)), 0)
+            local[max(0, held - first) :] = 0.0
+
+
 def load_whole(model: nn.Module, cuts: Cuts, tensors: Mapping[str, Tensor]) -> None:
     """Fill a rank's parameters from whole tensors by name."""
     with torch.no_grad():

@@ -6,6 +6,7 @@ apart in it (`attn.q.weight`, not `attn.qkv.weight`), so that what a rank has of
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +58,9 @@ def load_pieces(
     """Fill this rank's pieces from whatever files of `folder` have them. RunError names what none has."""
     planner = _LoadPlanner(list(pieces), folder)
     reader = HuggingFaceStorageReader(str(folder))
-    load({}, storage_reader=reader, planner=planner, process_group=group, no_dist=no_dist)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as one device means to
+        load({}, storage_reader=reader, planner=planner, process_group=group, no_dist=no_dist)
 
 
 def names_in(folder: Path) -> set[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from pool import Pool
-from test_parity import BATCH, filled, run_alone, spec_of
+from reference import BATCH, filled, run_alone, spec_of
 
 from llmc.compiler.emit.tree import write_tree
 from llmc.compiler.lower.lower import lower

@@ -10,7 +10,8 @@ import pytest
 import torch
 from pool import Pool
 from programs import build, imported, plan_of
-from test_parity import BATCH, CLOSE, CLOSE_TENSOR, MODELS, STEPS, Case, run_alone, spec_of
+from reference import BATCH, MODELS, STEPS, run_alone, spec_of
+from test_parity import CLOSE, Case
 
 from llmc.compiler.planner.layout import Layout
 from llmc.runtimes.pytorch.checkpoint import Saved
@@ -80,7 +81,6 @@ def test_pipelines_repeat_the_program_of_one_device(name: str, pool: Pool, refer
     size = case.layout.devices
     found = pool.run("train", world_size=size, folder=str(folder), reference=str(reference), steps=STEPS)
     for rank, worst in enumerate(found):
-        assert worst.pop("one_gradient") < CLOSE_TENSOR, (rank, worst)
         assert max(worst.values()) < CLOSE, (rank, worst)
 
 

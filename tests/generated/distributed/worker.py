@@ -42,13 +42,13 @@ def train(folder: str, reference: str, steps: int) -> dict[str, Any]:
             loss, grad_norm = program.accumulate_gradients(model, place, batches).tolist()
             for name, found in (("loss", loss), ("grad_norm", grad_norm)):
                 expected = whole[name][step].item()
-                worst[name] = max(worst[name], abs(found - expected) / expected)
+                worst[name] = larger(worst[name], abs(found - expected) / expected)
             if f"gradients.{step}.embed.weight" in whole:
                 expected = part_of(whole, f"gradients.{step}")
                 found = [(name, parameter.grad) for name, parameter in model.named_parameters()]
                 whole_of, of_one = distances(found, expected, place)
-                worst["gradient"] = max(worst["gradient"], whole_of)
-                worst["one_gradient"] = max(worst["one_gradient"], of_one)
+                worst["gradient"] = larger(worst["gradient"], whole_of)
+                worst["one_gradient"] = larger(worst["one_gradient"], of_one)
             program.update(optimizer, lr=1e-3)
     return worst
 
@@ -85,6 +85,50 @@ def pass_on(folder: str, start: str, end: str, reference: str | None = None) -> 
         checkpoints.finish()
 
 
+def save(folder: str, reference: str, checkpoints: str) -> None:
+    """Take two steps, and save after each."""
+    whole = load_file(Path(reference) / "reference.safetensors")
+    with imported(Path(folder), "train") as (program,):
+        place = program.take_place("cpu")
+        model, optimizer = program.build(place)
+        load_whole(model, place.cuts, part_of(whole, "first"))
+        store = SharedCheckpoints(Path(checkpoints), place.cuts, keep=3)
+        for step in (1, 2):
+            batches = program.on_device(own_windows(whole["batches"][step], program, place), place)
+            program.train_step(model, optimizer, place, batches, lr=1e-3)
+            store.save(step, model=model, optimizer=optimizer, cursor={"samples": 8 * step})
+        store.finish()
+
+
+def copy(folder: str, checkpoints: str, to: str) -> int:
+    """Load the latest checkpoint and save it elsewhere; its step."""
+    with imported(Path(folder), "train") as (program,):
+        place = program.take_place("cpu")
+        model, optimizer = program.build(place)
+        saved = SharedCheckpoints(Path(checkpoints), place.cuts, keep=3).load_latest(model=model, optimizer=optimizer)
+        assert saved is not None
+        store = SharedCheckpoints(Path(to), place.cuts, keep=3)
+        store.save(saved.step, model=model, optimizer=optimizer, cursor=saved.cursor)
+        store.finish()
+    return saved.step
+
+
+def first_weights(folder: str, out: str) -> None:
+    """Save the weights that a program starts with."""
+    with imported(Path(folder), "train") as (program,):
+        place = program.take_place("cpu")
+        model, optimizer = program.build(place)
+        program.init_weights(model, place)
+        store = SharedCheckpoints(Path(out), place.cuts, keep=1)
+        store.save(0, model=model, optimizer=optimizer, cursor={})
+        store.finish()
+
+
+def larger(worst: float, found: float) -> float:
+    """The larger of two; what is not a number is beyond all."""
+    return max(worst, math.inf if math.isnan(found) else found)
+
+
 def own_windows(step: Tensor, program: Any, place: Any) -> Any:
     """The micro-batches [B, T + 1] of this data-parallel rank, from a step's windows [N, T + 1]."""
     rank, ranks = getattr(place, "data_rank", 0), getattr(program, "DATA_RANKS", 1)
@@ -105,7 +149,7 @@ def distances(found: list[tuple[str, Tensor | None]], expected: dict[str, Tensor
         pieces = list(place.cuts.pieces(name, tensor))
         away = sum((piece.tensor - box(expected[name], piece)).square().sum().item() for piece in pieces)
         squares += away
-        worst = max(worst, math.sqrt(away) / expected[name].norm().item())
+        worst = larger(worst, math.sqrt(away) / expected[name].norm().item())
     return math.sqrt(squares / sum(each.square().sum().item() for each in expected.values())), worst
 
 

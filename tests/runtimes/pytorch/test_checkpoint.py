@@ -97,7 +97,7 @@ def test_a_damaged_checkpoint_is_never_loaded(file: str, harm: str, tmp_path: Pa
     assert saved.step == 1
 
 
-@pytest.mark.parametrize("moment", ["_sha256", "_sync"])
+@pytest.mark.parametrize("moment", ["sha256", "sync"])
 def test_a_crash_while_saving_leaves_the_one_before(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
