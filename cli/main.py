@@ -103,7 +103,8 @@ def run_train(
     target: SpecOrFolder,
     overrides: Overrides = None,
     launcher: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Start it by torchrun, slurm, ray or kubernetes, as `deploy` says.")
+        str | None,
+        typer.Option(metavar="NAME", help="Start it by torchrun, slurm, ray or kubernetes, as `deploy` says."),
     ] = None,
 ) -> None:
     """Train. Options such as --resume are handed on to the program."""
