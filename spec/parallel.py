@@ -37,7 +37,8 @@ class Parallel(Node):
         default=None, description="Layers of each pipeline stage, from the first to the last; null: the planner's."
     )
     order: list[Literal["tp", "cp", "dp_shard", "dp_replicate", "pp"]] | None = Field(
-        default=None, description="Mesh axes from the innermost (neighbouring devices) to the outermost; null: the planner's."
+        default=None,
+        description="Mesh axes from the innermost (neighbouring devices) to the outermost; null: the planner's.",
     )
     micro_batch: Sequences | None = Field(default=None, description="Sequences a forward pass of one rank.")
     grad_accumulation: Count | None = Field(default=None, description="Forward passes an optimizer step.")
