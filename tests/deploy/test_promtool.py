@@ -70,7 +70,7 @@ def up(*replicas: int) -> Series:
 def ended(**per_minute: float) -> Series:
     """Requests by how they ended, and those that were refused."""
     refused = {"series": 'llmc_requests_refused_total{job="tiny"}', "values": rising(per_minute.pop("refused", 0))}
-    series = ((f'llmc_requests_total{{{{job="tiny",reason="{reason}"}}}}', rate) for reason, rate in per_minute.items())
+    series = ((f'llmc_requests_total{{job="tiny",reason="{reason}"}}', rate) for reason, rate in per_minute.items())
     return [refused, *({"series": name, "values": rising(rate)} for name, rate in series)]
 
 
