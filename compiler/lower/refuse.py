@@ -103,9 +103,6 @@ def _layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
     if layout.devices > 1 and spec.model.moe is not None:
         message = f"mixtures of experts on {layout.devices} devices are not lowered yet; on one device they are"
         yield _refused(message, ("model", "moe"), part="key")
-    if layout.recompute == "mixed":
-        message = "recompute that differs from layer to layer is not lowered yet; none, selective and full are"
-        yield _refused(message, ("parallel",), part="key")
     if layout.tp * layout.cp > 1 and attention.kind == "mla":
         message = "latent attention (mla) with tp or cp is not lowered yet; with dp it is"
         yield _refused(message, ("model", "attention", "kind"))

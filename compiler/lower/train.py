@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,8 @@ class TrainView:
     flops_per_token: str
     peak_flops_per_s: str
     peak_words: str
+    recompute: tuple[tuple[str, str], ...] = ()
+    """Where layers differ: (argument of recompute_layers, the numbers of its layers as source)."""
     vocab_size: int = 0
     has_data: bool = True
     """Whether data.py says what text there is; else a prepared corpus is given when the program starts."""
@@ -132,6 +135,7 @@ def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str, kernel
         nodes=spec.hardware.nodes if spec.hardware.nodes * _per_node(spec) == layout.devices else 1,
         per_node=_per_node(spec) if spec.hardware.nodes * _per_node(spec) == layout.devices else layout.devices,
         autocasts=train.precision == "bf16" and layout.data_parallel * layout.cp == 1,
+        recompute=_recompute(layout, num_layers=spec.model.num_layers),
         vocab_size=spec.model.vocab_size,
         has_data=spec.data is not None,
         norms_start_at_zero=spec.model.norm.unit_offset,
@@ -155,6 +159,26 @@ def _plan_lines(spec: Spec, plan: TrainPlan, *, batch: Batch) -> tuple[str, ...]
 def _device(spec: Spec) -> str:
     accelerator = spec.hardware.accelerator
     return accelerator.name or accelerator.like or accelerator.kind
+
+
+_RECOMPUTED = {"full": "whole", "selective": "attention"}
+
+
+def _recompute(layout: Layout, *, num_layers: int) -> tuple[tuple[str, str], ...]:
+    """Runs of layers as ranges."""
+    if layout.recompute != "mixed":
+        return ()
+    runs: dict[str, list[str]] = {}
+    first = 0
+    for how, group in itertools.groupby(layout.recompute_of_layers(num_layers)):
+        last = first + len(list(group))
+        if how in _RECOMPUTED:
+            runs.setdefault(_RECOMPUTED[how], []).append(f"range({first}, {last})")
+        first = last
+    return tuple(
+        (name, ranges[0] if len(ranges) == 1 else f"[{', '.join(f'*{each}' for each in ranges)}]")
+        for name, ranges in sorted(runs.items(), reverse=True)
+    )
 
 
 def _devices(spec: Spec, layout: Layout) -> str:

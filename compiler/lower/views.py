@@ -72,7 +72,7 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
         spec,
         origin=place.origin,
         num_parameters=plan.model.parameters,
-        recompute=layout.recompute,
+        recompute="none" if layout.recompute == "mixed" else layout.recompute,  # mixed is applied from outside
         kernels=kernels,
         tp=tensor_of(spec, layout),
         cp=context_of(layout),

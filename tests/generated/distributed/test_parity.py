@@ -51,6 +51,9 @@ CASES = {
     "tp 2, a head with a bias": Case(Layout(tp=2), "gpt-j"),
     "tp 2 + sp x cp 2 ulysses, 8 heads": Case(Layout(tp=2, sequence_parallel=True, cp=2, cp_kind="ulysses"), "wide"),
     "zero 3 x 2, full recompute": Case(Layout(dp_shard=2, zero=3, recompute="full")),
+    "zero 3 x 2, mixed recompute": Case(
+        Layout(dp_shard=2, zero=3, recompute="mixed", recompute_layers=(("full", 1), ("selective", 1), ("none", 1)))
+    ),
     "tp 2 + sp, selective recompute": Case(Layout(tp=2, sequence_parallel=True, recompute="selective")),
     "tp 2, norms of heads": Case(Layout(tp=2), "qwen3"),
     "tp 2 + sp, parallel blocks": Case(Layout(tp=2, sequence_parallel=True), "neox"),
