@@ -85,9 +85,10 @@ def run_rank(folder: Path, reference: Path) -> dict[str, float]:
     return worst
 
 
-def _program(folder: Path) -> Any:
+def _program(folder: Path, name: str = "train") -> Any:
+    """A module of a build folder."""
     sys.path.insert(0, str(folder))
-    return importlib.import_module("train")
+    return importlib.import_module(name)
 
 
 def _own_windows(windows: Tensor, train: Any, place: Any) -> Iterator[Any]:
@@ -116,8 +117,7 @@ def _distance(found: list[tuple[str, Tensor | None]], expected: dict[str, Tensor
 
 def run_ranks(folder: Path, reference: Path) -> dict[str, Any]:
     """All ranks as processes of this machine."""
-    sys.path.insert(0, str(folder))
-    world_size: int = importlib.import_module("parallel").WORLD_SIZE
+    world_size: int = _program(folder, "parallel").WORLD_SIZE
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "rank", str(folder), str(reference)]
         processes = [

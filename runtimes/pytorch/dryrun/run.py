@@ -31,8 +31,9 @@ class DryProgram:
 
     def __init__(self, folder: Path) -> None:
         sys.path.insert(0, str(folder))
-        self.train: Any = importlib.import_module("train")
-        self.parallel: Any = importlib.import_module("parallel")
+        self.train: Any
+        self.parallel: Any
+        self.train, self.parallel = (importlib.import_module(name) for name in ("train", "parallel"))
         self.world_size: int = self.parallel.WORLD_SIZE
 
     def keep_layers(self, number: int) -> None:
