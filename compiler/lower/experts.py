@@ -21,9 +21,12 @@ class ExpertsView:
     """What templates/pytorch/feed_forward/moe.py.j2 needs, as `m.experts`."""
 
     num_experts: int
+    """Of a rank, where ep spreads them."""
+    num_whole: int
+    """Of a layer."""
     per_token: int
     size: int
-    """Width of an expert."""
+    """Width of an expert, or of a rank's part of it."""
     bias: bool
     score: Literal["softmax", "sigmoid"]
     normalize: bool
@@ -49,7 +52,7 @@ class ExpertsView:
     @property
     def group_size(self) -> int:
         """Experts of a group."""
-        return self.num_experts // self.groups
+        return self.num_whole // self.groups
 
     @property
     def has_router_loss(self) -> bool:
@@ -63,7 +66,7 @@ class ExpertsView:
     @property
     def aux_factor(self) -> float:
         """On sum(share of tokens that visit * mean score): the weight times E / X, so that even use costs the weight."""
-        return self.aux_loss_weight * self.num_experts / self.per_token
+        return self.aux_loss_weight * self.num_whole / self.per_token
 
     @property
     def is_weighted_plainly(self) -> bool:
@@ -75,17 +78,17 @@ class ExpertsView:
         shared = ""
         if self.shared_size is not None:
             shared = f", and every token a shared expert {'by a gate of its own' if self.shared_gate else 'as well'}"
-        return f"A mixture of experts: each token visits {self.per_token} of {self.num_experts}{shared}."
+        return f"A mixture of experts: each token visits {self.per_token} of {self.num_whole}{shared}."
 
     @property
     def words(self) -> str:
         """For the head of model.py."""
         shared = " and shared ones" if self.shared_size is not None else ""
-        return f"{plural(self.num_experts, 'expert')}{shared} a layer, {self.per_token} a token"
+        return f"{plural(self.num_whole, 'expert')}{shared} a layer, {self.per_token} a token"
 
 
-def lower_experts(spec: Spec) -> ExpertsView | None:
-    """None for a dense model."""
+def lower_experts(spec: Spec, *, tp: int = 1, ep: int = 1) -> ExpertsView | None:
+    """None for a dense model. `tp` ranks have a part of each expert, `ep` ranks some of them."""
     model = spec.model
     moe = model.moe
     if moe is None:
@@ -93,9 +96,10 @@ def lower_experts(spec: Spec) -> ExpertsView | None:
     router, size = moe.router, moe.intermediate_size or model.intermediate_size
     is_trained = spec.train is not None
     return ExpertsView(
-        num_experts=moe.num_experts,
+        num_experts=moe.num_experts // ep,
+        num_whole=moe.num_experts,
         per_token=moe.experts_per_token,
-        size=size,
+        size=size // tp,
         bias=moe.bias,
         score=router.score,
         normalize=router.normalize,
@@ -110,7 +114,7 @@ def lower_experts(spec: Spec) -> ExpertsView | None:
         counts_visits=router.balance == "bias" and is_trained,
         bias_step=BIAS_STEP,
         capacity_factor=moe.capacity_factor if is_trained else None,
-        shared_size=_shared_size(moe, size=size),
+        shared_size=_shared_size(moe, size=size, tp=tp),
         shared_gate=moe.shared_gate,
         layer_condition=_condition(moe, model),
     )
@@ -121,10 +125,10 @@ def _has_bf16(spec: Spec) -> bool:
     return in_training or (spec.serve is not None and "bf16" in spec.serve.weights.dtype)
 
 
-def _shared_size(moe: Moe, *, size: int) -> int | None:
+def _shared_size(moe: Moe, *, size: int, tp: int) -> int | None:
     if not moe.shared_experts:
         return None
-    return moe.shared_intermediate_size or moe.shared_experts * size
+    return (moe.shared_intermediate_size or moe.shared_experts * size) // tp
 
 
 def _condition(moe: Moe, model: Model) -> str:

@@ -62,10 +62,6 @@ class MlpView:
         """Whether a module is told its width."""
         return len(self.sizes) > 1
 
-    def make(self, size: int) -> str:
-        """How a module of that width is made."""
-        return f"Mlp({size})" if self.takes_size else "Mlp()"
-
 
 @dataclass(frozen=True)
 class ModelView:
@@ -104,6 +100,8 @@ class ModelView:
     """Of a rank of several: then sizes above are those of its part."""
     cp: ContextView | None = None
     pp: PipelineView | None = None
+    is_parallel: bool = False
+    """Whether the program is for several devices."""
     loss_chunk: int = 0
     """Tokens whose logits exist at a time, where the vocabulary is cut over tp."""
     z_loss: float = 0.0
@@ -111,7 +109,27 @@ class ModelView:
     @property
     def axes(self) -> AxesView:
         """What modules are told of the axes that they communicate along."""
-        return AxesView(tuple(name for name in ("tp", "cp") if getattr(self, name) is not None))
+        axes = {"tp": self.tp is not None, "cp": self.cp is not None, "ep": self.ep}
+        return AxesView(tuple(name for name, is_used in axes.items() if is_used))
+
+    @property
+    def ep(self) -> bool:
+        """Whether a rank has some of the experts."""
+        return self.experts is not None and self.experts.num_experts < self.experts.num_whole
+
+    @property
+    def expert_calls(self) -> tuple[str, ...]:
+        """What is called of runtimes/pytorch/parallel/expert.py."""
+        if self.experts is None or not self.is_parallel:
+            return ()
+        calls = {
+            "add_visits": self.experts.counts_visits,
+            "from_experts": self.ep,
+            "mean_over": self.cp is not None and self.experts.aux_loss_weight > 0,
+            "shared_loss": self.tp is not None and self.experts.has_router_loss,
+            "to_experts": self.ep,
+        }
+        return tuple(name for name, is_used in calls.items() if is_used)
 
     @property
     def block_params(self) -> str:
@@ -135,9 +153,20 @@ class ModelView:
     def feed_forward(self) -> str:
         """How a block makes its feed-forward part."""
         if self.experts is None:
-            return f"Mlp({self.axes.args('tp')})"
-        dense = self.mlp.make(self.mlp.size)
-        return f"Moe() if has_experts else {dense}" if self.experts.layer_condition else "Moe()"
+            return self.make_mlp(self.mlp.size)
+        moe = f"Moe({self.axes.args('tp', 'cp', 'ep') if self.experts.aux_loss_weight else self.axes.args('tp', 'ep')})"
+        return f"{moe} if has_experts else {self.make_mlp(self.mlp.size)}" if self.experts.layer_condition else moe
+
+    @property
+    def has_summands(self) -> bool:
+        """Whether tp cuts shared experts, whose output is summed over ranks along with that of routed ones."""
+        return self.tp is not None and self.experts is not None and self.experts.shared_size is not None
+
+    def make_mlp(self, size: int) -> str:
+        """How an Mlp of that width is made."""
+        size_arg = [str(size)] if self.mlp.takes_size or self.has_summands else []
+        axes = self.axes.of("tp") if not self.has_summands or (self.experts and self.experts.layer_condition) else ()
+        return f"Mlp({', '.join([*axes, *size_arg])})"
 
     @property
     def feed_forward_words(self) -> str:
@@ -175,7 +204,7 @@ class ModelView:
     @property
     def uses_functional(self) -> bool:
         """Whether anything of torch.nn.functional is called."""
-        if self.experts is not None and self.experts.is_router_fp32:
+        if self.experts is not None and (self.experts.is_router_fp32 or "F." in self.mlp.expression):
             return True
         has_sdpa = not self.attention.is_eager and (self.has_decode or "causal_attention" not in self.kernels)
         has_sdpa = has_sdpa and (self.cp is None or self.cp.kind == "ulysses")
@@ -209,6 +238,10 @@ class AxesView:
     def args(self, *names: str) -> str:
         return ", ".join(self._wanted(names))
 
+    def of(self, *names: str) -> tuple[str, ...]:
+        """Those of the named axes that there are."""
+        return self._wanted(names)
+
     def _wanted(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in self.names if not names or name in names)
 
@@ -229,8 +262,10 @@ def lower_model(
     tp: TensorView | None = None,
     cp: ContextView | None = None,
     pp: PipelineView | None = None,
+    ep: int = 1,
+    is_parallel: bool = False,
 ) -> ModelView:
-    """With `tp`, sizes are those of one of its ranks."""
+    """With `tp` and `ep`, sizes are those of one of their ranks."""
     model = spec.model
     longest = longest_sequence(spec)
     tp_size = tp.size if tp else 1
@@ -240,7 +275,7 @@ def lower_model(
         attention = lower_attention(model, model.attention, longest=longest, tp=tp_size)
     position = lower_position(model, longest=longest)
     has_decode = spec.serve is not None
-    experts = lower_experts(spec)
+    experts = lower_experts(spec, tp=tp_size, ep=ep)
     called = tuple(kernel.name for kernel in kernels if kernel.name in _MODEL_KERNELS)
     return ModelView(
         name=spec.name,
@@ -272,6 +307,7 @@ def lower_model(
         tp=tp,
         cp=cp,
         pp=pp,
+        is_parallel=is_parallel,
         loss_chunk=chunk_of(-(-model.vocab_size // tp_size), precision=spec.train[0].precision)
         if tp and spec.train
         else 0,
@@ -321,7 +357,7 @@ _ACTIVATIONS = {
 def _mlp(model: Model, *, experts: ExpertsView | None, kernels: tuple[str, ...], tp: int) -> MlpView:
     mlp = model.mlp
     expression, doc = _ACTIVATIONS[mlp.activation]
-    sizes = tuple(size // tp for size in _sizes(model, experts))
+    sizes = _sizes(model, experts, tp=tp)
     return MlpView(
         size=sizes[0] if sizes else 0,
         sizes=sizes,
@@ -334,9 +370,9 @@ def _mlp(model: Model, *, experts: ExpertsView | None, kernels: tuple[str, ...],
     )
 
 
-def _sizes(model: Model, experts: ExpertsView | None) -> tuple[int, ...]:
+def _sizes(model: Model, experts: ExpertsView | None, *, tp: int) -> tuple[int, ...]:
     """The widths of dense layers and of shared experts, as far as the model has them."""
-    dense = (model.intermediate_size,) if experts is None or experts.layer_condition else ()
+    dense = (model.intermediate_size // tp,) if experts is None or experts.layer_condition else ()
     shared = (experts.shared_size,) if experts is not None and experts.shared_size is not None else ()
     return tuple(dict.fromkeys((*dense, *shared)))
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..planner.layout import ORDER
+from .expert_cuts import CutView, expert_cuts
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
     from ..planner.layout import CpKind, Layout
+    from .experts import ExpertsView
     from .model import ModelView
     from .pipeline import PipelineView
 
@@ -38,15 +41,6 @@ class ContextView:
 
 
 @dataclass(frozen=True)
-class CutView:
-    """A line of the table: the end of a parameter's name, the cut as source, and a comment."""
-
-    name: str
-    cut: str
-    comment: str
-
-
-@dataclass(frozen=True)
 class ParallelView:
     """What templates/pytorch/parallel/parallel.py.j2 needs, under the name `p`."""
 
@@ -67,6 +61,9 @@ class ParallelView:
     tp: TensorView | None
     cp: ContextView | None
     pp: PipelineView | None
+    ep: int
+    """Ranks that share the experts, neighbours within dp_shard x cp; 1: every rank has all."""
+    experts: ExpertsView | None
     cuts: tuple[CutView, ...]
     has_validation: bool
     accumulates: bool
@@ -129,7 +126,52 @@ class ParallelView:
 
     @property
     def model_args(self) -> str:
-        return ", ".join(f"place.{name}" for name in ("tp", "cp") if getattr(self, name) is not None)
+        return ", ".join(f"place.{name}" for name in self.model_axes)
+
+    @property
+    def model_axes(self) -> tuple[str, ...]:
+        """Axes that the model communicates along."""
+        names = [name for name in ("tp", "cp") if getattr(self, name) is not None]
+        return tuple([*names, "ep"] if self.ep > 1 else names)
+
+    @property
+    def expert_axes(self) -> tuple[tuple[str, int], ...]:
+        """The mesh of experts: ep in the place of dp_shard and cp, and those that have the same experts."""
+        shards = math.prod(size for name, size in self.axes if name in ("dp_shard", "cp"))
+        degrees = {name: size for name, size in self.axes if name not in ("dp_shard", "cp")}
+        found = []
+        for name in ("pp", "dp_replicate", "same_experts", "ep", "tp"):
+            size = {"same_experts": shards // self.ep, "ep": self.ep}.get(name, degrees.get(name, 1))
+            if size > 1 or name == "same_experts":
+                found.append((name, size))
+        return tuple(found)
+
+    @property
+    def expert_names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.expert_axes)
+
+    @property
+    def expert_sizes(self) -> tuple[int, ...]:
+        return tuple(size for _, size in self.expert_axes)
+
+    @property
+    def shards_rows_of_experts(self) -> bool:
+        """Whether ZeRO cuts the matrices of experts: there are fewer of them than ranks, or they do not come out even."""
+        assert self.experts is not None or self.ep == 1
+        sharing = dict(self.expert_axes)["same_experts"]
+        return self.ep > 1 and bool(self.zero) and self.experts is not None and self.experts.num_experts % sharing != 0
+
+    @property
+    def expert_comment(self) -> str:
+        """Where the weights of experts travel."""
+        size = math.prod(size for name, size in self.expert_axes if name in self.expert_shards)
+        where = f"{size} ranks have the same experts, and share them" if size > 1 else "no other rank has these experts"
+        return f"ep: {where}; their weights travel apart from the rest of a layer."
+
+    @property
+    def expert_shards(self) -> tuple[str, ...]:
+        """Axes of that mesh whose ranks have the same experts: their weights are sharded or replicated over them."""
+        return tuple(name for name, _ in self.expert_axes if name in ("dp_replicate", "same_experts"))
 
     @property
     def fsdp_imports(self) -> tuple[str, ...]:
@@ -138,7 +180,7 @@ class ParallelView:
 
     @property
     def mesh_imports(self) -> tuple[str, ...]:
-        names = ["Axis", "axis"] if self.tp or self.cp or self.pp else []
+        names = ["Axis", "axis"] if self.model_axes or self.pp else []
         if self.zero is not None and len(self.shard_axes) > 1:
             names.append("joined")
         return tuple([*names, "split"] if self.tp and self.tp.kv_copies > 1 else names)
@@ -165,7 +207,8 @@ class ParallelView:
     def cut_kinds(self) -> tuple[str, ...]:
         """The cuts that the table uses."""
         used = {cut.cut.partition("(")[0] for cut in self.cuts}
-        return tuple(sorted(used | {"Cuts", "Whole"}))
+        inner = {kind for cut in self.cuts for kind in re.findall(r"[A-Z]\w+(?=\()", cut.cut)}
+        return tuple(sorted(used | inner | {"Cuts", "Whole"}))
 
 
 def tensor_of(spec: Spec, layout: Layout) -> TensorView | None:
@@ -209,7 +252,9 @@ def lower_parallel(spec: Spec, layout: Layout, *, origin: str, device: str, mode
         tp=model.tp,
         cp=model.cp,
         pp=model.pp,
-        cuts=tuple(_cuts(spec, model)) if model.tp else (),
+        ep=layout.ep,
+        experts=model.experts,
+        cuts=tuple(_cuts(spec, model)),
         has_validation=spec.data is not None and spec.data.split.valid > 0,
         accumulates=layout.grad_accumulation > 1,
         summary=tuple(_summary(layout, model, zero=zero)),
@@ -239,6 +284,8 @@ def _summary(layout: Layout, model: ModelView, *, zero: int | None) -> Iterator[
         yield f"cp: every sequence is cut over {layout.cp} ranks; {how}."
     if zero is not None:
         yield _ZERO[zero].format(over=_over(layout, zero=zero))
+    if layout.ep > 1:
+        yield f"ep: the experts of a layer are spread over {layout.ep} ranks of those; tokens travel to them and back."
     if zero and layout.dp_replicate > 1:
         yield f"There are {layout.dp_replicate} replicas of the shards, whose gradients are summed (HSDP)."
 
@@ -275,6 +322,8 @@ def _shared_comment(model: ModelView) -> Iterator[str]:
     tp = model.tp
     if tp is None:
         return
+    if model.experts is not None:
+        yield "A rank of tp has the gradient that its part of the experts gives their router: the whole one is the sum."
     if tp.sequence_parallel:
         yield "A rank of tp has the gradient that its tokens give norms and biases: the whole one is the sum."
     elif getattr(model.attention, "qk_norm", None) == "head":
@@ -284,9 +333,10 @@ def _shared_comment(model: ModelView) -> Iterator[str]:
 
 
 def _cuts(spec: Spec, model: ModelView) -> list[CutView]:
-    """Parameters of model.py that tp cuts, and those that each rank sees a share of, in the order of its modules."""
+    """Parameters of model.py that tp and ep cut, and those that each rank sees a share of, in the order of its modules."""
     tp, attention, mlp = model.tp, spec.model.attention, spec.model.mlp
-    assert tp is not None
+    if tp is None:
+        return list(expert_cuts(spec, model)) if model.ep else []
     assert attention.kind != "mla"
     head_dim = spec.model.head_dim
     q_size, kv_size = tp.num_heads * head_dim, tp.num_kv_heads * head_dim
@@ -300,13 +350,17 @@ def _cuts(spec: Spec, model: ModelView) -> list[CutView]:
     if attention.sinks:
         cuts.append(CutView("attn.sinks", f"Rows({tp.num_heads})", "a head each"))
     cuts.append(CutView("attn.out.weight", "Columns()", "heads"))
-    if mlp.is_gated:
+    cuts += expert_cuts(spec, model)
+    if model.experts is not None and not model.experts.layer_condition:
+        pass  # no dense layer
+    elif mlp.is_gated:
         size = spec.model.intermediate_size
         up = f"Sections(({size}, {size}), copies=(1, 1))"
         cuts += [CutView(f"mlp.gate_up.{kind}", up, "gate, up") for kind in _kinds(mlp.bias)]
     else:
         cuts += [CutView(f"mlp.up.{kind}", f"Rows({spec.model.intermediate_size})", "") for kind in _kinds(mlp.bias)]
-    cuts.append(CutView("mlp.down.weight", "Columns()", ""))
+    if model.experts is None or model.experts.layer_condition:
+        cuts.append(CutView("mlp.down.weight", "Columns()", ""))
     if not spec.model.tie_embeddings:
         cuts.append(CutView("head.weight", f"Rows({tp.vocab_size})", "of the vocabulary"))
     if spec.model.head.bias:

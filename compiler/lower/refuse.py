@@ -14,6 +14,7 @@ from ..backends.table import BACKENDS
 from ..deploy.refuse import refuse_deploy
 from .model import longest_sequence
 from .pipeline import pipeline_faults
+from .refuse_experts import refuse_experts
 
 if TYPE_CHECKING:
     from ...spec.base import Path
@@ -95,14 +96,10 @@ def _model(spec: Spec) -> Iterator[Diagnostic]:
 def _layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
     """Layouts of several devices that are planned and not yet lowered."""
     attention, position = spec.model.attention, spec.model.position.kind
-    if layout.ep > 1:
-        message = f"expert parallelism (ep {layout.ep}) is not lowered yet; dp, tp, cp and pp are"
-        yield _refused(message, ("parallel",), part="key")
     for message in pipeline_faults(spec, layout):
         yield _refused(message, ("parallel",), part="key")
-    if layout.devices > 1 and spec.model.moe is not None:
-        message = f"mixtures of experts on {layout.devices} devices are not lowered yet; on one device they are"
-        yield _refused(message, ("model", "moe"), part="key")
+    if spec.model.moe is not None:
+        yield from refuse_experts(spec.model, spec.model.moe, layout)
     if layout.tp * layout.cp > 1 and attention.kind == "mla":
         message = "latent attention (mla) with tp or cp is not lowered yet; with dp it is"
         yield _refused(message, ("model", "attention", "kind"))

@@ -77,6 +77,8 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
         tp=tensor_of(spec, layout),
         cp=context_of(layout),
         pp=pipeline_of(spec, layout),
+        ep=layout.ep,
+        is_parallel=layout.devices > 1,
     )
     parallel = lower_parallel(spec, layout, origin=place.origin, device=device, model=model)
     convert = None

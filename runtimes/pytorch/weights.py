@@ -22,7 +22,10 @@ SHARDS = "model"
 
 def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """All that belongs to the trained model: its parameters, and buffers such as the bias that balances experts."""
-    return model.state_dict(keep_vars=True)
+    buffers = {
+        name: each for name, each in model.state_dict(keep_vars=True).items() if not isinstance(each, nn.Parameter)
+    }
+    return {**dict(model.named_parameters()), **buffers}
 
 
 def cast_parameters(model: ModelT, dtype: torch.dtype) -> ModelT:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from llmc.compiler.emit.tree import write_tree
 from llmc.compiler.pipeline import build
 
-EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
-BUILT = {"tiny-code.yaml", "2-llama3-8b-64xh100.yaml", "train-on-slurm.yaml", "serve-on-kubernetes.yaml"}
+EXAMPLES_FOLDER = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = sorted(EXAMPLES_FOLDER.glob("*.yaml"))
+BUILT = {
+    "tiny-code.yaml",
+    "2-llama3-8b-64xh100.yaml",
+    "3-llama3-405b-fixed.yaml",
+    "train-on-slurm.yaml",
+    "serve-on-kubernetes.yaml",
+}
 """Those that are lowered today."""
 PROGRAM = {"model.py", "plan.json", "manifest.json", "README.md"}
 SECTIONS = {"train": {"train.py"}, "serve": {"serve.py"}}
@@ -31,6 +41,25 @@ def test_examples_build_or_say_what_is_missing(path: Path, tmp_path: Path) -> No
     else:
         assert codes == {"L301"}
         assert all(each.span is not None for each in result.diagnostics)
+
+
+def test_the_mixture_of_experts_builds_without_a_pipeline(tmp_path: Path) -> None:
+    """Its plan has a pipeline, in which experts are not lowered yet; expert parallelism over 8 ranks of 128 is."""
+    more = [
+        "data={sources: [{source: python-stdlib}], tokenizer: {train: bpe}}",
+        "parallel.pp=1",
+        "parallel.recompute=full",
+    ]
+    result = build(EXAMPLES_FOLDER / "4-mixtral-moe.yaml", tmp_path, more)
+    assert [each.message for each in result.diagnostics if each.severity == "error"] == []
+    assert result.tree is not None
+    assert result.tree.texts.keys() >= {"model.py", "parallel.py", "train.py", "plan.json"}
+    assert 'mesh_dim_names=("same_experts", "ep")' in result.tree.texts["parallel.py"]
+    write_tree(result.tree, tmp_path)
+    for command in (("check",), ("format", "--diff")):
+        ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", "."]
+        done = subprocess.run(ruff, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
 
 
 def test_there_are_examples() -> None:

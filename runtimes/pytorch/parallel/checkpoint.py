@@ -26,6 +26,7 @@ from torch import nn
 
 from ...common.errors import RunError
 from ..checkpoint import FORMAT, META, Saved, checked_meta, sha256, sync
+from ..weights import named_tensors
 from .cuts import Cuts, Piece
 from .mesh import cpu_group, is_first_rank
 from .storage import detached, load_pieces, names_in, save_pieces, section_names
@@ -177,8 +178,8 @@ def _kinds_of_moments(model: nn.Module, stored: Collection[str]) -> list[str]:
 
 
 def _model_pieces(model: nn.Module, cuts: Cuts) -> Iterator[Piece]:
-    for name, parameter in model.named_parameters():
-        yield from cuts.pieces(name, parameter)
+    for name, tensor in named_tensors(model).items():
+        yield from cuts.pieces(name, tensor)
 
 
 def _optimizer_pieces(model: nn.Module, optimizer: torch.optim.Optimizer, cuts: Cuts) -> Iterator[Piece]:

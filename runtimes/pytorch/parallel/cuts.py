@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from ..weights import named_tensors
 from .mesh import Axis
 
 
 @dataclass(frozen=True)
 class Section:
-    """One of several tensors that lie one below the other, such as the keys of qkv: its number, and where its rows begin."""
+    """One of several tensors that lie one below the other, such as the keys of qkv: its number, and where its rows begin.
+
+    In a stack of matrices, one an expert, rows are those of each matrix.
+    """
 
     number: int
     first_row: int
@@ -30,7 +34,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows [start, stop) of a parameter before ZeRO, and the box of the whole tensor that they are."""
+    """Rows [start, stop) of a parameter before ZeRO, and the box of the whole tensor that they are. Rows are along `dim`."""
 
     start: int
     stop: int
@@ -44,6 +48,7 @@ class Part:
     """Neighbouring ranks of tp that hold the same box."""
     is_shared: bool = False
     """Whether each copy's gradient is a part of the box', to be summed."""
+    dim: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,19 @@ class Sections:
             row, first = row + held, first + size
 
 
-Cut = Whole | Rows | Columns | Sections
+@dataclass(frozen=True)
+class EachExpert:
+    """A stack of matrices or vectors, one an expert: ep takes equal runs of them, tp cuts each like `each`."""
+
+    each: Whole | Rows | Columns | Sections
+
+    def parts(self, shape: tuple[int, ...], tp: Axis, ep: Axis) -> Iterator[Part]:
+        for part in self.each.parts(shape[1:], tp):
+            whole, offset = (shape[0] * ep.size, *part.whole), (ep.rank * shape[0], *part.offset)
+            yield replace(part, whole=whole, offset=offset, dim=1)
+
+
+Cut = Whole | Rows | Columns | Sections | EachExpert
 ALONE = Axis(group=None, rank=0, size=1)  # type: ignore[arg-type]
 """In place of tp where there is none."""
 
@@ -125,8 +142,16 @@ class Cuts:
     Those of the names `twice` are in two stages of a pipeline.
     """
 
-    def __init__(self, table: Mapping[str, Cut], *, rest: Cut, tp: Axis = ALONE, twice: Collection[str] = ()) -> None:
-        self.table, self.rest, self.tp, self.twice = table, rest, tp, twice
+    def __init__(
+        self,
+        table: Mapping[str, Cut],
+        *,
+        rest: Cut,
+        tp: Axis = ALONE,
+        ep: Axis = ALONE,
+        twice: Collection[str] = (),
+    ) -> None:
+        self.table, self.rest, self.tp, self.ep, self.twice = table, rest, tp, ep, twice
 
     def of(self, name: str) -> Cut:
         for ending, cut in self.table.items():
@@ -136,13 +161,20 @@ class Cuts:
 
     def pieces(self, name: str, tensor: Tensor) -> Iterator[Piece]:
         """The pieces of a parameter, or of a gradient or a moment of its shape."""
-        local, (first, *_), replicas = local_part(tensor)
+        local, firsts, replicas = local_part(tensor)
         replicas *= 2 if name in self.twice else 1
-        for part in self.of(name).parts(tuple(tensor.shape), self.tp):
-            start, stop = max(part.start, first), min(part.stop, first + local.shape[0])
-            if start < stop:
-                offset = (part.offset[0] + start - part.start, *part.offset[1:])
-                yield Piece(name, part, offset, local[start - first : stop - first], part.copies * replicas)
+        for part in self._parts(name, tuple(tensor.shape)):
+            first, dim = firsts[part.dim], part.dim
+            start, stop = max(part.start, first), min(part.stop, first + local.shape[dim])
+            if start < stop and local.numel():
+                offset = [begin + own for begin, own in zip(part.offset, firsts, strict=True)]
+                offset[dim] = part.offset[dim] + start - part.start
+                rows = local.narrow(dim, start - first, stop - start)
+                yield Piece(name, part, tuple(offset), rows, part.copies * replicas)
+
+    def _parts(self, name: str, shape: tuple[int, ...]) -> Iterator[Part]:
+        cut = self.of(name)
+        return cut.parts(shape, self.tp, self.ep) if isinstance(cut, EachExpert) else cut.parts(shape, self.tp)
 
     def gradients(self, model: nn.Module) -> Iterator[Piece]:
         """The pieces of all gradients."""
@@ -174,8 +206,8 @@ def clear_padding(model: nn.Module, cuts: Cuts) -> None:
 def load_whole(model: nn.Module, cuts: Cuts, tensors: Mapping[str, Tensor]) -> None:
     """Fill a rank's parameters from whole tensors by name."""
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            for piece in cuts.pieces(name, parameter):
+        for name, tensor in named_tensors(model).items():
+            for piece in cuts.pieces(name, tensor):
                 piece.tensor.copy_(box(tensors[name], piece))
 
 

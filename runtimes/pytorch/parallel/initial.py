@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import torch
 
@@ -15,7 +16,7 @@ _ROWS = 256
 
 def fill_normal(pieces: Iterable[Piece], *, std: float, seed: int) -> None:
     """Fill a matrix' pieces with its part of the whole matrix, drawn from a normal distribution."""
-    for piece in pieces:
+    for piece in flat(pieces):
         first, last = piece.offset[0], piece.offset[0] + piece.tensor.shape[0]
         others = tuple(
             slice(start, start + size) for start, size in zip(piece.offset[1:], piece.tensor.shape[1:], strict=True)
@@ -26,6 +27,17 @@ def fill_normal(pieces: Iterable[Piece], *, std: float, seed: int) -> None:
             piece.tensor[start - first : stop - first] = rows[
                 (slice(start - block * _ROWS, stop - block * _ROWS), *others)
             ]
+
+
+def flat(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """A stack of matrices, one an expert, as one piece for each: `<name>.<expert>`."""
+    for piece in pieces:
+        if piece.tensor.dim() < 3:
+            yield piece
+            continue
+        part = replace(piece.part, whole=piece.part.whole[1:])
+        for number, matrix in enumerate(piece.tensor, start=piece.offset[0]):
+            yield replace(piece, name=f"{piece.name}.{number}", part=part, offset=piece.offset[1:], tensor=matrix)
 
 
 def _block(piece: Piece, block: int, *, std: float, seed: int) -> torch.Tensor:

@@ -134,8 +134,10 @@ def _stored(piece: Piece) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
     section = piece.part.section
     if section is None:
         return piece.name, piece.offset, piece.part.whole
-    offset = (piece.offset[0] - section.first_row, *piece.offset[1:])
-    return section_names(piece.name)[section.number], offset, (section.num_rows, *piece.part.whole[1:])
+    dim = piece.part.dim
+    offset, shape = list(piece.offset), list(piece.part.whole)
+    offset[dim], shape[dim] = offset[dim] - section.first_row, section.num_rows
+    return section_names(piece.name)[section.number], tuple(offset), tuple(shape)
 
 
 def section_names(name: str) -> list[str]:
@@ -154,18 +156,21 @@ def _sources(piece: Piece, stored: Mapping[str, Any], *, folder: Path) -> Iterat
     missing = [name for name in names if name not in stored]
     if missing:
         raise RunError(f"{folder} has no {missing[0]}", help="resume with the spec that the run was started with")
-    shape = (sum(stored[name].size[0] for name in names), *stored[names[0]].size[1:])
-    if shape != piece.part.whole:
+    dim = piece.part.dim
+    shape = list(stored[names[0]].size)
+    shape[dim] = sum(stored[name].size[dim] for name in names)
+    if tuple(shape) != piece.part.whole:
         raise RunError(
-            f"{piece.name} has shape {list(shape)} in {folder}, the model has {list(piece.part.whole)}",
+            f"{piece.name} has shape {shape} in {folder}, the model has {list(piece.part.whole)}",
             help="resume with the spec that the run was started with",
         )
-    begin, end, first = piece.offset[0], piece.offset[0] + piece.tensor.shape[0], 0
+    begin, end, first = piece.offset[dim], piece.offset[dim] + piece.tensor.shape[dim], 0
     for name in names:
-        rows = stored[name].size[0]
+        rows = stored[name].size[dim]
         start, stop = max(begin, first), min(end, first + rows)
         if start < stop:
-            yield name, (start - first, *piece.offset[1:]), piece.tensor[start - begin : stop - begin]
+            offset = (*piece.offset[:dim], start - first, *piece.offset[dim + 1 :])
+            yield name, offset, piece.tensor.narrow(dim, start - begin, stop - start)
         first += rows
 
 

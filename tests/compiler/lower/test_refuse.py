@@ -92,7 +92,16 @@ def test_what_cannot_be_built_is_refused_with_what_works(changes: dict[str, Any]
         (Layout(tp=2), {"without": ()}, "serves nothing yet"),
         (Layout(tp=2), {"model": {"attention": {"kind": "gqa", "qk_norm": "full"}}}, "a norm over all heads"),
         (Layout(tp=2), {"model": {"position": {"kind": "alibi"}}}, "ALiBi"),
-        (Layout(dp_shard=2), {"model": {"moe": {"num_experts": 4, "experts_per_token": 2}}}, "on 2 devices"),
+        (
+            Layout(tp=2),
+            {"model": {"moe": {"num_experts": 4, "experts_per_token": 2, "intermediate_size": 25}}},
+            "a width of 25 that tp 2 does not divide",
+        ),
+        (
+            Layout(dp_shard=6, zero=3, ep=2),
+            {"model": {"moe": {"num_experts": 4, "experts_per_token": 2, "intermediate_size": 25}}},
+            "2 experts of 50 rows, shared by 3 ranks of ZeRO",
+        ),
     ],
 )
 def test_layouts_that_are_not_lowered_are_refused(layout: Layout, changes: dict[str, Any], words: str) -> None:

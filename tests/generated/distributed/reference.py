@@ -12,6 +12,7 @@ from programs import TINY, build, imported, plan_of, tiny_spec
 from safetensors.torch import save_file
 
 from llmc.compiler.planner.layout import Layout
+from llmc.runtimes.pytorch.weights import named_tensors
 from llmc.spec.document import Spec
 
 STEPS = 20
@@ -35,16 +36,16 @@ def spec_of(model: dict[str, Any]) -> Spec:
     return tiny_spec(without=("serve",), model={"vocab_size": 301, **model}, train=train)
 
 
-def run_alone(spec: Spec, folder: Path) -> None:
+def run_alone(spec: Spec, folder: Path, *, micro_batch: int = BATCH) -> None:
     """Writes reference.safetensors: first weights, batches, losses, the gradients of the first and the last step."""
-    layout = Layout(micro_batch=BATCH)
+    layout = Layout(micro_batch=micro_batch, grad_accumulation=BATCH // micro_batch)
     with imported(build(spec, folder / "program", plan=plan_of(spec, layout=layout)), "train") as (program,):
         torch.manual_seed(0)
         model = program.Model()
         program.init_weights(model)
         generator = torch.Generator().manual_seed(1)
         batches = torch.randint(0, spec.model.vocab_size, (STEPS, BATCH, program.SEQ_LEN + 1), generator=generator)
-        tensors = {f"first.{name}": parameter.detach().clone() for name, parameter in model.named_parameters()}
+        tensors = {f"first.{name}": tensor.detach().clone() for name, tensor in named_tensors(model).items()}
         optimizer = program.make_optimizer(model)
         figures = []
         for step in range(STEPS):
@@ -56,7 +57,8 @@ def run_alone(spec: Spec, folder: Path) -> None:
                         tensors[f"gradients.{step}.{name}"] = parameter.grad.clone()
 
                 handle = optimizer.register_step_pre_hook(keep)
-            figures.append(program.train_step(model, optimizer, iter([batches[step].numpy()]), lr=1e-3))
+            windows = iter(batches[step].unflatten(0, (-1, micro_batch)).numpy())
+            figures.append(program.train_step(model, optimizer, windows, lr=1e-3))
             if step in (0, STEPS - 1):
                 handle.remove()
     losses, norms = zip(*figures, strict=True)

@@ -36,6 +36,9 @@ def train(folder: str, reference: str, steps: int) -> dict[str, Any]:
         place = program.take_place("cpu")
         model, optimizer = program.build(place)
         load_whole(model, place.cuts, part_of(whole, "first"))
+        for name, buffer in model.named_buffers():
+            if name.endswith("visits"):  # no part of the weights: zero at the start of a step
+                buffer.zero_()
         worst = {"loss": 0.0, "grad_norm": 0.0, "gradient": 0.0, "one_gradient": 0.0}
         for step in range(steps):
             batches = program.on_device(own_windows(whole["batches"][step], program, place), place)
@@ -50,6 +53,8 @@ def train(folder: str, reference: str, steps: int) -> dict[str, Any]:
                 worst["gradient"] = larger(worst["gradient"], whole_of)
                 worst["one_gradient"] = larger(worst["one_gradient"], of_one)
             program.update(optimizer, lr=1e-3)
+            if hasattr(model, "balance_experts"):
+                model.balance_experts()
     return worst
 
 

@@ -1,0 +1,114 @@
+"""Expert parallelism: each rank of ep holds some of the experts, and tokens travel to them and back (Lepikhin 2020).
+
+    to_experts      [M, D] of this rank, sorted by expert -> the rows of all ranks for the experts of this one
+    from_experts    what those experts gave -> [M, D] again, in the order in which the rows left
+
+Each is one all-to-all of rows forward and one backward. How many rows go where is known when the router has chosen: the
+counts travel first, and the host waits for them, since the sizes of an all-to-all are Python numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from .mesh import Axis
+
+
+@dataclass(frozen=True)
+class Way:
+    """How rows came to this rank's experts, and so how they go back."""
+
+    ends: Tensor
+    """[E] of this rank: the rows up to which those of each of its experts go."""
+    expert: Tensor
+    """[R]: the expert of each row, numbered from 0 on this rank."""
+    order: Tensor
+    """[R]: the place among received rows from which each row, sorted by expert, was taken."""
+    sent: list[int]
+    received: list[int]
+    ep: Axis
+
+
+def to_experts(x: Tensor, ends: Tensor, ep: Axis) -> tuple[Tensor, Way]:
+    """Rows x [M, D], sorted by expert, those of each up to `ends` -> rows [R, D] of all ranks for the experts of this one."""
+    counts = ends.diff(prepend=ends.new_zeros(1)).view(
+        ep.size, -1
+    )  # [ep, E of a rank]: rows for each expert of each rank
+    incoming = torch.empty_like(counts)  # [ep, E]: rows from each rank for each expert of this one
+    dist.all_to_all_single(incoming, counts.contiguous(), group=ep.group)
+    sent, received = _sizes(counts, incoming, num_rows=x.shape[0])
+    rows = _all_to_all(x, sent, received, ep)  # [R, D]: those of rank 0 first, and of each rank those of expert 0
+    expert = torch.arange(incoming.shape[1], device=x.device).repeat(ep.size)
+    expert = expert.repeat_interleave(incoming.flatten(), output_size=rows.shape[0])  # [R]
+    expert, order = expert.sort(stable=True)
+    way = Way(incoming.sum(0).cumsum(0).int(), expert, order, sent, received, ep)
+    return rows[order], way
+
+
+def from_experts(y: Tensor, way: Way) -> Tensor:
+    """What the experts of this rank made of the rows that `to_experts` brought, back where the rows came from -> [M, D]."""
+    rows = torch.empty_like(y).index_copy(0, way.order, y)  # in the order in which they arrived
+    return _all_to_all(rows, way.received, way.sent, way.ep)
+
+
+def _sizes(counts: Tensor, incoming: Tensor, *, num_rows: int) -> tuple[list[int], list[int]]:
+    """Rows to and from each rank. Fake tensors have no values: theirs are as many for every expert, as plans assume."""
+    if isinstance(counts, FakeTensor):
+        even = [num_rows // counts.shape[0]] * counts.shape[0]
+        even[0] += num_rows - sum(even)
+        return even, even
+    sent, received = torch.stack((counts.sum(1), incoming.sum(1))).tolist()
+    return sent, received
+
+
+def _all_to_all(x: Tensor, sent: list[int], received: list[int], ep: Axis) -> Tensor:
+    y = _AllToAll.apply(x, sent, received, ep)
+    assert isinstance(y, Tensor)
+    return y
+
+
+class _AllToAll(torch.autograd.Function):
+    """Rows to other ranks; their gradients come back the same way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sent: list[int], received: list[int], ep: Axis) -> Tensor:
+        ctx.sizes = sent, received, ep
+        return _exchange(x, sent, received, ep)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        sent, received, ep = ctx.sizes
+        return _exchange(grads[0], received, sent, ep), None, None, None
+
+
+def _exchange(x: Tensor, sent: list[int], received: list[int], ep: Axis) -> Tensor:
+    rows = x.new_empty(sum(received), *x.shape[1:])
+    dist.all_to_all_single(rows, x.contiguous(), received, sent, group=ep.group)
+    return rows
+
+
+def add_visits(visits: list[Tensor]) -> None:
+    """Sum, over all ranks, how often the experts of each layer were visited; one all-reduce for all layers."""
+    total = torch.stack(visits)
+    dist.all_reduce(total)
+    for own, summed in zip(visits, total, strict=True):
+        own.copy_(summed)
+
+
+def shared_loss(loss: Tensor, tp: Axis) -> Tensor:
+    """A loss that all ranks of tp work out alike. Gradients are summed over tp, so each rank gives its share of them."""
+    share = loss / tp.size
+    return share + (loss - share).detach()
+
+
+def mean_over(x: Tensor, axis: Axis) -> Tensor:
+    """The mean of what the ranks of an axis have, without a gradient."""
+    total = x.detach().clone()
+    dist.all_reduce(total, group=axis.group)
+    return total / axis.size
