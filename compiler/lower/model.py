@@ -179,7 +179,8 @@ class ModelView:
     def gates_again(self) -> bool:
         """Whether the backward pass computes the gated activation again, in place of keeping what it is made of."""
         is_training = self.has_loss and self.recompute != "full"
-        return is_training and self.mlp.is_gated and self.mlp.kernel is None and not self.mlp.takes_size
+        has_dense = bool(self.mlp.sizes) and not self.has_summands
+        return is_training and has_dense and self.mlp.is_gated and self.mlp.kernel is None and not self.mlp.takes_size
 
     @property
     def has_final_norm(self) -> bool:

@@ -61,6 +61,8 @@ LAYOUTS = {
     "hsdp-cp": Layout(dp_replicate=2, dp_shard=2, cp=2, cp_kind="ring", zero=2, micro_batch=1, grad_accumulation=2),
     "tp": Layout(tp=2, micro_batch=8, recompute="selective"),
     "tp-4": Layout(tp=4, sequence_parallel=True, micro_batch=8, recompute="full"),
+    "hsdp-ep": Layout(dp_replicate=2, dp_shard=4, zero=3, ep=2, micro_batch=1),
+    "ep-tp": Layout(dp_shard=4, zero=2, ep=4, tp=2, sequence_parallel=True, micro_batch=1, grad_accumulation=2),
     "dp-cp-tp": Layout(dp_shard=2, zero=3, cp=2, cp_kind="ulysses", tp=2, sequence_parallel=True, micro_batch=4),
 }
 """Programs for several devices: of llama on GPUs in bf16, and of models with biases, caps and sinks on a CPU in fp32."""
@@ -68,6 +70,8 @@ LAYOUTS = {
 
 def distributed() -> Iterator[tuple[str, Any, Plan]]:
     for name, layout in LAYOUTS.items():
+        if layout.ep > 1:
+            continue
         spec = tiny_spec(without=("serve",), hardware=GPU, train=train(precision="bf16"))
         yield f"llama-{name}", spec, plan_of(spec, layout=layout)
     for model, name in (
@@ -76,6 +80,11 @@ def distributed() -> Iterator[tuple[str, Any, Plan]]:
         ("gemma2", "tp"),
         ("sinks", "tp-4"),
         ("llama", "zero-1"),
+        ("mixtral", "hsdp-ep"),
+        ("qwen2-moe", "ep-tp"),
+        ("gpt-oss", "ep-tp"),
+        ("switch", "hsdp-ep"),
+        ("deepseek-v3", "hsdp-ep"),
     ):
         spec = tiny_spec(without=("serve",), model=ARCHITECTURES[model])
         yield f"{model}-{name}-cpu", spec, plan_of(spec, layout=LAYOUTS[name])

@@ -197,9 +197,10 @@ def local_part(tensor: Tensor) -> tuple[Tensor, tuple[int, ...], int]:
 def clear_padding(model: nn.Module, cuts: Cuts) -> None:
     """Set to zero what a rank's parameters have beyond the whole ones; no gradient and no decay moves it from there."""
     for name, parameter in model.named_parameters():
-        if isinstance(cuts.of(name), Rows):
+        cut = cuts.of(name)
+        if isinstance(cut, Rows):
             local, (first, *_), _ = local_part(parameter)
-            held = next((part.stop for part in cuts.of(name).parts(tuple(parameter.shape), cuts.tp)), 0)
+            held = next((part.stop for part in cut.parts(tuple(parameter.shape), cuts.tp)), 0)
             local[max(0, held - first) :] = 0.0
 
 
