@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from expert_configs import EXPERT_CONFIGS
 from torch import nn
 
 from llmc.runtimes.pytorch.huggingface.sources import each_layer
@@ -75,3 +76,38 @@ def test_loss_and_gradients_are_those_of_transformers(
             assert known.abs().max() > 1e-3, their_name
             worst = (part - known).abs().max() / known.abs().max()
             assert worst < 1e-4, f"{their_name}: {worst:.1e} of the largest gradient"
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen2-moe", "gpt-oss", "deepseek-v2", "deepseek-v3"])
+def test_gradients_of_experts_are_those_of_transformers(
+    name: str, tmp_path: Path, build_for: Callable[..., Any], randomise: Callable[[nn.Module, int], None]
+):
+    """Transformers holds experts otherwise than it stores them: its gradients are stored, and read as a checkpoint."""
+    config_class, values = EXPERT_CONFIGS[name]
+    config = getattr(transformers, config_class)(**{**values, "vocab_size": 300})
+    theirs = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    randomise(theirs, 1)
+    theirs.save_pretrained(tmp_path / "hf")
+    program = build_for(tmp_path, TRAIN)
+    program.import_(tmp_path / "hf", tmp_path / "weights")
+    ours = program.load(tmp_path / "weights")  # eval: without the routers' part
+    tokens, targets = torch.randint(0, 300, (2, 2, 40), generator=torch.Generator().manual_seed(2))
+
+    loss = ours.loss(tokens, targets)
+    loss.backward()
+    expected = F.cross_entropy(theirs(tokens).logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-3)
+
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            assert parameter.grad is not None
+            parameter.copy_(parameter.grad)
+    theirs.save_pretrained(tmp_path / "gradients")
+    program.import_(tmp_path / "gradients", tmp_path / "known")
+    known = dict(program.load(tmp_path / "known").named_parameters())
+    for key, parameter in ours.named_parameters():
+        assert parameter.grad is not None
+        assert known[key].abs().max() > 1e-3, key
+        worst = (parameter.grad - known[key]).abs().max() / known[key].abs().max()
+        assert worst < 1e-4, f"{key}: {worst:.1e} of the largest gradient"
