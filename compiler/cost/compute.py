@@ -266,6 +266,23 @@ def _last_needed(works: tuple[OpWork, ...]) -> int:
     return products[-1] if products and not has_experts else len(works)
 
 
+def works_of_batch(one: tuple[OpWork, ...], two: tuple[OpWork, ...], *, batch: float) -> tuple[OpWork, ...]:
+    """The works of a batch from those of one and of two sequences: all grows in proportion, but weights are read once.
+
+    Rows of a product grow, too, so its thinness falls to that of its other sides.
+    """
+    more = batch - 1
+    return tuple(
+        first._replace(
+            flops=first.flops + more * (second.flops - first.flops),
+            moved_bytes=first.moved_bytes + more * (second.moved_bytes - first.moved_bytes),
+            scores=first.scores + more * (second.scores - first.scores),
+            thinness=first.thinness - 2 * (first.thinness - second.thinness) * more / batch,
+        )
+        for first, second in zip(one, two, strict=True)
+    )
+
+
 def block_time_of(
     works: Iterable[OpWork], *, machine: Machine, formats: Formats, software: Software = OURS
 ) -> BlockTime:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from ..ir.facts import extent, flops
 from ..ir.graph import Graph
 from ..ir.ops import Op
 from .communication import Traffic, traffic_of
-from .compute import BlockTime, Formats, OpWork, block_time_of, block_works
+from .compute import BlockTime, Formats, OpWork, block_time_of, block_works, works_of_batch
 from .memory import (
     LOSS_CHUNK_BYTES,
     MOMENTS,
@@ -108,7 +108,7 @@ class Workload:
         self._times: dict[tuple[str, Degrees, int], BlockTime] = {}
         self._kept: dict[tuple[str, Degrees], KeptBytes] = {}
         self._parameters: dict[tuple[str, Degrees], tuple[int, int]] = {}
-        self._contents: dict[tuple[Rank, Degrees, str], Contents] = {}
+        self._contents: dict[tuple[object, ...], Contents] = {}
         self._traffic: dict[tuple[object, ...], Traffic] = {}
         self._ranks: dict[tuple[object, ...], tuple[Rank, ...]] = {}
         self.memo: dict[tuple[object, ...], Any] = {}
@@ -125,6 +125,10 @@ class Workload:
         self._times.clear()
         self._traffic.clear()
         self.memo.clear()
+
+    def _is_linear(self, degrees: Degrees) -> bool:
+        """Whether one sequence is enough for every expert to have a row: then work grows in proportion."""
+        return self.seq_len // (degrees.cp * degrees.tp) >= self.graph.sizes.get("E", 1)
 
     def _degrees_of(self, part: str, degrees: Degrees) -> Degrees:
         """Those that matter to a part: what has no experts is the same for every ep."""
@@ -146,9 +150,13 @@ class Workload:
         """What one device has to do in one layer and one micro-batch, op by op."""
         key = (part, self._degrees_of(part, degrees), micro_batch)
         if key not in self._works:
-            self._works[key] = block_works(
-                self.ops_of[part], degrees, batch=micro_batch, tokens=self.seq_len, formats=self.formats
-            )
+            if micro_batch > 2 and self._is_linear(degrees):
+                one, two = (self.works(part, degrees, micro_batch=size) for size in (1, 2))
+                self._works[key] = works_of_batch(one, two, batch=micro_batch)
+            else:
+                self._works[key] = block_works(
+                    self.ops_of[part], degrees, batch=micro_batch, tokens=self.seq_len, formats=self.formats
+                )
         return self._works[key]
 
     def kept(self, part: str, degrees: Degrees) -> KeptBytes:
@@ -236,7 +244,9 @@ class Workload:
         """
         micro_batch, holds = layout.micro_batch, self.contents(rank, layout.degrees, recompute=layout.recompute)
         if kept is not None and one_layer is not None:
-            holds = replace(holds, kept=kept, one_layer=one_layer)
+            holds = Contents(
+                holds.dense, holds.experts, kept, one_layer, holds.two_largest, holds.largest_block
+            )  # replace() takes longer than the ledger
         if self.program == "fsdp":
             return self._ledger_of_program(rank, holds, layout)
         stage = StageParts(
@@ -311,7 +321,7 @@ class Workload:
 
     def contents(self, rank: Rank, degrees: Degrees, *, recompute: str) -> Contents:
         """What a pipeline rank holds, before sharding over data-parallel ranks."""
-        key = (rank, degrees, recompute)
+        key = (rank.by_recompute(recompute), rank.parts, degrees, recompute)
         if key not in self._contents:
             self._contents[key] = self._add_up(rank, degrees, recompute=recompute)
         return self._contents[key]

@@ -57,6 +57,11 @@ class Graph:
         return nx.freeze(network)
 
     @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Of all feed-forward blocks, ascending."""
+        return tuple(sorted({op.sizes["F"] for op in self.all_ops if "F" in op.sizes}))
+
+    @cached_property
     def _users(self) -> Mapping[str, tuple[Op, ...]]:
         users: dict[str, list[Op]] = {op.id: [] for op in self.all_ops}
         for op in self.all_ops:

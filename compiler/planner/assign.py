@@ -39,7 +39,7 @@ class Filled:
 
 
 def fill(ranks: Ranks) -> Filled | None:
-    """The fastest completion that fits; None where none does."""
+    """The fastest completion that fits; None where none does. TooSlow where none is faster than `ranks.cutoff_s`."""
     outer, layout = ranks.outer, ranks.layout
     if len(outer.recomputes) > 1 and not outer.may_mix:
         alike = (fill(ranks.only(how)) for how in outer.recomputes)
@@ -160,6 +160,9 @@ def _problem(ranks: Ranks, options: Callable[[int, int, int], Options], *, num_l
         weight=ranks.weights.longest,
         least_cost=ranks.least_cost,
         least=least,
+        mean_span=ranks.mean_span,
+        least_tail=ranks.least_tail,
+        cutoff=ranks.cutoff_s - ranks.weights.fixed,
     )
 
 

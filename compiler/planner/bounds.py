@@ -21,22 +21,24 @@ from ..cost.workload import Rank
 
 if TYPE_CHECKING:
     from ..cost.workload import Workload
-    from .enumerate import Family
+    from .enumerate import Branch, Family
     from .layout import LayerRecompute, Layout
 
 
-def least_step_s(work: Workload, family: Family, *, memory_bytes: float) -> float:
-    """No layout of the family takes less; infinite where none fits into so much memory."""
-    room = Room.of(work, family.leanest, family.recomputes, memory_bytes=memory_bytes)
+def least_step_s(work: Workload, family: Family, *, memory_bytes: float, branch: Branch | None = None) -> float:
+    """No layout of the family (or of one branch of it) takes less; infinite where none fits into so much memory."""
+    leanest = branch or next(iter(family.branches()))
+    one: tuple[tuple[Schedule, int], ...] = ((branch.schedule, branch.virtual_stages),) if branch is not None else ()
+    schedules = one or family.schedules
+    recomputes = (branch or family).recomputes
+    room = Room.of(work, leanest.leanest, recomputes, memory_bytes=memory_bytes)
     if not room.suffices:
         return math.inf
     layout, m = family.first, family.first.grad_accumulation
-    of_block = {
-        block: [layer_time(work, layout, block, recompute=how) for how in family.recomputes]
-        for block in dict.fromkeys(work.graph.order)
-    }
     counts = Counter(work.graph.order)
-    times = [(of_block[block][0], count / layout.pp) for block, count in counts.items()]
+    times = [
+        (layer_time(work, layout, block, recompute=recomputes[0]), count / layout.pp) for block, count in counts.items()
+    ]
     times += [(part_time(work, layout, part), 1 / layout.pp) for part in ("before", "after")]
     mean = RankTime.sum(times)
     waits = min(
@@ -48,10 +50,12 @@ def least_step_s(work: Workload, family: Family, *, memory_bytes: float) -> floa
             forward_s=mean.forward,
             backward_s=mean.backward + mean.again,
         )
-        for schedule, virtual in family.schedules
+        for schedule, virtual in schedules
     )
-    bulk = of_block[work.graph.order[-1]]
-    again = room.least_extra([each.whole - bulk[0].whole for each in bulk]) / layout.pp
+    again = 0.0
+    if not room.is_ample:
+        bulk = [layer_time(work, layout, work.graph.order[-1], recompute=how).whole for how in recomputes]
+        again = room.least_extra([each - bulk[0] for each in bulk]) / layout.pp
     software = work.machine.constants.software[work.software.kind]
     least = software.step_s + m * (software.micro_batch_s + mean.whole + again) + waits
     return least * (1 + work.machine.constants.scale_per_doubling * max(0.0, math.log2(layout.devices / 8)))
@@ -93,22 +97,20 @@ SMALL_BUCKETS = 160e6
 def _plane(work: Workload, layout: Layout, parts: tuple[str, ...]) -> _Plane:
     """Touches the ledger of a rank with many layers of the last class and a device full of activations: the ledger is convex."""
     sharing = (layout.zero, layout.shards, layout.data_parallel, layout.grad_accumulation > 1)
-    key = ("plane", parts, layout.degrees, layout.micro_batch, layout.pp, layout.schedule == "dualpipe", *sharing)
+    key = ("plane", parts, layout.degrees, *sharing)
     if key not in work.memo:
-        bulk, layers = work.graph.order[-1], len(work.graph.order)
-        probe = replace(layout, schedule="1f1b", virtual_stages=1, stages=None)
-        kept = work.machine.memory_bytes / layout.micro_batch
+        bulk, layers, kept = work.graph.order[-1], len(work.graph.order), work.machine.memory_bytes
+        # one stage and one sequence, so one micro-batch is in flight; larger ones need no less
+        probe = replace(layout, pp=1, schedule="1f1b", virtual_stages=1, stages=None, micro_batch=1)
 
         def peak(count: int, bytes_kept: float) -> float:
-            # the last rank of 1F1B has one micro-batch in flight
-            rank = Rank(first=layout.pp - 1, layers=((bulk, count),), parts=parts, times=1)
+            rank = Rank(first=0, layers=((bulk, count),), parts=parts, times=1)
             return work.rank_ledger(rank, probe, kept=bytes_kept, one_layer=0.0).peak
 
         here = peak(layers, kept)
         states = peak(layers + 1, kept) - here
-        held = (peak(layers, 2 * kept) - here) / (kept * layout.micro_batch)
-        fixed = here - layers * states - kept * layout.micro_batch * held
-        work.memo[key] = _Plane(fixed - SMALL_BUCKETS, states, held)
+        held = (peak(layers, 2 * kept) - here) / kept
+        work.memo[key] = _Plane(here - layers * states - kept * held - SMALL_BUCKETS, states, held)
     return work.memo[key]
 
 
@@ -127,7 +129,7 @@ class Room:
     @classmethod
     def of(cls, work: Workload, layout: Layout, recomputes: Sequence[LayerRecompute], *, memory_bytes: float) -> Room:
         bulk, kinds = work.graph.order[-1], kinds_of_ranks(layout)
-        planes = {parts: _plane(work, layout, parts) for parts, _ in kinds}
+        planes = {parts: _plane(work, layout, parts) for parts in dict.fromkeys(parts for parts, _ in kinds)}
         saved, middle = work.kept(bulk, layout.degrees), planes[kinds[0][0]]
         return cls(
             ranks=tuple((memory_bytes - planes[parts].fixed, flight) for parts, flight in kinds),
@@ -142,6 +144,11 @@ class Room:
         if any(left < 0 for left, _ in self.ranks):
             return False
         return sum(int(left / (self.states + flight * self.kept[-1])) for left, flight in self.ranks) >= self.num_layers
+
+    @property
+    def is_ample(self) -> bool:
+        """Whether nothing need be recomputed, as far as this bound can tell."""
+        return sum(left / (self.states + flight * self.kept[0]) for left, flight in self.ranks) >= self.num_layers
 
     @property
     def least_busiest(self) -> float:

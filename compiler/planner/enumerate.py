@@ -117,69 +117,93 @@ class Family:
     def recomputes(self) -> tuple[LayerRecompute, ...]:
         return RECOMPUTES if self.wanted.recompute is None else (self.wanted.recompute,)
 
-    @property
-    def num_members(self) -> int:
-        wanted, first = self.wanted, self.first
-        sharings = sum(
-            len(_zeros(wanted, dp_replicate=replicate, shards=shard * first.cp))
-            for replicate, shard in _data_parallel(wanted, first, machine=self.machine)
-            if (shard * first.cp) % first.ep == 0
-        )
-        return sharings * len(self.schedules)
-
-    @property
-    def leanest(self) -> Layout:
-        """The member that needs least memory: most is sharded, and fewest micro-batches are in flight."""
-        shares = list(_data_parallel(self.wanted, self.first, machine=self.machine))
-        dp_replicate, dp_shard = min(shares, key=lambda share: share[0])
-        zeros = _zeros(self.wanted, dp_replicate=dp_replicate, shards=dp_shard * self.first.cp)
-        schedule, virtual = self.schedules[0]
-        return replace(
-            self.first,
-            dp_replicate=dp_replicate,
-            dp_shard=dp_shard,
-            zero=zeros[-1],
-            schedule=schedule,
-            virtual_stages=virtual,
-        )
-
     @cached_property
     def schedules(self) -> tuple[tuple[Schedule, int], ...]:
-        """(schedule, stages a rank)"""
+        """(schedule, stages a rank), the one with fewest micro-batches in flight first."""
         return tuple(_schedules(self.wanted, self.first, self.graph))
+
+    @property
+    def num_members(self) -> int:
+        return len(self.schedules) * self.num_sharings
+
+    @cached_property
+    def num_sharings(self) -> int:
+        return sum(len(zeros) for _, _, zeros in self.sharings())
+
+    def sharings(self) -> Iterator[tuple[int, int, tuple[Zero, ...]]]:
+        """(dp_replicate, dp_shard, levels of ZeRO)"""
+        first = self.first
+        for dp_replicate, dp_shard in _data_parallel(self.wanted, first, machine=self.machine):
+            shards = dp_shard * first.cp
+            if shards % first.ep == 0:
+                yield dp_replicate, dp_shard, _zeros(self.wanted, dp_replicate=dp_replicate, shards=shards)
+
+    def branches(self) -> Iterator[Branch]:
+        """Its layouts by schedule."""
+        for schedule, virtual in self.schedules:
+            splits = schedule in SPLITS_BACKWARD and self.wanted.schedule is None
+            yield Branch(self, schedule, virtual, self.recomputes[:1] if splits else self.recomputes)
 
     def members(self) -> Iterator[Outer]:
         """All of them."""
-        wanted, first, recomputes = self.wanted, self.first, self.recomputes
-        for dp_replicate, dp_shard in _data_parallel(wanted, first, machine=self.machine):
-            if (dp_shard * first.cp) % first.ep:
-                continue
-            for zero in _zeros(wanted, dp_replicate=dp_replicate, shards=dp_shard * first.cp):
-                for schedule, virtual in self.schedules:
-                    splits = schedule in SPLITS_BACKWARD and wanted.schedule is None
-                    yield Outer(
-                        Layout(
-                            dp_replicate=dp_replicate,
-                            dp_shard=dp_shard,
-                            zero=zero,
-                            tp=first.tp,
-                            sequence_parallel=first.sequence_parallel,
-                            cp=first.cp,
-                            pp=first.pp,
-                            ep=first.ep,
-                            schedule=schedule,
-                            virtual_stages=virtual,
-                            micro_batch=first.micro_batch,
-                            grad_accumulation=first.grad_accumulation,
-                            recompute=recomputes[0],
-                            cp_kind=first.cp_kind,
-                            stages=wanted.stages,
-                            order=wanted.order if wanted.order != ORDER else None,
-                        ),
-                        recomputes=recomputes[:1] if splits else recomputes,
-                        may_mix=self.machine.num_devices > 1,  # programs of one device treat all layers alike
-                        are_stages_open=wanted.stages is None and first.pp > 1,
-                    )
+        for branch in self.branches():
+            yield from branch.members()
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Layouts of a family with one schedule; they differ in how data-parallel ranks share states."""
+
+    family: Family
+    schedule: Schedule
+    virtual_stages: int
+    recomputes: tuple[LayerRecompute, ...]
+
+    @property
+    def num_members(self) -> int:
+        return self.family.num_sharings
+
+    def members(self) -> Iterator[Outer]:
+        family, wanted, first = self.family, self.family.wanted, self.family.first
+        for dp_replicate, dp_shard, zeros in family.sharings():
+            for zero in zeros:
+                yield Outer(
+                    Layout(
+                        dp_replicate=dp_replicate,
+                        dp_shard=dp_shard,
+                        zero=zero,
+                        tp=first.tp,
+                        sequence_parallel=first.sequence_parallel,
+                        cp=first.cp,
+                        pp=first.pp,
+                        ep=first.ep,
+                        schedule=self.schedule,
+                        virtual_stages=self.virtual_stages,
+                        micro_batch=first.micro_batch,
+                        grad_accumulation=first.grad_accumulation,
+                        recompute=self.recomputes[0],
+                        cp_kind=first.cp_kind,
+                        stages=wanted.stages,
+                        order=wanted.order if wanted.order != ORDER else None,
+                    ),
+                    recomputes=self.recomputes,
+                    may_mix=family.machine.num_devices > 1,  # programs of one device treat all layers alike
+                    are_stages_open=wanted.stages is None and first.pp > 1,
+                )
+
+    @property
+    def leanest(self) -> Layout:
+        """A member that needs no more memory than any other: most is sharded."""
+        dp_replicate, dp_shard, zeros = min(self.family.sharings(), key=lambda sharing: sharing[0])
+        return replace(
+            self.family.first,
+            dp_replicate=dp_replicate,
+            dp_shard=dp_shard,
+            zero=max(zeros),
+            schedule=self.schedule,
+            virtual_stages=self.virtual_stages,
+            recompute=self.recomputes[-1],
+        )
 
 
 def families(
@@ -255,7 +279,7 @@ def _zeros(wanted: Given, *, dp_replicate: int, shards: int) -> tuple[Zero, ...]
         return (wanted.zero,)
     if shards == 1:
         return (0,)
-    return (3,) if dp_replicate > 1 and wanted.dp_replicate is None else (1, 2, 3)
+    return (3,) if dp_replicate > 1 and wanted.dp_replicate is None else (2, 1, 3)
 
 
 def _cp_kinds(wanted: Given, cp: int) -> tuple[CpKind | None, ...]:

@@ -95,7 +95,9 @@ def ruled_out(train: TrainOutcome) -> list[str]:
             text = f"do not fit, {name} the largest part: nearest {gib(nearest.ledger.peak)} of {gib(machine.memory_bytes)}"
             rows.append((count, f"{text}, {layout_line(nearest.layout)}"))
     if found.num_beyond:
-        rows.append((found.num_beyond, "not tried: smaller micro-batches of the same do not fit"))
+        rows.append((found.num_beyond, "not tried: leaner ones with the same degrees do not fit"))
+    if found.num_slower:
+        rows.append((found.num_slower, "not priced: by bounds on their time they cannot be as fast"))
     for key, count in (+found.broken).most_common():
         rows.append((count, f"{key}: {found.violations[key][1].message}"))
     if not rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -70,8 +69,15 @@ class Layout:
 
     def stride(self, axis: Axis) -> int:
         """Devices between neighbours of a group of an axis."""
-        order = self.order or ORDER
-        return math.prod(getattr(self, name) for name in order[: order.index(axis)])
+        return self._strides[axis]
+
+    @cached_property
+    def _strides(self) -> dict[Axis, int]:
+        strides, product = {}, 1
+        for axis in self.order or ORDER:
+            strides[axis] = product
+            product *= getattr(self, axis)
+        return strides
 
     def recompute_of_layers(self, num_layers: int) -> list[Recompute]:
         """What each layer computes again."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..cost.step import RANK_TERMS, RankTime, Tail, assemble, layer_time, part_time, tail_of
 from ..cost.workload import Rank
@@ -18,6 +18,8 @@ from .stages import EQUAL, Option, Options
 
 if TYPE_CHECKING:
     from ..cost.workload import Workload
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,18 @@ def _coefficients(work: Workload, layout: Layout) -> Coefficients:
     )
 
 
+class _Lazy(dict[tuple[str, LayerRecompute], Value]):
+    """Worked out when first asked for."""
+
+    def __init__(self, make: Callable[[str, LayerRecompute], Value]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, key: tuple[str, LayerRecompute]) -> Value:
+        self[key] = value = self._make(*key)
+        return value
+
+
 class Ranks:
     """What each pipeline rank may hold under a layout."""
 
@@ -96,8 +110,8 @@ class Ranks:
         self.blocks = tuple(self.counts_of)
         self.weights = coefficients(work, self.layout)
         self._options: dict[tuple[Counts, tuple[str, ...], float], Options] = {}
-        self.is_bound_by_memory = False
-        """Whether some run of layers that was asked for had to recompute, or did not fit."""
+        self.cutoff_s = math.inf
+        """Seconds of a step beyond which a completion is of no use."""
 
     def only(self, how: LayerRecompute) -> Ranks:
         """With one recompute for all layers."""
@@ -111,21 +125,17 @@ class Ranks:
 
     @cached_property
     def times(self) -> dict[tuple[str, LayerRecompute], RankTime]:
-        return {
-            (block, how): layer_time(self.work, self.layout, block, recompute=how)
-            for block in self.blocks
-            for how in self.outer.recomputes
-        }
+        return _Lazy(lambda block, how: layer_time(self.work, self.layout, block, recompute=how))
 
     @cached_property
     def figures(self) -> dict[tuple[str, LayerRecompute], Figures]:
         """Of one layer."""
-        found = {}
-        for (block, how), time in self.times.items():
-            saved = self.work.kept(block, self.layout.degrees)
-            kept = saved.of(how, self.work.software.selective)
-            found[block, how] = Figures(kept, saved.none - kept, self._cost(time), time.whole)
-        return found
+        return _Lazy(self._figures_of)
+
+    def _figures_of(self, block: str, how: LayerRecompute) -> Figures:
+        saved, time = self.work.kept(block, self.layout.degrees), self.times[block, how]
+        kept = saved.of(how, self.work.software.selective)
+        return Figures(kept, saved.none - kept, self._cost(time), time.whole)
 
     @cached_property
     def part_times(self) -> dict[str, RankTime]:
@@ -140,7 +150,14 @@ class Ranks:
     def least_cost(self) -> float:
         """Of all layers and parts, each at its cheapest, and of what must be recomputed."""
         layers = sum(count * self.figures[block, self.outer.recomputes[0]].cost for block, count in self.counts)
-        return layers + sum(map(self._cost, self.part_times.values())) + self.room.least_extra(self._extra()[0])
+        return layers + sum(map(self._cost, self.part_times.values())) + self._least_extra(1.0, 0.0)
+
+    @cached_property
+    def mean_span(self) -> float:
+        """Of all ranks, nothing recomputed that need not be."""
+        first = self.outer.recomputes[0]
+        layers = sum(count * self.figures[block, first].span for block, count in self.counts)
+        return (layers + sum(time.whole for time in self.part_times.values())) / self.layout.pp
 
     @cached_property
     def least_s(self) -> float:
@@ -150,22 +167,23 @@ class Ranks:
         share, first = self.weights.longest / self.layout.pp, self.outer.recomputes[0]
         figures = [(self.figures[block, first], count) for block, count in self.counts]
         cost = sum(count * each.cost for each, count in figures) + sum(map(self._cost, self.part_times.values()))
-        span = sum(count * each.span for each, count in figures) + sum(time.whole for time in self.part_times.values())
-        extra_costs, extra_spans = self._extra()
-        even = share * span + self.room.least_extra(
-            [cost + share * span for cost, span in zip(extra_costs, extra_spans, strict=True)]
-        )
+        even = self.weights.longest * self.mean_span + self._least_extra(1.0, share)
         crowded = self.weights.longest * self.room.least_busiest * self.figures[self.order[-1], first].span
-        crowded += self.room.least_extra(extra_costs)
-        return self.weights.fixed + cost + max(even, crowded) + self._least_tail
+        crowded += self._least_extra(1.0, 0.0)
+        return self.weights.fixed + cost + max(even, crowded) + self.least_tail
 
-    def _extra(self) -> tuple[list[float], list[float]]:
-        """(costs, spans) of recomputing one layer of the last class, by recompute."""
+    def _least_extra(self, cost: float, span: float) -> float:
+        """Of recomputing what has no room, so much of the cost and of the span counted."""
+        if self.room.is_ample:
+            return 0.0
         bulk = [self.figures[self.order[-1], how] for how in self.outer.recomputes]
-        return [each.cost - bulk[0].cost for each in bulk], [each.span - bulk[0].span for each in bulk]
+        plain = bulk[0]
+        return self.room.least_extra(
+            [cost * (each.cost - plain.cost) + span * (each.span - plain.span) for each in bulk]
+        )
 
-    @property
-    def _least_tail(self) -> float:
+    @cached_property
+    def least_tail(self) -> float:
         """The longest tail is no shorter than that of a rank with an even share, which hides all that can be hidden."""
         everything = Rank(first=0, layers=self.counts, parts=("before", "after"), times=1)
         dense, experts = everything.parameters(self.work, self.layout.degrees)
@@ -233,7 +251,6 @@ class Ranks:
             yield from found
             if any(all(how == recomputes[0] for _, how, _ in each.mixture) for each in found):
                 return  # nothing need be recomputed
-        self.is_bound_by_memory = True
 
     def _budget(self, holds: Rank, allowed: Mapping[str, Sequence[LayerRecompute]], *, rebuilt: float) -> float | None:
         """Bytes of a sequence that all layers may keep; None where they do not fit at their leanest.

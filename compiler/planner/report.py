@@ -184,6 +184,8 @@ def _ruled_out(train: TrainOutcome) -> list[str]:
             f"{count:,} {verb} not fit (nearest: {layout_line(nearest.layout)} needs {gib(nearest.ledger.peak)})"
         )
     parts += [f"{count:,} {key}" for key, count in (+found.broken).most_common(3)]
+    if found.num_slower:
+        parts.append(f"{found.num_slower:,} cannot be as fast")
     if not parts:
         return []
     return ["", *wrap(" · ".join(parts), indent="  ruled out   ", hanging="              ")]

@@ -59,8 +59,7 @@ def _tensor(layout: Layout, graph: Graph) -> Iterator[Violation]:
     if kv_heads is not None and kv_heads % tp and tp % kv_heads:
         message = f"tp {tp} and num_kv_heads {kv_heads}: neither divides the other"
         yield Violation("tp and kv heads", "tp", message, lambda tp: kv_heads % tp == 0 or tp % kv_heads == 0)
-    widths = sorted({op.sizes["F"] for op in graph.all_ops if "F" in op.sizes})
-    for width in widths:
+    for width in graph.widths:
         if width % tp:
             yield _not_divisible("feed-forward", "tp", tp, "intermediate_size", width)
             break

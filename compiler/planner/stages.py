@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 EQUAL = 1e-9
 """Relative difference below which two figures are the same."""
+LARGEST = sys.float_info.max
 MAX_BOUNDS = 64
 """Bounds on spans that are tried; beyond it the gap is reported."""
 
@@ -50,6 +51,18 @@ class Problem:
     least_cost: float
     """No choice of options for all layers costs less."""
     least: int = 1
+    mean_span: float = 0.0
+    """About what spans are: where the search for the longest begins."""
+    least_tail: float = 0.0
+    """No cut has a shorter longest tail."""
+    cutoff: float = math.inf
+    """A solution that comes to more is of no use."""
+
+    @property
+    def longest_span(self) -> float:
+        """Spans beyond which every solution comes to more than the cutoff."""
+        spare = self.cutoff - self.least_cost - self.least_tail
+        return spare / self.weight if self.weight else math.inf
 
 
 @dataclass(frozen=True)
@@ -63,13 +76,19 @@ class Solution:
     """No solution is better than this; `total` where the search was exhaustive."""
 
 
+class TooSlow(Exception):
+    """No cut comes to the cutoff or less."""
+
+
 def solve(problem: Problem) -> Solution | None:
-    """The best stages, or None where no cut fits.
+    """The best stages, or None where no cut fits. TooSlow where none is of use; whether one fits is then not known.
 
     Cuts in the order of growing cost and span, each round with shorter tails, until what is left cannot be better.
     """
     found = _sweep(problem, longest_tail=math.inf)
-    if found is None:
+    if found is None or found.bound - _tail(found) + problem.least_tail > problem.cutoff:
+        if math.isfinite(problem.cutoff):
+            raise TooSlow
         return None
     floor = _least_bottleneck(problem, _by_tail)
     best, bound = found, math.inf
@@ -102,7 +121,7 @@ def _by_tail(option: Option) -> float:
 def _sweep(problem: Problem, *, longest_tail: float) -> Solution | None:
     """The stages of least cost and span, tails bounded. `bound` is exact for these two, with the solution's own tail."""
     span = _least_bottleneck(problem, _by_span, longest_tail=longest_tail)
-    best = _cheapest(problem, span=span, tail=longest_tail)
+    best = _cheapest(problem, span=span, tail=longest_tail) if math.isfinite(span) else None
     if best is None:
         return None
     least_cost, is_least = problem.least_cost, False
@@ -110,7 +129,10 @@ def _sweep(problem: Problem, *, longest_tail: float) -> Solution | None:
         # A longer span pays only if the sum falls by more: beyond `most` it cannot.
         to_gain = _without_tail(problem, best) - problem.weight * span - least_cost
         most = span + to_gain / problem.weight if problem.weight else math.inf
-        if to_gain <= EQUAL * abs(best.total):
+        if (
+            to_gain <= EQUAL * abs(best.total)
+            or problem.weight * span + least_cost + problem.least_tail > problem.cutoff
+        ):
             return best
         if not is_least:
             loosest = _cheapest(problem, span=most, tail=longest_tail)
@@ -138,8 +160,9 @@ def _longest(solution: Solution) -> float:
 
 
 def _least_bottleneck(problem: Problem, measure: Measure, *, longest_tail: float = math.inf) -> float:
-    """The smallest bound that every stage can keep; infinite where nothing fits."""
-    known = _greedy_bottleneck(problem, measure, longest_tail=longest_tail) * (1 + EQUAL)
+    """The smallest bound that every stage can keep; infinite where nothing fits, or not within the cutoff."""
+    most = problem.longest_span if measure is _by_span else math.inf
+    known = _greedy_bottleneck(problem, measure, longest_tail=longest_tail, most=most) * (1 + EQUAL)
 
     def admits(option: Option) -> bool:
         return measure(option) <= known and option.tail <= longest_tail
@@ -156,7 +179,21 @@ def _least_bottleneck(problem: Problem, measure: Measure, *, longest_tail: float
     return least.get(problem.num_layers, math.inf)
 
 
-def _greedy_bottleneck(problem: Problem, measure: Measure, *, longest_tail: float) -> float:
+def _even_bottleneck(problem: Problem, measure: Measure, *, longest_tail: float) -> float:
+    size, extra = divmod(problem.num_layers, problem.num_stages)
+    if size < problem.least:
+        return math.inf
+    longest, start = 0.0, 0
+    for stage in range(problem.num_stages):
+        stop = start + size + (1 if stage < extra else 0)
+        here = [measure(each) for each in problem.options(start, stop, stage) if each.tail <= longest_tail]
+        if not here:
+            return math.inf
+        longest, start = max(longest, min(here)), stop
+    return longest
+
+
+def _greedy_bottleneck(problem: Problem, measure: Measure, *, longest_tail: float, most: float) -> float:
     """A bound that some cut keeps: the tightest, within a few per cent, under which stages that take all they can suffice."""
 
     def reach(bound: float) -> float:
@@ -176,13 +213,21 @@ def _greedy_bottleneck(problem: Problem, measure: Measure, *, longest_tail: floa
             start, longest = stop - 1, max(longest, taken)
         return longest if start == problem.num_layers else math.inf
 
-    high = reach(sys.float_info.max)
+    high = _even_bottleneck(problem, measure, longest_tail=longest_tail)
+    bound = problem.mean_span * 1.1
+    while math.isinf(high) and bound < min(most, LARGEST):
+        bound = min(most, bound * 1.5 if 0.0 < bound < problem.mean_span * 20 else LARGEST)
+        high = reach(bound)
+    if math.isfinite(most) and high > most:
+        high = reach(most)
+        if math.isinf(high):  # cuts whose stages do not take all they can are still to be tried
+            return most
     low = high / problem.num_stages / 2 if math.isfinite(high) else 0.0
-    for _ in range(12 if math.isfinite(high) else 0):
+    for _ in range(6 if math.isfinite(high) else 0):
         middle = (low + high) / 2
         found = reach(middle)
         low, high = (middle, high) if math.isinf(found) else (low, found)
-        if high - low <= 0.03 * high:
+        if high - low <= 0.05 * high:
             break
     return high
 

@@ -20,19 +20,20 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..cost.step import StepTime, step_time
 from .assign import fill
 from .bounds import least_step_s
+from .enumerate import Branch, Family
 from .ranks import Ranks
 from .rules import Violation, violations
+from .stages import TooSlow
 
 if TYPE_CHECKING:
     from ..cost.memory import Ledger
     from ..cost.workload import Workload
-    from .enumerate import Family
     from .layout import Layout
 
 SAME_TIME = 1.005
@@ -133,15 +134,15 @@ class _Search:
         self.found = Search()
         self.memory_bytes = work.machine.memory_bytes
         self.room_bytes = BRIM * work.machine.memory_bytes
-        self.queue: list[tuple[float, int, Family | Ranks]] = []
+        self.queue: list[tuple[float, int, Family | Branch | Ranks]] = []
         self.fastest_s = math.inf
         self.shapes: set[tuple[object, ...]] = set()
         self.hopeless: dict[tuple[object, ...], int] = {}
         self.unfilled: list[Ranks] = []
         self.tight: list[tuple[Layout, Ledger]] = []
         self.gaps: list[float] = []
-        self.roomy: set[tuple[object, ...]] = set()
-        """Kinds, less their ZeRO, and micro-batches, that memory does not bind."""
+        self.of_zero_2: dict[tuple[object, int], float] = {}
+        """Seconds of kinds and micro-batches with ZeRO-2."""
         self.num_queued = 0
 
     def run(self, families: Iterable[Family]) -> Search:
@@ -168,14 +169,16 @@ class _Search:
 
     def _next(self, *, of_new_shape: bool = False) -> None:
         _, _, entry = heapq.heappop(self.queue)
-        if not isinstance(entry, Ranks):
+        if isinstance(entry, Family):
+            self._branch(entry)
+        elif isinstance(entry, Branch):
             self._open(entry)
         elif of_new_shape and _shape(entry.layout) in self.shapes:
             self.found.num_slower += 1
         else:
-            self._fill(entry)
+            self._fill(entry, of_new_shape=of_new_shape)
 
-    def _push(self, bound: float, entry: Family | Ranks) -> None:
+    def _push(self, bound: float, entry: Family | Branch | Ranks) -> None:
         self.num_queued += 1  # of equal bounds, first come, first served
         heapq.heappush(self.queue, (bound, self.num_queued, entry))
 
@@ -200,33 +203,48 @@ class _Search:
         if math.isfinite(bound):
             self._push(bound, family)
             return
-        self._too_large(replace(family.leanest, recompute=family.recomputes[-1]))
+        self._too_large(next(iter(family.branches())).leanest)
         self.found.num_beyond += members - 1
         if self.work.is_monotone:
             self.hopeless[mesh] = first.micro_batch
 
-    def _open(self, family: Family) -> None:
-        for outer in family.members():
+    def _branch(self, family: Family) -> None:
+        for branch in family.branches():
+            bound = least_step_s(self.work, family, memory_bytes=self.room_bytes, branch=branch)
+            if math.isfinite(bound):
+                self._push(bound, branch)
+            else:
+                self._too_large(branch.leanest)
+                self.found.num_beyond += branch.num_members - 1
+
+    def _open(self, branch: Branch) -> None:
+        for outer in branch.members():
             if self._breaks_a_rule(outer.layout, times=1):
                 continue
             ranks = Ranks(self.work, outer, memory_bytes=self.room_bytes)
             if ranks.room.suffices:
-                self._push(ranks.least_s, ranks)
+                self._push(ranks.least_s, ranks)  # of equal bounds ZeRO-2 comes before 1
             else:
                 self.found.num_beyond += 1
 
-    def _fill(self, ranks: Ranks) -> None:
-        kind, micro_batch = _kind(ranks.layout), ranks.layout.micro_batch
-        if micro_batch > self.hopeless.get(kind, micro_batch):
+    def _fill(self, ranks: Ranks, *, of_new_shape: bool) -> None:
+        kind, micro_batch, zero = _kind(ranks.layout), ranks.layout.micro_batch, ranks.layout.zero
+        if micro_batch > self.hopeless.get((kind, zero), micro_batch):
             self.found.num_beyond += 1
             return
-        if ranks.layout.zero == 2 and (*kind[:-2], kind[-1], micro_batch) in self.roomy:
-            self.found.num_slower += 1  # ZeRO-1 leaves room already, and takes as long
+        leaner = self.of_zero_2.get((kind, micro_batch)) if zero == 1 else None
+        if leaner is not None and leaner > ranks.least_s and leaner > self.fastest_s * SAME_TIME:
+            self.found.num_slower += 1  # ZeRO-2 takes as long and needs less, and is too slow already
             return
-        filled = fill(ranks)
+        ranks.cutoff_s = math.inf if of_new_shape else self.fastest_s * SAME_TIME
+        try:
+            filled = fill(ranks)
+        except TooSlow:
+            self.found.num_slower += 1
+            return
         if filled is None:
             if self.work.is_monotone:
-                self.hopeless[kind] = micro_batch
+                self.hopeless[kind, zero] = micro_batch
             self.unfilled.append(ranks)
             self._too_large(ranks.leanest)
             return
@@ -235,8 +253,8 @@ class _Search:
         self.found.fitting.append(Priced(filled.layout, self.work.ledger(filled.layout), time))
         self.fastest_s = min(self.fastest_s, time.total)
         self.shapes.add(_shape(filled.layout))
-        if not ranks.is_bound_by_memory:
-            self.roomy.add((*kind[:-2], kind[-1], micro_batch))
+        if zero == 2:
+            self.of_zero_2[kind, micro_batch] = time.total
 
     def _too_large(self, layout: Layout) -> None:
         """One that leaves no room, at its leanest; it may still fit to the brim."""
@@ -258,9 +276,9 @@ class _Search:
 
 
 def _kind(layout: Layout) -> tuple[object, ...]:
-    """What layouts have in common that differ in micro-batch alone."""
+    """What layouts have in common that differ in micro-batch and ZeRO alone."""
     mesh = (layout.dp_replicate, layout.dp_shard, layout.tp, layout.cp, layout.pp, layout.ep, layout.cp_kind)
-    return (*mesh, layout.schedule, layout.virtual_stages, layout.zero, layout.order)
+    return (*mesh, layout.sequence_parallel, layout.schedule, layout.virtual_stages, layout.order)
 
 
 def _pick(fitting: list[Priced]) -> Priced | None:

@@ -253,7 +253,9 @@ def _ruled_out(train: TrainOutcome) -> list[Part]:
         nearest = min(ledger.peak for ledger in ledgers)
         rows.append((f"{len(ledgers):,}", f"do not fit, {name} the largest part", f"nearest {gib(nearest)}"))
     if found.num_beyond:
-        rows.append((f"{found.num_beyond:,}", "not tried", "smaller micro-batches of the same do not fit"))
+        rows.append((f"{found.num_beyond:,}", "not tried", "leaner ones with the same degrees do not fit"))
+    if found.num_slower:
+        rows.append((f"{found.num_slower:,}", "not priced", "by bounds on their time they cannot be as fast"))
     for key, count in (+found.broken).most_common():
         rows.append((f"{count:,}", key, found.violations[key][1].message))
     return [TableOf("Ruled out", ("layouts", "by", "for example"), tuple(rows))] if rows else []

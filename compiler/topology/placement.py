@@ -8,6 +8,7 @@ Axes that follow each other make one run; with another axis between them, two. T
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ..cost.collectives import Group
@@ -20,8 +21,13 @@ if TYPE_CHECKING:
 
 def runs(layout: Layout, *axes: Axis) -> tuple[Factor, ...]:
     """The ranks of a group over some axes, innermost first; a run of 1 is left out."""
+    return _merged(tuple((getattr(layout, axis), layout.stride(axis)) for axis in axes))
+
+
+@lru_cache(maxsize=4096)
+def _merged(axes: tuple[Factor, ...]) -> tuple[Factor, ...]:
     found: list[Factor] = []
-    for size, stride in sorted(((getattr(layout, axis), layout.stride(axis)) for axis in axes), key=lambda run: run[1]):
+    for size, stride in sorted(axes, key=lambda run: run[1]):
         if size == 1:
             continue
         if found and found[-1][1] * found[-1][0] == stride:
