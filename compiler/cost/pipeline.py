@@ -6,6 +6,7 @@ computes gradients of weights. P ranks, m micro-batches, v virtual stages a rank
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -65,6 +66,26 @@ def rank_of_stage(stage: int, *, ranks: int, is_v: bool) -> int:
     """Stages in order lie on the ranks in rounds; in a V (DualPipe) every other round comes back."""
     turn, place = divmod(stage, ranks)
     return ranks - 1 - place if is_v and turn % 2 else place
+
+
+@dataclass(frozen=True)
+class Stage:
+    number: int
+    layers: range
+    has_embed: bool
+    has_head: bool
+
+
+def stages_of_rank(layout: Layout, *, num_layers: int, rank: int) -> tuple[Stage, ...]:
+    """The stages of one rank; without a pipeline the whole model is one."""
+    sizes = layout.stages or even_stages(num_layers, stages=layout.pp * layout.virtual_stages if layout.pp > 1 else 1)
+    last, found, start = len(sizes) - 1, [], 0
+    for number, size in enumerate(sizes):
+        if rank_of_stage(number, ranks=layout.pp, is_v=layout.schedule == "dualpipe") == rank:
+            layers = range(start, start + size)
+            found.append(Stage(number, layers, has_embed=number == 0, has_head=number == last))
+        start += size
+    return tuple(found)
 
 
 def layers_of_ranks(layout: Layout, *, num_layers: int) -> list[list[int]]:

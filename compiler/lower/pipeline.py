@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..cost.pipeline import even_stages, rank_of_stage
+from ..cost.pipeline import stages_of_rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ...spec.document import Spec
+    from ..cost.pipeline import Stage
     from ..planner.layout import Layout, Schedule
 
 SCHEDULES: dict[Schedule, str] = {
@@ -64,8 +65,7 @@ class PipelineView:
     """Name of the class."""
     words: str
     """What the schedule does."""
-    ranks: tuple[tuple[tuple[int, range], ...], ...]
-    """(number, layers) of the stages of each rank."""
+    ranks: tuple[tuple[Stage, ...], ...]
     num_stages: int
     hidden_size: int
     is_tied: bool
@@ -79,29 +79,22 @@ class PipelineView:
 
     def comment(self, rank: int) -> str:
         """What a rank has beside layers."""
-        numbers = [number for number, _ in self.ranks[rank]]
-        first = ["the embedding"] if 0 in numbers else []
-        last = ["norm, head, loss"] if self.num_stages - 1 in numbers else []
+        first = ["the embedding"] if any(stage.has_embed for stage in self.ranks[rank]) else []
+        last = ["norm, head, loss"] if any(stage.has_head for stage in self.ranks[rank]) else []
         return "; ".join(first + last)
 
 
 def pipeline_of(spec: Spec, layout: Layout) -> PipelineView | None:
     if layout.pp == 1:
         return None
-    is_in_v = layout.schedule == "dualpipe"
-    sizes = layout.stages or even_stages(spec.model.num_layers, stages=layout.pp * layout.virtual_stages)
-    ranks: list[list[tuple[int, range]]] = [[] for _ in range(layout.pp)]
-    start = 0
-    for number, size in enumerate(sizes):
-        ranks[rank_of_stage(number, ranks=layout.pp, is_v=is_in_v)].append((number, range(start, start + size)))
-        start += size
+    ranks = [stages_of_rank(layout, num_layers=spec.model.num_layers, rank=rank) for rank in range(layout.pp)]
     return PipelineView(
         size=layout.pp,
         schedule=SCHEDULES[layout.schedule],
         words=_WORDS[layout.schedule],
-        ranks=tuple(map(tuple, ranks)),
-        num_stages=len(sizes),
+        ranks=tuple(ranks),
+        num_stages=sum(map(len, ranks)),
         hidden_size=spec.model.hidden_size,
         is_tied=spec.model.tie_embeddings,
-        is_in_v=is_in_v,
+        is_in_v=layout.schedule == "dualpipe",
     )

@@ -38,6 +38,11 @@ class DryProgram:
 
     def keep_layers(self, number: int) -> None:
         """Build models of the first few layers: what ranks do together does not depend on depth."""
+        if hasattr(self.parallel, "STAGES"):
+            self.parallel.STAGES = [
+                {stage: layers[:number] for stage, layers in stages.items()} for stages in self.parallel.STAGES
+            ]
+            return
         whole = self.parallel.Model
 
         def first_layers(*args: Any, **kwargs: Any) -> torch.nn.Module:

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from torch import nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import _utils
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -31,7 +34,7 @@ def fake_world(rank: int, size: int) -> Iterator[None]:
     """This process as `rank` of `size` until the block ends. Meshes are made first, under `FakeTensorMode` the rest."""
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=size)
     try:
-        with _real_meshes():
+        with _real_meshes(), _fresh_parameters():
             yield
     finally:
         dist.destroy_process_group()
@@ -51,6 +54,31 @@ def _real_meshes() -> Iterator[None]:
     finally:
         for owner, name, member in kept:
             setattr(owner, name, member)
+
+
+@contextmanager
+def _fresh_parameters() -> Iterator[None]:
+    """Off the meta device, a plain module gets new parameters: fake tensors refuse to be swapped for those they had."""
+    to_empty = nn.Module.to_empty
+
+    def assign(model: nn.Module, **kwargs: Any) -> nn.Module:
+        if isinstance(model, FSDPModule):
+            return to_empty(model, **kwargs)
+        for child in model.children():
+            child.to_empty(**kwargs)
+        for name, parameter in model._parameters.items():
+            if parameter is not None:
+                model._parameters[name] = nn.Parameter(torch.empty_like(parameter, device=kwargs["device"]))
+        for name, buffer in model._buffers.items():
+            if buffer is not None:
+                model._buffers[name] = torch.empty_like(buffer, device=kwargs["device"])
+        return model
+
+    nn.Module.to_empty = assign  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.to_empty = to_empty  # type: ignore[method-assign]
 
 
 def _without_fake_tensors(member: Any) -> Any:

@@ -49,7 +49,8 @@ class Pipeline(nn.Module):
         self.stages = nn.ModuleDict({str(number): stage for number, stage in stages.items()})
         self.pp, self.num_stages, self.schedule = pp, num_stages, schedule
         self.hidden_size, self.token_parts, self.dtype = hidden_size, token_parts, dtype
-        self.zero, self.is_tied = zero, is_tied
+        self.zero: Zero | None = zero
+        self.is_tied = is_tied
         self._precision: AbstractContextManager[Any] = nullcontext()
         self._loss_share = 1.0
         self._schedules: dict[tuple[int, ...], Any] = {}

@@ -28,6 +28,7 @@ from torch.distributed.pipelining.stage import _RecvInfo
 
 from .data import Zero
 from .mesh import Axis
+from .wanted import BackwardPass, backward_for
 
 Precision = Callable[[], AbstractContextManager[Any]]
 """The precision of the step that is being taken."""
@@ -63,22 +64,23 @@ class Stage(PipelineStage):
     ) -> None:
         part = _Part(model, precision)
         super().__init__(part, number, num_stages, device, input_args=x, output_args=y, group=pp.group)
-        self.model, self.zero = model, zero
+        self.model = model
+        self.zero: Zero | None = zero
         if zero == 3:
             _prefetch_below(model)
 
     def backward_maybe_with_nosync(
-        self, backward_type: Any, bwd_kwargs: dict[str, Any], last_backward: bool = False
+        self, backward_type: BackwardPass, bwd_kwargs: dict[str, Any], last_backward: bool = False
     ) -> tuple[tuple[Tensor | None, ...], list[dict[str, Any]] | None]:
         """One backward pass: `full`, or the gradients of the `input` and later those of the `weight`s."""
-        if self.zero is None:
-            return super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
-        if backward_type == "input":
-            _hold(self.model)
-        else:
+        if self.zero is not None and backward_type == "full":
             _set_travel(self.model, zero=self.zero, is_last=last_backward)
-        result = super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
-        if backward_type == "weight":
+        elif self.zero is not None:
+            _hold(self.model)
+        with backward_for(backward_type):
+            result = super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
+        if self.zero is not None and backward_type == "weight":
+            _set_travel(self.model, zero=self.zero, is_last=last_backward)
             _finish_backward(self.model)
         return result
 
@@ -183,14 +185,14 @@ def _set_travel(model: nn.Module, *, zero: Zero, is_last: bool) -> None:
 
 
 def _hold(model: nn.Module) -> None:
-    """Before a backward pass to the inputs alone: weights are needed again, and have no gradients yet."""
+    """Before a backward pass that is a part of one: weights are needed again, and not all gradients are there."""
     assert isinstance(model, FSDPModule)
     model.set_reshard_after_backward(False)
     model.set_requires_gradient_sync(False)
 
 
 def _finish_backward(model: nn.Module) -> None:
-    """What FSDP does at the end of a backward pass, after one to the weights alone, which it does not see."""
+    """What FSDP does at the end of a backward pass; of one to the weights alone it does not see the end."""
     state = replicate.state(model) if isinstance(model, ReplicateModule) else fully_shard.state(model)  # type: ignore[attr-defined]
     state._root_post_backward_final_callback()
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .mesh import Axis
+from .wanted import WANTED
 
 
 def gathered_linear(x: Tensor, layer: nn.Linear, tp: Axis) -> Tensor:
@@ -109,10 +110,12 @@ class _GatheredLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         x, weight, bias = ctx.saved_tensors
         d_y = grads[0]  # [B, T, F]
+        if not WANTED.weights:
+            return scatter_tokens(d_y @ weight.to(d_y.dtype), ctx.tp), None, None, None
         runs, work = _gathering(x, ctx.tp)
-        d_x = d_y @ weight.to(d_y.dtype)  # meanwhile
+        d_x = d_y @ weight.to(d_y.dtype) if WANTED.inputs else None  # meanwhile
         whole = _joined(runs, work, ctx.tp).flatten(0, 1)  # [B*T, D]
-        d_x = scatter_tokens(d_x, ctx.tp)
+        d_x = None if d_x is None else scatter_tokens(d_x, ctx.tp)
         d_weight = (d_y.flatten(0, 1).T @ whole).to(weight.dtype)
         d_bias = None if bias is None else d_y.flatten(0, 1).sum(0).to(bias.dtype)
         return d_x, d_weight, d_bias, None
