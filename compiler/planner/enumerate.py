@@ -26,6 +26,7 @@ MAX_CONTEXT_RANKS = 32
 MAX_TENSOR_RANKS = 16
 MAX_STAGES = 128
 MAX_VIRTUAL_STAGES = 12
+"""And as many as make each stage a single layer."""
 MAX_MICRO_BATCH = 128
 MAX_MICRO_BATCH_CPU = 256
 MAX_EXPERT_RANKS = 1024
@@ -310,7 +311,8 @@ def _schedules(wanted: Given, first: Layout, graph: Graph) -> Iterator[tuple[Sch
     if pp == 1:
         yield wanted.schedule or "1f1b", wanted.virtual_stages or 1
         return
-    several = range(2, min(MAX_VIRTUAL_STAGES, layers // pp) + 1)
+    most = layers // pp
+    several = (*range(2, min(MAX_VIRTUAL_STAGES, most) + 1), *((most,) if most > MAX_VIRTUAL_STAGES else ()))
     if wanted.schedule is not None:
         usual = {"interleaved_1f1b": several, "dualpipe": (2,)}.get(wanted.schedule, (1,))
         for virtual in (wanted.virtual_stages,) if wanted.virtual_stages else usual or (2,):
