@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,14 @@ from ...spec.base import Path
 from ...spec.diagnostics import Diagnostic, diagnose
 from ...spec.units import GIB
 from ..cost.workload import Workload
-from ..topology.machine import Machine
-from .enumerate import OPEN, Given
-from .train_search import Search
+from ..topology.machine import Machine, machine_of
+from .enumerate import OPEN, RECOMPUTES, Given
+from .rules import Violation
+from .train_search import Priced, Search
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
+    from ...spec.hardware import Hardware
 
 Retry = Callable[[Given, Machine], Search]
 """Search again with other choices given, or on another machine."""
@@ -58,65 +60,116 @@ def _machine_path(spec: Spec) -> Path:
 def _remedy(spec: Spec, wanted: Given, machine: Machine, *, retry: Retry) -> str | None:
     """The smallest change that was tried and fits: choices left to the planner, then more devices."""
     if not wanted.is_auto:
-        opened = replace(wanted, recompute=None, micro_batch=None, grad_accumulation=None)
-        best = next(iter(retry(opened, machine).fitting), None)
-        if best is not None:
-            layout, spare = best.layout, (machine.memory_bytes - best.ledger.peak) / GIB
-            choices = f"`micro_batch: {layout.micro_batch}` with `recompute: {layout.recompute}`"
-            return f"{choices} fits, with {spare:.1f} GiB to spare"
+        for how in RECOMPUTES:
+            leaner = replace(wanted, recompute=how, micro_batch=None, grad_accumulation=None)
+            found = _changed(wanted, leaner, ("recompute", "micro_batch", "grad_accumulation"), machine, retry=retry)
+            if found is not None:
+                edits, best = found
+                return f"{_words(edits)} fits, with {_spare(best, machine)} to spare"
         best = next(iter(retry(OPEN, machine).fitting), None)
         if best is not None:
-            spare = (machine.memory_bytes - best.ledger.peak) / GIB
-            return f"`parallel: auto` finds {describe(best.layout)}, with {spare:.1f} GiB to spare"
-    if spec.hardware.topology is not None:
-        return None
-    return _more_devices(spec, wanted if wanted.is_auto else OPEN, machine, retry=retry)
+            return f"`parallel: auto` finds {describe(best.layout)}, with {_spare(best, machine)} to spare"
+    return _more_devices(spec, wanted, retry=retry)
 
 
-def _more_devices(spec: Spec, wanted: Given, machine: Machine, *, retry: Retry) -> str | None:
+def _spare(best: Priced, machine: Machine) -> str:
+    return f"{(machine.memory_bytes - best.ledger.peak) / GIB:.1f} GiB"
+
+
+def _more_devices(spec: Spec, wanted: Given, *, retry: Retry) -> str | None:
     """Double the devices until it fits: first inside the node, up to what the catalog says it takes, then nodes."""
-    usual = spec.hardware.accelerator.per_node
-    per_node, nodes = machine.per_node, machine.num_devices // machine.per_node
+    hardware, edits = spec.hardware, {}
     for _ in range(MAX_DOUBLINGS):
-        if per_node * 2 <= usual:
-            per_node *= 2
-        else:
-            nodes *= 2
-        larger = replace(machine, num_devices=per_node * nodes, per_node=per_node, domain=max(machine.domain, per_node))
-        best = next(iter(retry(wanted, larger).fitting), None)
+        edits |= _doubled(hardware)
+        hardware = hardware.model_copy(update=edits)
+        larger = machine_of(hardware)
+        best = next(iter(retry(wanted if wanted.is_auto else OPEN, larger).fitting), None)
         if best is not None:
-            field = (
-                f"`nodes: {nodes}`" if nodes != machine.num_devices // machine.per_node else f"`per_node: {per_node}`"
-            )
-            if per_node != machine.per_node and "nodes" in field:
-                field = f"`nodes: {nodes}` with `per_node: {per_node}`"
-            spare = (machine.memory_bytes - best.ledger.peak) / GIB
-            return f"{field} fits ({describe(best.layout)}), with {spare:.1f} GiB to spare"
+            written = {**edits, **({} if wanted.is_auto else {"parallel": "auto"})}
+            return f"{_words(written)} fits ({describe(best.layout)}), with {_spare(best, larger)} to spare"
     return None
+
+
+def _doubled(hardware: Hardware) -> dict[str, int | str]:
+    """The field that makes it twice as many devices."""
+    if hardware.topology is not None:
+        sides = [int(side) for side in hardware.topology.split("x")]
+        shortest = sides.index(min(sides))
+        sides[shortest] *= 2
+        return {"topology": "x".join(map(str, sides))}
+    per_node = hardware.per_node or hardware.accelerator.per_node
+    if per_node * 2 <= hardware.accelerator.per_node:
+        return {"per_node": per_node * 2}
+    return {"nodes": hardware.nodes * 2}
+
+
+def _words(edits: Mapping[str, object]) -> str:
+    """`tp: 4` with `dp_shard: 6`"""
+    first, *rest = (f"`{name}: {value}`" for name, value in edits.items())
+    return first + (f" with {' and '.join(rest)}" if rest else "")
+
+
+def _changed(
+    wanted: Given, other: Given, names: Sequence[str], machine: Machine, *, retry: Retry
+) -> tuple[dict[str, object], Priced] | None:
+    """What has to be written otherwise for a layout that other wishes find, and that layout; tried as it would be written.
+
+    Only fields of `names`; what the user left out stays out where it follows from the rest.
+    """
+    best = next(iter(retry(other, machine).fitting), None)
+    if best is None:
+        return None
+    edits = {name: getattr(best.layout, name) for name in names if getattr(wanted, name) != getattr(best.layout, name)}
+    if "grad_accumulation" in edits and wanted.grad_accumulation is None:
+        edits.pop("grad_accumulation")
+    if not edits or "mixed" in edits.values():
+        return None
+    again = next(iter(retry(replace(wanted, **edits), machine).fitting), None)
+    return None if again is None else (edits, again)
+
+
+MAX_NEAR = 12
 
 
 def rule_broken(spec: Spec, found: Search, *, retry: Retry, wanted: Given, machine: Machine) -> Diagnostic:
     """P202: what the layout splits does not divide."""
     key = max(found.violations, key=lambda each: found.broken[each])
     _, violation = found.violations[key]
-    fix = None
-    value = getattr(spec.parallel, violation.field, None)
-    best = next(iter(retry(_opened(wanted, violation.field), machine).fitting), None)
-    if best is not None:
-        chosen = getattr(best.layout, violation.field)
-        if chosen != value:
-            fix = f"`{violation.field}: {chosen}` fits" + (f": {describe(best.layout)}" if wanted.is_auto else "")
-    if fix is None and (best := next(iter(retry(OPEN, machine).fitting), None)) is not None:
+    fix = _nearest_value(wanted, violation, machine, retry=retry)
+    if fix is None and wanted != OPEN and (best := next(iter(retry(OPEN, machine).fitting), None)) is not None:
         fix = f"`parallel: auto` finds {describe(best.layout)}"
-    is_written = value is not None
+    is_written = getattr(spec.parallel, violation.field, None) is not None
     path = ("parallel", violation.field) if is_written else ("parallel",)
     return diagnose("P202", violation.message, path=path, part="value" if is_written else "key", help=fix)
 
 
-def _opened(wanted: Given, field: str) -> Given:
-    """The same wishes with one field, and what follows from it, left to the planner."""
-    opened = replace(wanted, **{field: None}, micro_batch=None, grad_accumulation=None)
-    return replace(opened, dp_shard=None) if field in ("tp", "pp", "cp") else opened
+def _nearest_value(wanted: Given, violation: Violation, machine: Machine, *, retry: Retry) -> str | None:
+    """Another value of the field that the rule is about, the nearest first; with what must follow it."""
+    name = violation.field
+    value = getattr(wanted, name)
+    if name == "schedule":
+        others: Sequence[object] = [each for each in ("1f1b", "zero_bubble", "gpipe") if each != value]
+    elif isinstance(value, int):
+        near = sorted(range(1, 4 * value + 1), key=lambda each: (abs(each - value), each))
+        others = [each for each in near if each != value and violation.fits(each)][:MAX_NEAR]
+    else:
+        return None
+    batch = ("micro_batch", "grad_accumulation")
+    for other in others:
+        alone = replace(wanted, **{name: other})
+        if name == "schedule":
+            alone = replace(alone, virtual_stages=1)
+        devices = ("dp_shard",) if name in ("tp", "pp", "cp") else ()
+        for following in (alone, replace(alone, micro_batch=None, grad_accumulation=None)):
+            opened = replace(following, dp_shard=None) if devices else following
+            names = (name, *devices, *batch, *(("virtual_stages",) if name == "schedule" else ()))
+            changed = _changed(wanted, opened, names, machine, retry=retry)
+            if changed is not None:
+                edits, best = changed
+                if wanted.micro_batch is None:
+                    edits = {field: each for field, each in edits.items() if field != "micro_batch"}
+                return f"{_words(edits)} fits" + (f": {describe(best.layout)}" if wanted.is_auto else "")
+    return None
 
 
 def wrong_size(spec: Spec, wanted: Given, machine: Machine, *, retry: Retry) -> Diagnostic:

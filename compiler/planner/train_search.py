@@ -20,7 +20,7 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..cost.step import StepTime, step_time
@@ -193,8 +193,13 @@ class _Search:
 
     def _consider(self, family: Family) -> None:
         first, members = family.first, family.num_members
-        if members == 0 or self._breaks_a_rule(first, times=members):
+        if self._breaks_a_rule(first, times=max(1, members)) or members == 0:
             return
+        if len(family.schedules) == 1:  # given, and perhaps one that the rest does not allow
+            schedule, virtual = family.schedules[0]
+            staged = replace(first, schedule=schedule, virtual_stages=virtual, stages=family.wanted.stages)
+            if self._breaks_a_rule(staged, times=members):
+                return
         mesh = (first.tp, first.sequence_parallel, first.cp, first.cp_kind, first.pp, first.ep)
         if first.micro_batch > self.hopeless.get(mesh, first.micro_batch):
             self.found.num_beyond += members

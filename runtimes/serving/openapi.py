@@ -119,7 +119,8 @@ def _chat(name: str, *, num_tokens: int, max_seq_len: int) -> Json:
         "additionalProperties": False,
         "properties": {"type": {"const": "text"}, "text": {"type": "string"}} | _refused(CONTENT_PART),
     }
-    message = _schema_of(Message) | {"required": ["role", "content"]}
+    message = _schema_of(Message)
+    message["required"] = ["role", "content"]
     message["properties"] |= {"content": {"anyOf": [{"type": "string"}, {"type": "array", "items": part}]}}
     message["properties"] |= _refused(MESSAGE)
     schema = _object(ChatRequest, CHAT, name=name, num_tokens=num_tokens)
