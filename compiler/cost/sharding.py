@@ -39,6 +39,10 @@ def shard(op: Op, degrees: Degrees) -> Op:
     sizes = dict(op.sizes)
     if is_tensor_parallel(op):
         sizes |= {dim: _share(sizes[dim], degrees.tp) for dim in TENSOR_DIMS if dim in sizes}
+        if op.kind == "fused_qkv":  # a key head that ranks share is whole on each of them
+            heads, keys = op.attrs["heads"], op.attrs["key_heads"]
+            size = op.sizes["W"] // (heads + 2 * keys)
+            sizes["W"] = (_share(heads, degrees.tp) + 2 * _share(keys, degrees.tp)) * size
     if "E" in sizes and op.group == "matmul" and "X" in sizes:
         sizes["E"] = _share(sizes["E"], degrees.ep)
     return replace(op, sizes=MappingProxyType(sizes))

@@ -49,7 +49,18 @@ def _fused(projections: list[Op]) -> Op:
     bias = ", W" if len(first.params) == 2 else ""
     sizes = {"D": first.sizes["D"], "W": width}
     line = f"B T D, D W{bias} -> B T W"
-    return make_op(FUSED_QKV, "attn.qkv", *first.inputs, line=line, sizes=sizes, params=first.params, block=first.block)
+    queries, keys = (op.sizes[op.line.output.dims[-2]] for op in projections[:2])
+    return make_op(
+        FUSED_QKV,
+        "attn.qkv",
+        *first.inputs,
+        line=line,
+        sizes=sizes,
+        params=first.params,
+        block=first.block,
+        heads=queries,
+        key_heads=keys,  # ranks take whole ones (cost/sharding.py)
+    )
 
 
 def _width(op: Op) -> int:

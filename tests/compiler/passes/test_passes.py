@@ -48,7 +48,7 @@ def test_fuse_qkv():
     ]
     assert lines_of(fuse_qkv(before), starting="attn") == [
         "attn_norm = layer_norm(x)  [B T D!, D, D -> B T D]  weight bias  eps=1e-05",
-        "attn.qkv = fused_qkv(attn_norm)  [B T D, D W, W -> B T W]  W=2304  weight bias",
+        "attn.qkv = fused_qkv(attn_norm)  [B T D, D W, W -> B T W]  W=2304  weight bias  heads=12  key_heads=12",
         "attn.qkv.q = split_heads(attn.qkv)  [B T W -> B T H C]  W=2304  part=q",
         "attn.qkv.k = split_heads(attn.qkv)  [B T W -> B T K C]  W=2304  part=k",
         "attn.qkv.v = split_heads(attn.qkv)  [B T W -> B T K C]  W=2304  part=v",
@@ -127,7 +127,7 @@ def test_fuse_rope_attention():
     after = fuse_rope_attention(fuse_qkv(graph_of(LLAMA_3_8B)))
     assert lines_of(after, starting="attn") == [
         "attn_norm = rms_norm(x)  [B T D!, D -> B T D]  weight  eps=1e-05",
-        "attn.qkv = fused_qkv(attn_norm)  [B T D, D W -> B T W]  W=6144  weight",
+        "attn.qkv = fused_qkv(attn_norm)  [B T D, D W -> B T W]  W=6144  weight  heads=32  key_heads=8",
         "attn = rope_attention(attn.qkv)  [B T W -> B T H C]  W=6144  cached=K C, K C  rotary_dim=128  theta=500000",
         "attn.out = linear(attn)  [B T H C, H C D -> B T D]  weight",
         "attn_add = add(x, attn.out)  [B T D, B T D -> B T D]",
