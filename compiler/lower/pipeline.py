@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..cost.pipeline import stages_of_rank
+from ..planner.enumerate import SPLITS_BACKWARD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,10 +33,6 @@ _WORDS: dict[Schedule, str] = {
 }
 
 
-_SPLITS: tuple[Schedule, ...] = ("zero_bubble", "dualpipe")
-"""Schedules that compute the gradients of weights apart from those of inputs."""
-
-
 def pipeline_faults(spec: Spec, layout: Layout) -> Iterator[str]:
     """What torch's schedules, or our use of them, do not do."""
     if layout.pp == 1:
@@ -50,9 +47,9 @@ def pipeline_faults(spec: Spec, layout: Layout) -> Iterator[str]:
         yield f"{schedule} over {ranks} ranks needs {fewest} micro-batches or more, and a step has {steps}"
     if schedule in ("interleaved_1f1b", "zero_bubble") and steps % max(1, steps // ranks):
         yield f"{schedule} needs micro-batches in {steps // ranks} rounds of equal size, and a step has {steps}"
-    if schedule in _SPLITS and layout.zero == 3 and layout.shards > 1:
+    if schedule in SPLITS_BACKWARD and layout.zero == 3 and layout.shards > 1:
         yield f"{schedule} keeps weights gathered between two passes over them; zero 3 frees them, zero 1 and 2 do not"
-    if schedule in _SPLITS and layout.recompute != "none":
+    if schedule in SPLITS_BACKWARD and layout.recompute != "none":
         yield f"{schedule} goes through each layer twice on its way back, and would compute it again each time; without recompute it is lowered"
     if spec.model.moe is not None:
         yield "mixtures of experts in a pipeline are not lowered yet; dense models are"

@@ -90,12 +90,14 @@ def axis_of_message(layout: Layout, rank: int, peer: int) -> str:
     return f"ranks {rank} and {peer}"
 
 
-def extrapolated(two: Sums, three: Sums, *, micro_batches: int) -> Sums:
-    """A step of many micro-batches, from steps of two and of three: what each further one adds is the same."""
+def extrapolated(fewer: Sums, more: Sums, *, counts: tuple[int, int], micro_batches: int) -> Sums:
+    """A step of many micro-batches, from steps of two smaller counts: what each further one adds is the same."""
+    low, high = counts
     result: Sums = {}
-    for key in {*two, *three}:
-        (count, size), (more, larger) = two.get(key, (0, 0)), three.get(key, (0, 0))
-        result[key] = (count + (micro_batches - 2) * (more - count), size + (micro_batches - 2) * (larger - size))
+    for key in {*fewer, *more}:
+        (count, size), (larger_count, larger) = fewer.get(key, (0, 0)), more.get(key, (0, 0))
+        added = [(larger_count - count) * (micro_batches - low), (larger - size) * (micro_batches - low)]
+        result[key] = (count + added[0] // (high - low), size + added[1] // (high - low))
     return result
 
 

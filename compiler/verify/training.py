@@ -35,7 +35,7 @@ def check_training(
         yield from _states(record, claims.figures)
     players = sorted(_players(layout))
     progress(f"the order of {len(players)} ranks' collectives")
-    records = list(runs(folder, players, micro_batches=2, layers=2 if layout.pp == 1 else None))
+    records = list(runs(folder, players, micro_batches=_few(layout), layers=2))
     hang = find_hang({each.rank: each.events for each in records})
     yield Claim("order", f"{len(players)} ranks, all kinds of groups among them, end together", "yes", hang or "yes")
 
@@ -44,14 +44,20 @@ def _step(
     folder: Path, layout: Layout, figures: Figures, runs: DryRuns
 ) -> tuple[Record, dict[tuple[str, str], tuple[int, int]]]:
     """Rank 0's step as the plan has it, from as few micro-batches as tell it."""
-    several = layout.grad_accumulation
-    (record,) = runs(folder, [0], micro_batches=min(several, 2))
+    several, few = layout.grad_accumulation, _few(layout)
+    (record,) = runs(folder, [0], micro_batches=min(several, few))
     sums = found_sums(record, layout, kv_copies=figures.kv_copies)
-    if several <= 2:
+    if several <= few:
         return record, sums
-    (longer,) = runs(folder, [0], micro_batches=3)
+    counts = (few, few + layout.pp)
+    (longer,) = runs(folder, [0], micro_batches=counts[1])
     more = found_sums(longer, layout, kv_copies=figures.kv_copies)
-    return record, extrapolated(sums, more, micro_batches=several)
+    return record, extrapolated(sums, more, counts=counts, micro_batches=several)
+
+
+def _few(layout: Layout) -> int:
+    """Micro-batches that tell about any number: a pipeline wants rounds of them, to be full; GPipe keeps all it has."""
+    return layout.grad_accumulation if layout.pp > 1 and layout.schedule == "gpipe" else 2 * layout.pp
 
 
 def _states(record: Record, figures: Figures) -> Iterator[Claim]:

@@ -227,10 +227,10 @@ def runs_here(
     folder: Path, ranks: Sequence[int], *, micro_batches: int | None = None, layers: int | None = None
 ) -> Iterator[Record]:
     """Dry runs in this process."""
-    for name in MODULES:
-        sys.modules.pop(name, None)
     program = DryProgram(folder)
     sys.path.remove(str(folder))
+    for name in MODULES:
+        sys.modules.pop(name, None)  # other programs have modules of these names
     if layers is not None:
         program.keep_layers(layers)
     for rank in ranks:
