@@ -42,7 +42,7 @@ def run_program(
         return status
     if launcher is not None:
         return launch(launcher, folder, args)
-    script = folder / PROGRAMS[command]
+    script = folder / _program(folder, command)
     if not script.exists():
         section = "train" if command == "train" else "serve"
         print(f"llmc run {command}: there is no {script}: the spec has no `{section}` section", file=sys.stderr)
@@ -53,6 +53,11 @@ def run_program(
         print(f"llmc run train: {message}", file=sys.stderr)
         return WRONG_USAGE
     return _become(script, _arguments(command, args), processes=processes)
+
+
+def _program(folder: Path, command: str) -> str:
+    """The router, where there is one, starts the servers."""
+    return "router.py" if command == "serve" and (folder / "router.py").exists() else PROGRAMS[command]
 
 
 def _become(script: Path, args: Sequence[str], *, processes: int) -> NoReturn:

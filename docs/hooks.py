@@ -18,7 +18,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from llmc.runtimes.serving.metrics import METRICS
+from llmc.runtimes.serving.metrics import METRICS, ROUTER_METRICS
 from llmc.spec.codes import STAGES, codes_of
 from llmc.spec.codes.entry import Code
 
@@ -75,11 +75,12 @@ def metrics_page() -> str:
         "",
         "What `/metrics` of a generated server exposes, written from `runtimes/serving/metrics.py`, from which the dashboard, the",
         "alert rules and the autoscalers of [launch files](../deploy.md) are made too. A request is one prompt and one answer.",
+        "Those of `llmc_router_` are of the router before several replicas.",
         "",
         "| metric | kind | unit | labels | meaning |",
         "|---|---|---|---|---|",
     ]
-    for metric in METRICS:
+    for metric in (*METRICS, *ROUTER_METRICS):
         labels = ", ".join(f"`{label}`" for label in metric.labels)
         lines.append(f"| `{metric.name}` | {metric.kind} | {metric.unit} | {labels} | {metric.help} |")
     lines += ["", "Buckets of the histograms:", ""]

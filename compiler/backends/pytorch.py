@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def files(views: Views) -> tuple[File, ...]:
-    """model.py always; train.py and data.py, serve.py, and the kernels, as the spec asks for them; convert.py where Hugging
-    Face has the same model."""
+    """model.py always; train.py and data.py, serve.py (with router.py where there are several), and the kernels, as the spec
+    asks for them; convert.py where Hugging Face has the same model."""
     found = [File("model.py", "pytorch/model.py.j2", {"m": views.model}, key="model")]
     if views.parallel is not None:
         names = {"t": views.train, "p": views.parallel}
@@ -24,6 +24,8 @@ def files(views: Views) -> tuple[File, ...]:
         found.append(File("data.py", "pytorch/data.py.j2", {"d": views.data}, key="data"))
     if views.serve is not None:
         found.append(File("serve.py", "pytorch/serve.py.j2", {"s": views.serve}, key="serve"))
+        if views.serve.replicas > 1:
+            found.append(File("router.py", "pytorch/router.py.j2", {"s": views.serve}, key="serve"))
         found.append(File("surface.json", "pytorch/surface.json.j2", {"s": views.serve}, key="serve"))
     for kernel in views.kernels:
         found.extend(File(path, template, {"k": kernel}, key="train") for path, template in kernel.files())

@@ -24,6 +24,8 @@ class ReadmeView:
     plan_lines: tuple[str, ...]
     has_train: bool
     has_serve: bool
+    replicas: int
+    """Servers; with several there is a router."""
     has_kernels: bool
     launch_target: str
     """What launch/ is for; empty without one."""
@@ -48,6 +50,7 @@ def lower_readme(
         plan_lines=train.plan_lines if train else (),
         has_train=train is not None,
         has_serve=spec.serve is not None,
+        replicas=plan.serve.layout.replicas if plan.serve else 1,
         has_kernels=train is not None,
         launch_target=spec.deploy.target if spec.deploy is not None else "",
         model_type=convert.model_type if convert else "",

@@ -137,8 +137,8 @@ def _training(stage: Train, path: Path) -> Iterator[Diagnostic]:
 def _serving(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
     serve = spec.serve
     assert serve is not None
-    if plan.serve is not None and plan.serve.devices > 1:
-        message = f"serving on {plan.serve.devices} devices is not lowered yet; on one device it is"
+    if plan.serve is not None and (each := plan.serve.devices // plan.serve.layout.replicas) > 1:
+        message = f"replicas of {each} devices are not lowered yet; replicas of one device are"
         yield _refused(message, ("hardware",), part="key")
     chosen = plan.serve.layout.weights if plan.serve is not None else serve.weights.dtype[0]
     if chosen not in _DTYPES:

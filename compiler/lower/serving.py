@@ -54,6 +54,8 @@ class ServeView:
     """Origins of web pages that may call."""
     requests_per_minute: int | None
     """Of one caller."""
+    replicas: int
+    """Servers that the plan wants; with several there is a router before them."""
     prefill_chunk: int
     """Prompt tokens computed in one step, over all prompts: the plan's `prefill_chunk`. Bounds how long a prompt delays others."""
     prefill_chunk_reason: str
@@ -118,6 +120,7 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
         has_tls=serve.api.tls,
         cors=serve.api.cors,
         requests_per_minute=serve.api.requests_per_minute,
+        replicas=layout.replicas,
         prefill_chunk=chunk,
         prefill_chunk_reason="what a prompt may add to the step of running answers",
         max_waiting=bound.requests,

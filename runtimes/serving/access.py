@@ -32,9 +32,12 @@ def note(request: Request, **values: Any) -> None:
 class AccessLog:
     """ASGI middleware. Gives every response an `x-request-id`."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, routes: Mapping[Any, str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, routes: Mapping[Any, str], counter: str = "llmc_http_responses_total"
+    ) -> None:
         self.app = app
         self.metrics = metrics
+        self.counter = counter
         self.routes = routes  # handler -> path: a label must not be something that clients make up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +60,7 @@ class AccessLog:
             await self.app(scope, receive, send_and_look)
         finally:
             route = self.routes.get(scope.get("endpoint"), "other")
-            self.metrics.add("llmc_http_responses_total", route=route, status=str(status))
+            self.metrics.add(self.counter, route=route, status=str(status))
             if route not in QUIET:
                 seconds = round(time.monotonic() - began_s, 4)
                 line = {"id": request_id, "method": scope["method"], "route": route, "status": status}

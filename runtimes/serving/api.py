@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -50,12 +51,7 @@ def create_app(service: Service, middleware: Sequence[Middleware] = ()) -> Starl
             Middleware(AccessLog, metrics=service.metrics, routes={r.endpoint: r.path for r in routes}),
             *middleware,
         ],
-        exception_handlers={
-            ApiError: _on_api_error,
-            HTTPException: _on_http_error,
-            ClientDisconnect: _on_disconnect,
-            Exception: _on_bug,
-        },
+        exception_handlers=exception_handlers(),
     )
     app.router.redirect_slashes = False  # a route has one spelling
     app.state.service = service
@@ -185,6 +181,16 @@ def _owner(request: Request) -> str:
 
 
 # --- errors ---------------------------------------------------------------------------------------------------
+
+
+def exception_handlers() -> dict[Any, Any]:
+    """Exception -> what its client is told."""
+    return {
+        ApiError: _on_api_error,
+        HTTPException: _on_http_error,
+        ClientDisconnect: _on_disconnect,
+        Exception: _on_bug,
+    }
 
 
 async def _on_api_error(request: Request, error: Exception) -> Response:

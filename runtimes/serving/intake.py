@@ -17,6 +17,7 @@ from .text import TextStream
 from .vocabulary import Vocabulary
 
 BODY_TIMEOUT_S = 30
+MAX_BODY_BYTES = 4 * 2**20
 ENCODE_ELSEWHERE_CHARS = 4096  # longer texts are tokenized on another thread, so that streams do not stutter
 
 
@@ -29,7 +30,7 @@ class Service:
     vocabulary: Vocabulary
     metrics: Metrics
     chat_template: ChatTemplate | None = None
-    max_body_bytes: int = 4 * 2**20
+    max_body_bytes: int = MAX_BODY_BYTES
 
     @property
     def max_seq_len(self) -> int:
@@ -41,7 +42,11 @@ async def read_body(request: Request, service: Service) -> bytes:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         # also what keeps a web page from posting here unasked: browsers ask first for this type only
         raise ApiError("send JSON, with the header content-type: application/json", status=415, code="not_json")
-    limit = service.max_body_bytes
+    return await bounded_body(request, limit=service.max_body_bytes)
+
+
+async def bounded_body(request: Request, *, limit: int) -> bytes:
+    """The body, if it is neither longer than `limit` bytes nor too slow."""
     too_long = ApiError(
         f"the body is longer than {limit} bytes", status=413, code="body_too_long", headers={"connection": "close"}
     )

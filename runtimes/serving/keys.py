@@ -1,4 +1,7 @@
-"""API keys: only their SHA-256 is stored, and every request but a health probe needs one.
+"""API keys: only their SHA-256 is stored, and every request but the one whether the process lives needs one.
+
+Those who probe and scrape cannot keep a secret: they have a port of their own (`ProbePort`), which a firewall or a service
+leaves out, and on which there is nothing else.
 
 A key file has a line for each: a name (of whoever has the key; it stands in the log), a blank, 64 hexadecimal digits.
 """
@@ -19,7 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..common.errors import RunError
 from .errors import error_body
 
-OPEN = ("/health/live", "/health/ready", "/health/progress")  # one word each; those who probe them cannot keep secrets
+OPEN = ("/health/live",)
+PROBED = ("/health/live", "/health/ready", "/health/progress", "/metrics")
 LINE = re.compile(r"(?P<name>[\w.@-]{1,64})\s+(?P<digest>[0-9a-f]{64})")
 
 
@@ -58,7 +62,7 @@ class KeyGate:
         self._keys = dict(keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN:
+        if scope["type"] == "http" and scope["path"] not in OPEN and "llmc.probe" not in scope:
             owner = self._owner(Headers(scope=scope).get("authorization", ""))
             if owner is None:
                 await _refusal(scope, receive, send)
@@ -75,6 +79,23 @@ class KeyGate:
             if hmac.compare_digest(known, digest):
                 found = name
         return found if scheme.lower() == "bearer" else None
+
+
+class ProbePort:
+    """ASGI middleware before all others: on this port probes and metrics need no key, and nothing else is there."""
+
+    def __init__(self, app: ASGIApp, *, port: int) -> None:
+        self.app = app
+        self.port = port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["server"][1] == self.port:
+            if scope["path"] not in PROBED:
+                body = error_body("on this port there are probes and metrics", status=404)
+                await JSONResponse(body, status_code=404)(scope, receive, send)
+                return
+            scope["llmc.probe"] = True
+        await self.app(scope, receive, send)
 
 
 def _digest(key: str) -> str:

@@ -76,11 +76,36 @@ METRICS = (
     Metric("llmc_step_tokens", "histogram", "tokens", "Tokens computed in one step.", buckets=STEP_TOKENS),
 )
 
+ROUTER_METRICS = (
+    Metric(
+        "llmc_router_responses_total", "counter", "responses", "Responses, by route and status.", ("route", "status")
+    ),
+    Metric(
+        "llmc_router_retries_total",
+        "counter",
+        "requests",
+        "Requests that went on to another replica: the one before was unreached, full, failed, or lost while it had them.",
+        ("reason",),
+    ),
+    Metric("llmc_router_broken_total", "counter", "responses", "Answers that had begun when their replica was lost."),
+    Metric(
+        "llmc_router_known_total",
+        "counter",
+        "requests",
+        "Requests that went where the beginning of their prompt was seen.",
+    ),
+    Metric("llmc_router_replica_ready", "gauge", "", "1 while a replica's probe is green.", ("replica",)),
+    Metric("llmc_router_replica_requests", "gauge", "requests", "Requests that a replica has.", ("replica",)),
+)
+"""Of the router before several replicas; theirs are METRICS."""
+
 
 class Metrics:
-    """The metrics of one server, in a registry of their own."""
+    """The metrics of one process, in a registry of their own."""
 
-    def __init__(self, *, bounds: Mapping[str, Sequence[float]] | None = None) -> None:
+    def __init__(
+        self, *, bounds: Mapping[str, Sequence[float]] | None = None, table: Sequence[Metric] = METRICS
+    ) -> None:
         """`bounds` are further buckets of histograms: an objective can be counted exactly at its own bound."""
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
@@ -88,7 +113,7 @@ class Metrics:
         makers = {"gauge": Gauge, "counter": Counter, "histogram": Histogram}
         self.registry = CollectorRegistry()
         self._metrics: dict[str, Any] = {}
-        for metric in METRICS:
+        for metric in table:
             further = (bounds or {}).get(metric.name, ())
             options = {"buckets": sorted({*metric.buckets, *further})} if metric.buckets else {}
             maker = makers[metric.kind]
@@ -103,9 +128,10 @@ class Metrics:
     def observe(self, name: str, value: float) -> None:
         self._metrics[name].observe(value)
 
-    def track(self, name: str, read: Callable[[], float]) -> None:
+    def track(self, name: str, read: Callable[[], float], **labels: str) -> None:
         """Let a gauge read its value when it is asked for."""
-        self._metrics[name].set_function(read)
+        metric = self._metrics[name]
+        (metric.labels(**labels) if labels else metric).set_function(read)
 
     def exposition(self) -> tuple[bytes, str]:
         """The text of `/metrics` and its content type."""

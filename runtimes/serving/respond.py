@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -21,6 +21,8 @@ from .mailbox import Mailbox
 from .requests import SamplingRequest
 from .responses import DONE, Answer, Choice, event
 from .scheduler import Overloaded
+
+Result = TypeVar("Result")
 
 
 async def respond(
@@ -41,7 +43,7 @@ async def respond(
         events = _events(answer, choices, mailbox, includes_usage=body.includes_usage)
         return EventStream(events, request=request, engine=engine, generations=generations, choices=choices)
     try:
-        await _unless_disconnected(request, _collect(choices, mailbox))
+        await unless_disconnected(request, _collect(choices, mailbox))
     finally:
         engine.cancel(generations)
         _note_end(request, choices)
@@ -68,14 +70,20 @@ async def _deltas(choices: list[Choice], mailbox: Mailbox) -> AsyncIterator[Delt
 async def _events(
     answer: Answer, choices: list[Choice], mailbox: Mailbox, *, includes_usage: bool
 ) -> AsyncIterator[bytes]:
-    """The events of a streamed answer. An error is an event too, and ends the stream without `[DONE]`."""
-    for index in range(len(choices)):
-        if (opening := answer.opening(index)) is not None:
-            yield event({**opening, "usage": None} if includes_usage else opening)
+    """The events of a streamed answer. An error is an event too, and ends the stream without `[DONE]`.
+
+    Nothing is sent before there is something to say: until then a router may ask another server instead.
+    """
+    is_open = False
     async for delta in _deltas(choices, mailbox):
         if delta.error is not None:
             yield event(error_body(delta.error, status=500, code="generation_failed"))
             return
+        if not is_open:
+            is_open = True
+            for index in range(len(choices)):
+                if (opening := answer.opening(index)) is not None:
+                    yield event({**opening, "usage": None} if includes_usage else opening)
         yield event(answer.chunk(delta, includes_usage=includes_usage))
     if includes_usage:
         yield event(answer.last_chunk(choices))
@@ -110,7 +118,7 @@ class EventStream(StreamingResponse):
             _note_end(self._request, self._choices)
 
 
-async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, None]) -> None:
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
     """Await `work`, or give it up with ClientDisconnect when the client goes away."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(_disconnected(request))
@@ -118,7 +126,7 @@ async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, None]
         await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
-        await task
+        return await task
     finally:
         task.cancel()
         watch.cancel()

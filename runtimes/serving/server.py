@@ -12,26 +12,51 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from ..common.errors import RunError
 
 
 def serve(
-    app: Starlette, *, host: str = "127.0.0.1", port: int = 0, drain_s: int = 30, tls: tuple[Path, Path] | None = None
+    app: ASGIApp,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    drain_s: int = 30,
+    tls: tuple[Path, Path] | None = None,
+    proxy: str | None = None,
+    probe_port: int | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs, for `drain_s` seconds at most, and return.
 
     Port 0 takes a free one. When requests can come, prints `serving on http://HOST:PORT`. A second SIGINT ends at once.
-    `tls` is a certificate (with its chain) and its key.
+
+    Args:
+        tls: a certificate (with its chain) and its key.
+        proxy: the address (or addresses, networks, `*`) of who passes requests on and tells who sent them.
+        probe_port: where probes and metrics need no key, in a server that asks for them; printed as `probes on …`.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    server, listener = prepare(app, host=host, port=port, drain_s=drain_s, tls=tls)
-    server.run(sockets=[listener])
+    sockets = []
+    if probe_port is not None:
+        from .keys import ProbePort
+
+        sockets.append(_listen(host, probe_port))
+        app = ProbePort(app, port=sockets[0].getsockname()[1])
+    server, listener = prepare(app, host=host, port=port, drain_s=drain_s, tls=tls, proxy=proxy)
+    if sockets:
+        server.probe_url = _url("https" if tls else "http", host, sockets[0])
+    server.run(sockets=[listener, *sockets])
 
 
 def prepare(
-    app: Starlette, *, host: str, port: int, drain_s: int, tls: tuple[Path, Path] | None = None
+    app: ASGIApp,
+    *,
+    host: str,
+    port: int,
+    drain_s: int,
+    tls: tuple[Path, Path] | None = None,
+    proxy: str | None = None,
 ) -> tuple[Server, socket.socket]:
     """A server and its socket, which is bound already; `server.run(sockets=[socket])` serves."""
     listener = _listen(host, port)
@@ -43,7 +68,8 @@ def prepare(
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=proxy is not None,
+        forwarded_allow_ips=proxy or "",
         timeout_keep_alive=65,  # longer than the idle time of common load balancers, which else meet closed connections
         timeout_graceful_shutdown=drain_s,
         ssl_certfile=tls[0] if tls else None,
@@ -63,10 +89,13 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, *, url: str) -> None:
         super().__init__(config)
         self.url = url
+        self.probe_url: str | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            if self.probe_url is not None:
+                print(f"probes on {self.probe_url}", flush=True)
             print(f"serving on {self.url}", flush=True)
 
     @contextlib.contextmanager

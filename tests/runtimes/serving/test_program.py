@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from programs import build, imported, tiny_spec
+from programs import build, imported, plan_of, tiny_spec
 from torch import Tensor
 
 from llmc.compiler.emit.render import render
@@ -25,6 +25,7 @@ from llmc.compiler.lower.serving import ServeView
 from llmc.runtimes.common.errors import RunError
 from llmc.runtimes.pytorch.weights import save_weights
 from llmc.runtimes.serving.generation import Generation, Sampling
+from llmc.runtimes.serving.keys import new_key
 from llmc.runtimes.serving.kv import KVBlocks
 from llmc.runtimes.serving.prefix import PrefixBlocks
 from llmc.runtimes.serving.sampler import RowSampler
@@ -50,6 +51,7 @@ VIEW = ServeView(
     has_tls=False,
     cors=(),
     requests_per_minute=None,
+    replicas=1,
     experts=None,
     bounds=(),
     prefill_chunk=16,
@@ -77,8 +79,19 @@ VARIANTS = {
 }
 
 
-def text_of(view: ServeView) -> str:
-    return render("pytorch/serve.py.j2", {"s": view}).text
+PROGRAMS = ("serve", "router")
+
+
+def text_of(view: ServeView, program: str = "serve") -> str:
+    return render(f"pytorch/{program}.py.j2", {"s": view}).text
+
+
+def write_variant(folder: Path, name: str) -> list[Path]:
+    """Both programs of a variant, the second as if there were several replicas."""
+    files = [folder / f"{program}_{name.replace('-', '_')}.py" for program in PROGRAMS]
+    for file, program in zip(files, PROGRAMS, strict=True):
+        file.write_text(text_of(replace(VARIANTS[name], replicas=3), program))
+    return files
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +105,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_program_is_formatted_and_linted(name: str, folder: Path):
-    file = folder / f"serve_{name.replace('-', '_')}.py"
-    file.write_text(text_of(VARIANTS[name]))
+    files = write_variant(folder, name)
     ruff = Path(sys.executable).with_name("ruff")
     for command in (["format", "--diff"], ["check"]):
-        done = subprocess.run([ruff, *command, file.name], cwd=folder, capture_output=True, text=True)
+        done = subprocess.run(
+            [ruff, *command, *(file.name for file in files)], cwd=folder, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_program_is_well_typed(folder: Path, import_root: Path, tmp_path: Path):
-    for name, view in VARIANTS.items():
-        (folder / f"serve_{name.replace('-', '_')}.py").write_text(text_of(view))
+    for name in VARIANTS:
+        write_variant(folder, name)
     config = {"include": [str(folder)], "typeCheckingMode": "standard", "extraPaths": [str(import_root), str(folder)]}
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
     checker = Path(sys.executable).with_name("basedpyright")
@@ -139,12 +153,13 @@ def test_broken_weights_end_the_program_before_it_serves(folder: Path, tmp_path:
                 program.main()
 
 
-def test_a_spec_reaches_the_program_as_text_only():
-    text = text_of(VARIANTS["hostile"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_spec_reaches_the_program_as_text_only(program: str):
+    text = text_of(VARIANTS["hostile"], program)
     tree = ast.parse(text)
     values = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
     assert ast.literal_eval(values["NAME"]) == VARIANTS["hostile"].name
-    plain = ast.parse(text_of(VIEW))
+    plain = ast.parse(text_of(VIEW, program))
     assert [type(node) for node in ast.walk(tree)] == [type(node) for node in ast.walk(plain)]
 
 
@@ -292,6 +307,44 @@ def save_tokenizer(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_tokens([f"<{token}>" for token in range(512)])
     tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def test_two_replicas_behind_their_router(tmp_path: Path):
+    """As planned: `router.py` starts them, keys are asked for, probes have their port, and a beginning goes where it is known."""
+    serve = {
+        "max_seq_len": 128,
+        "weights": {"dtype": "fp32"},
+        "kv_cache": {"dtype": "fp32", "prefix_cache": True},
+        "api": {"keys": True, "requests_per_minute": 1000},
+    }
+    spec = tiny_spec(without=("train", "data"), serve=serve)
+    plan = plan_of(spec)
+    assert plan.serve is not None
+    layout = plan.serve.layout.model_copy(update={"replicas": 2})
+    served = plan.serve.model_copy(update={"layout": layout, "devices": 2})
+    folder = build(spec, tmp_path / "build", plan=plan.model_copy(update={"serve": served}))
+    assert json.loads((folder / "surface.json").read_text())["router"]["sockets"]["connects"] == ["the replicas"]
+    key, line = new_key("ann")
+    (tmp_path / "keys").write_text(line)
+    flags = ["--random", "--keys", "../keys", "--port", "0", "--probe-port", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "router.py", *flags], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    probes = process.stdout.readline().removeprefix("probes on ").strip()
+    url = process.stdout.readline().removeprefix("serving on ").strip()
+    body = {"model": "tiny", "prompt": "a" * 100, "max_tokens": 4, "temperature": 0, "ignore_eos": True}
+    with httpx.Client(base_url=url, timeout=60, headers={"authorization": f"Bearer {key}"}) as client:
+        answers = [client.post("/v1/completions", json=body).json()["choices"][0]["text"] for _ in range(3)]
+    assert answers[0] == answers[1] == answers[2]
+    assert httpx.get(f"{probes}/health/progress").json() == {"status": "ok", "ready": 2, "out": 0, "stuck": 0}
+    assert httpx.get(f"{url}/health/progress").status_code == 401
+    assert httpx.get(f"{url}/health/live").status_code == 200
+    assert httpx.get(f"{probes}/v1/models").status_code == 404
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(

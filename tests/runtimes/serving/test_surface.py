@@ -82,9 +82,10 @@ def session(folder: Path) -> tuple[dict, list[list[str]], dict[str, list[int]]]:
     made = run(folder, "--new-key", "ann").stdout.splitlines()
     key, line = made[0].rpartition(" ")[2], made[1].partition(": ")[2]
     (folder / "keys").write_text(line + "\n")
-    flags = ["--weights", "../weights", "--keys", "../keys", "--port", "0", "--threads", "1"]
+    flags = ["--weights", "../weights", "--keys", "../keys", "--port", "0", "--probe-port", "0", "--threads", "1"]
     process = start(folder, *flags)
     assert process.stdout is not None
+    probes = process.stdout.readline().removeprefix("probes on ").strip()
     url = process.stdout.readline().removeprefix("serving on ").strip()
     assert url, process.communicate(timeout=20)[1]
     statuses = {}
@@ -101,6 +102,8 @@ def session(folder: Path) -> tuple[dict, list[list[str]], dict[str, list[int]]]:
             ]
         for path in ("/", "/docs", "/metrics/", "/v1/embeddings", "/v1/files", "/admin", "/..%2f..%2fetc/passwd"):
             statuses[path] = [client.get(path, headers={"authorization": f"Bearer {key}"}).status_code]
+    for path in (*surface["routes_of_probe_port"], "/v1/models", "/openapi.json", "/metrics/"):
+        statuses[f"probe {path}"] = [httpx.get(f"{probes}{path}").status_code]
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
@@ -127,14 +130,16 @@ def test_every_route_is_there_and_asks_for_a_key_where_it_says_so(session):
         assert without == (401 if route["needs_key"] else 200), route
         assert authorised == 200, route
     listed = {route["path"] for route in surface["routes"]}
+    listed |= {f"probe {path}" for path in surface["routes_of_probe_port"]}
     assert all(status == [404] for path, status in statuses.items() if path not in listed)
+    assert all(statuses[f"probe {path}"] == [200] for path in surface["routes_of_probe_port"])
 
 
-def test_it_listens_once_and_connects_to_nobody(session):
+def test_it_listens_where_it_says_and_connects_to_nobody(session):
     surface, events, _ = session
     binds = [what for event, what in events if event == "socket.bind"]
-    assert len(binds) == len(surface["sockets"]["listens"]) == 1
-    assert binds[0].startswith("('127.0.0.1', ")
+    assert len(binds) == len(surface["sockets"]["listens"]) == 2
+    assert all(each.startswith("('127.0.0.1', ") for each in binds)
     assert [event for event in events if event[0] in ("socket.connect", "socket.sendto", "urllib.Request")] == []
 
 

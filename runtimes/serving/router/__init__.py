@@ -1,0 +1,1 @@
+"""One address for several replicas of a server."""
