@@ -67,7 +67,7 @@ def test_wrong_usage_is_2(llmc: Llmc, args: list[str], tmp_path: Path, monkeypat
     assert llmc(*args).status == 2
 
 
-@pytest.mark.parametrize("args", [["verify", "x"], ["run", "eval", "x"]])
+@pytest.mark.parametrize("args", [["run", "eval", "x"]])
 def test_what_is_not_there_yet_says_so(llmc: Llmc, args: list[str]):
     ran = llmc(*args)
     assert ran.status == 2

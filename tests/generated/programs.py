@@ -146,7 +146,11 @@ def imported(folder: Path, *names: str) -> Iterator[list[ModuleType]]:
         yield [importlib.import_module(name) for name in names]
     finally:
         sys.path.remove(str(folder))
-        for name in list(sys.modules):
-            if name.partition(".")[0] in SIBLINGS and str(folder) in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
-        sys.modules.pop("kernels", None)
+        forget_programs()
+
+
+def forget_programs() -> None:
+    """The next import of `model` or one of its siblings reads the program on the path."""
+    for name in list(sys.modules):
+        if name.partition(".")[0] in SIBLINGS:
+            del sys.modules[name]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from programs import build, plan_of
 from reference import spec_of
-from test_mutations import MODULES, runs_here
+from test_mutations import runs_here
 from test_pipeline import CASES, MODELS_HERE, SP, Case, V, filled
 
 from llmc.compiler.cost.inventory import Setting, inventory, kv_copies, state_bytes_of
@@ -41,8 +40,6 @@ def test_what_ranks_send_and_hold_is_what_the_inventory_says(name: str, tmp_path
     folder, graph = build(spec, tmp_path, plan=plan_of(spec, layout=layout)), run_passes(build_graph(spec))
     ranks = [stage * layout.devices // layout.pp for stage in range(layout.pp)]
     records = list(runs_here(folder, range(layout.devices)))
-    for module in MODULES:
-        sys.modules.pop(module, None)
     for stage, rank in enumerate(ranks):
         setting = Setting(seq_len=32, values=4, loss_chunk=1 << 20, stage_rank=stage)
         copies = kv_copies(graph, layout)
