@@ -1,4 +1,4 @@
-"""Docker: an image, a compose file with one service a replica, and nginx before them."""
+"""Docker: an image, a compose file with one service a replica, the router where there are several, and nginx before all."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .environment import Variable
+from .guards import COMPOSED
 from .image import dockerfile
-from .serving import serve_command
+from .serving import replica_address, router_command, serve_command
 from .target import Files, launch_file
 
 if TYPE_CHECKING:
@@ -28,19 +29,24 @@ class Replica:
 def files(deploy: Docker, train: TrainJob | None, serve: Server | None) -> Files:
     assert serve is not None
     replicas = replicas_of(serve)
+    addresses = tuple(replica_address(serve, replica.name) for replica in replicas)
+    has_router = len(replicas) > 1
     compose = launch_file(
         "compose.yaml",
         "docker/compose.yaml.j2",
         server=serve,
         compose_name=serve.object_name,
         image=deploy.image or serve.name,
-        command=serve_command(serve, deploy.weights),
+        command=serve_command(serve, deploy.weights, guards=COMPOSED),
+        router_command=router_command(serve, addresses, guards=COMPOSED) if has_router else None,
         replicas=replicas,
         variables=own_variables(deploy.environment),
         weights=deploy.weights,
+        secrets=(*(("keys",) if serve.asks_keys else ()), *(("tls.crt", "tls.key") if serve.has_tls else ())),
     )
-    addresses = tuple(f"{replica.name}:{serve.port}" for replica in replicas)
-    return dockerfile(has_train=train is not None, server=serve) + Files((compose,)) + nginx(serve, addresses)
+    behind = f"{'router' if has_router else 'server-0'}:{serve.port}"
+    found = dockerfile(has_train=train is not None, server=serve) + Files((compose,))
+    return found + nginx(serve, behind, certificate=COMPOSED.tls_cert, key=COMPOSED.tls_key)
 
 
 def replicas_of(server: Server) -> tuple[Replica, ...]:
@@ -57,13 +63,7 @@ def own_variables(environment: Mapping[str, str]) -> tuple[Variable, ...]:
     return tuple(Variable(name, value, "from the spec", "deploy.environment") for name, value in environment.items())
 
 
-def nginx(server: Server, addresses: tuple[str, ...]) -> Files:
-    """nginx.conf: who is asked next, and nothing held back of a stream."""
-    conf = launch_file(
-        "nginx.conf",
-        "shared/nginx.conf.j2",
-        server=server,
-        addresses=addresses,
-        tries=min(3, len(addresses)) if len(addresses) > 1 else 1,
-    )
-    return Files((conf,))
+def nginx(server: Server, behind: str, *, certificate: str, key: str) -> Files:
+    """nginx.conf: the face to the world, before a replica or the router of several; nothing held back of a stream."""
+    names = {"server": server, "behind": behind, "certificate": certificate, "private_key": key}
+    return Files((launch_file("nginx.conf", "shared/nginx.conf.j2", **names),))

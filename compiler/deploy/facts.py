@@ -104,12 +104,24 @@ class Server:
     start_reason: str
     memory_gib: int
     """Of a replica's process, for weights on their way to the device, or staying where the CPU computes."""
+    asks_keys: bool = False
+    has_tls: bool = False
+    has_rates: bool = False
     is_scaled: bool = False
     """Whether something else than the plan decides how many replicas run."""
 
     @property
     def object_name(self) -> str:
         return object_name(self.name)
+
+    @property
+    def probe_port(self) -> int | None:
+        """Where probes and metrics need no key; None: with the rest."""
+        return probe_port_of(self.port) if self.asks_keys else None
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.has_tls else "http"
 
     @property
     def words(self) -> str:
@@ -127,6 +139,11 @@ class Server:
         return (
             f"{ENDPOINTS_S} s until no proxy sends more, {self.drain_s} s for the longest answer, {EXIT_S} s to leave"
         )
+
+
+def probe_port_of(port: int) -> int:
+    """A hundred away: those between are for replicas."""
+    return port + 100 if port + 100 < 2**16 else port - 100
 
 
 _LONGEST_OBJECT_NAME = 40
@@ -171,6 +188,9 @@ def server(spec: Spec, plan: Plan, *, view: ServeView, origin: str, port: int, i
         start_s=start_s,
         start_reason=f"{weights_gib:.3g} GiB of weights at {_READ_BYTES_PER_S // 10**6} MB/s, and a minute",
         memory_gib=math.ceil(on_host * machines.per_node * 1.25) + 2,
+        asks_keys=view.asks_keys,
+        has_tls=view.has_tls,
+        has_rates=view.requests_per_minute is not None,
         is_scaled=is_scaled,
     )
 

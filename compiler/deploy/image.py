@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .guards import COMPOSED
+from .serving import serve_command
 from .target import Files, launch_file
 
 if TYPE_CHECKING:
@@ -12,7 +14,8 @@ if TYPE_CHECKING:
 
 def dockerfile(*, has_train: bool, server: Server | None) -> Files:
     """The image runs the server if there is one; a training job names its own command."""
-    names = {"has_train": has_train, "server": server}
+    command = serve_command(server, None, guards=COMPOSED) if server is not None else ()
+    names = {"has_train": has_train, "server": server, "command": command}
     return Files(
         (
             launch_file("Dockerfile", "docker/Dockerfile.j2", **names),

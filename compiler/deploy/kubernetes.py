@@ -9,6 +9,7 @@ from ..emit.literals import shell
 from .autoscaling import autoscaler_files
 from .environment import Variable, variables
 from .facts import ENDPOINTS_S, Machines
+from .guards import MOUNTED
 from .image import dockerfile
 from .serving import serve_command
 from .target import Files, launch_file
@@ -117,7 +118,7 @@ def _serving(deploy: Kubernetes, server: Server) -> Files:
     pod = ServingPod(
         image=deploy.image,
         namespace=deploy.namespace,
-        command=serve_command(server, deploy.weights, is_set=kind == "leader_worker_set"),
+        command=serve_command(server, deploy.weights, guards=MOUNTED, is_set=kind == "leader_worker_set"),
         variables=variables(server.machines, deploy.network, deploy.environment),
         cpus=deploy.cpus,
         memory=_quantity(deploy.memory_gib) or f"{server.memory_gib}Gi",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .facts import Server, server, train_job
-from .monitoring.files import monitoring_files
+from .monitoring.files import Scraped, monitoring_files
 from .monitoring.objectives import objectives_of
+from .systemd import at_port
 from .table import LAUNCHES, target_of
 from .target import Files
 
@@ -39,23 +40,27 @@ def _monitoring(spec: Spec, deploy: Deploy, replicas: Server) -> Files:
     return monitoring_files(
         replicas,
         objectives_of(spec.serve.slo),
-        targets=_SCRAPED.get(deploy.target, _one)(replicas),
+        scraped=_SCRAPED.get(deploy.target, _one)(replicas),
         namespace=getattr(deploy, "namespace", None),
         has_operator=deploy.target == "kubernetes",
     )
 
 
-def _one(replicas: Server) -> tuple[str, ...]:
-    return (f"localhost:{replicas.port}",)
+def _one(server: Server) -> Scraped:
+    return Scraped((f"localhost:{server.probe_port or server.port}",))
 
 
-def _services(replicas: Server) -> tuple[str, ...]:
-    return tuple(f"server-{number}:{replicas.port}" for number in range(replicas.replicas))
+def _services(server: Server) -> Scraped:
+    port = server.probe_port or server.port
+    replicas = tuple(f"server-{number}:{port}" for number in range(server.replicas))
+    return Scraped(replicas, f"router:{port}" if server.replicas > 1 else None)
 
 
-def _units(replicas: Server) -> tuple[str, ...]:
-    return tuple(f"127.0.0.1:{replicas.port + 1 + number}" for number in range(replicas.replicas))
+def _units(server: Server) -> Scraped:
+    behind = [at_port(server, number) for number in range(server.replicas + 1)]
+    found = [f"127.0.0.1:{each.probe_port or each.port}" for each in behind]
+    return Scraped(tuple(found[:-1]), found[-1] if server.replicas > 1 else None)
 
 
 _SCRAPED = {"docker": _services, "systemd": _units}
-"""Target -> where Prometheus finds each replica."""
+"""Target -> where Prometheus finds each replica, and the router."""

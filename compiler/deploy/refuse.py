@@ -29,17 +29,19 @@ def refuse_deploy(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
         others = ", ".join(name for name, able in LAUNCHES.items() if set(sections) & set(able))
         message = f"`{spec.deploy.target}` launches `{launches[0]}`, and this spec has only `{sections[0]}`"
         yield diagnose("D101", message, path=("deploy", "target"), notes=(f"targets for `{sections[0]}`: {others}",))
-    if spec.serve is not None and "serve" in launches:
+    if spec.serve is not None and spec.deploy.target == "ray":
         yield from _guarded(spec.serve)
     if isinstance(spec.deploy, Kubernetes) and plan.serve is not None:
         yield from _serving_on_kubernetes(spec, plan, spec.deploy)
 
 
 def _guarded(serve: Serve) -> Iterator[Diagnostic]:
-    """Keys and certificates would have to reach the server, its probes and whoever scrapes it."""
+    """Clients speak to Ray's own proxy, which has neither."""
     for field, what in (("keys", "asks for API keys"), ("tls", "speaks HTTPS itself")):
         if getattr(serve.api, field):
-            message = f"launch files for a server that {what} are not lowered yet; without `{field}` they are"
+            message = (
+                f"a server that {what} is not lowered for Ray, whose proxy stands before it; for other targets it is"
+            )
             yield diagnose("L301", message, path=("serve", "api", field), part="key")
 
 

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .facts import Server
+    from .guards import Guards
 
 
 def serve_command(
-    server: Server, weights: str | None, *, host: str = "0.0.0.0", is_set: bool = False
+    server: Server, weights: str | None, *, guards: Guards | None, host: str = "0.0.0.0", is_set: bool = False
 ) -> tuple[str, ...]:
     """The words of the command, in the program's folder. With `is_set` they are those of each pod of a LeaderWorkerSet."""
     options = ("--host", host, "--port", str(server.port), *(("--weights", weights) if weights is not None else ()))
+    options += guards.flags(server, probe_port=server.probe_port) if guards is not None else ()
     if server.machines.ranks == 1:
         return ("python", "serve.py", *options)
     torchrun = ("python", "-m", "torch.distributed.run", f"--nproc-per-node={server.machines.per_node}")
@@ -22,3 +24,19 @@ def serve_command(
     else:
         torchrun += ("--standalone",)
     return (*torchrun, "serve.py", *options)
+
+
+def router_command(
+    server: Server, replicas: tuple[str, ...], *, guards: Guards | None, host: str = "0.0.0.0"
+) -> tuple[str, ...]:
+    """The router before replicas that run already; each is `URL` or `URL,PROBES`."""
+    known = tuple(word for replica in replicas for word in ("--replica", replica))
+    options = ("--host", host, "--port", str(server.port))
+    options += guards.flags(server, probe_port=server.probe_port) if guards is not None else ()
+    return ("python", "router.py", *options, *known)
+
+
+def replica_address(server: Server, host: str) -> str:
+    """Of one replica, as the router is told it."""
+    address = f"{server.scheme}://{host}:{server.port}"
+    return f"{address},{server.scheme}://{host}:{server.probe_port}" if server.probe_port is not None else address

@@ -90,6 +90,21 @@ def test_serving_objects_are_valid(kind: str, fields: dict[str, Any]) -> None:
     assert {SERVING[kind], "PodMonitor", "PrometheusRule"} <= set(found)
 
 
+@pytest.mark.parametrize("kind", SERVING)
+def test_pods_with_keys_and_certificates_are_probed_where_no_key_is_needed(kind: str) -> None:
+    deploy = kubernetes(serve_as=kind)
+    found = by_kind(launch_texts(*serving(deploy, cpus(1), api={"keys": True, "tls": True})))
+    text = str(found[SERVING[kind]])
+    assert text.count("'port': 'probes', 'scheme': 'HTTPS'") == 3
+    assert "'--keys', '/secrets/keys/keys', '--probe-port', '8100'" in text
+    assert "{'name': 'keys', 'secret': {'secretName': 'tiny-keys'}}" in text
+    assert "{'name': 'tls', 'secret': {'secretName': 'tiny-tls'}}" in text
+    (endpoint,) = found["PodMonitor"]["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["scheme"]) == ("probes", "https")
+    if "Service" in found:
+        assert [each["targetPort"] for each in found["Service"]["spec"]["ports"]] == ["http"], "probes stay inside"
+
+
 def test_a_replica_of_several_nodes_becomes_a_leader_and_workers() -> None:
     found = by_kind(launch_texts(*serving(kubernetes(), gpus("h100-sxm-80g", nodes=2, per_node=8), tp=16)))
     group = found["LeaderWorkerSet"]["spec"]["leaderWorkerTemplate"]

@@ -1,4 +1,4 @@
-"""What is generated for a machine of one's own: nginx before two replicas, units of systemd, a Dockerfile, a compose file."""
+"""What is generated for a machine of one's own: nginx, units of systemd, a Dockerfile, a compose file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -36,7 +38,7 @@ class Replica(BaseHTTPRequestHandler):
         port = self.server.server_address[1]
         self.rfile.read(int(self.headers.get("content-length", 0)))
         status = self.status.get(port, 200)
-        body = json.dumps({"port": port}).encode()
+        body = json.dumps({"port": port, "for": self.headers.get("x-forwarded-for")}).encode()
         if self.path != "/stream":
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
@@ -64,35 +66,43 @@ def free_ports(number: int) -> list[int]:
     return ports
 
 
-@pytest.fixture(scope="module")
-def behind_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, list[int]]]:
-    """The generated nginx.conf before two replicas: its port and theirs."""
+@contextmanager
+def behind(folder: Path, *, certificate: Path | None = None) -> Iterator[tuple[int, int]]:
+    """The generated nginx.conf before the router of two replicas, for which a stand-in answers: its port and the router's."""
     nginx = tool("nginx")
     if nginx is None:
         pytest.skip("nginx is not here: make tools unpacks Debian's package into .venv/tools")
-    folder = tmp_path_factory.mktemp("nginx")
-    port, *replicas = free_ports(3)
-    conf = launch_texts(*serving(SYSTEMD, TWO_GPUS, replicas=2))["launch/nginx.conf"]
-    for generated, here in ((8000, port), (8001, replicas[0]), (8002, replicas[1])):
+    port, router = free_ports(2)
+    api = {"tls": certificate is not None}
+    conf = launch_texts(*serving(SYSTEMD, TWO_GPUS, replicas=2, api=api))["launch/nginx.conf"]
+    for generated, here in ((8000, port), (8003, router)):
         conf = re.sub(rf"\b{generated}\b", str(here), conf)
-    conf = conf.replace("/run/nginx.pid", f"{folder}/nginx.pid")
+    conf = conf.replace("/run/nginx.pid", f"{folder}/nginx.pid").replace("/etc/llmc/tiny", str(folder))
     paths = "".join(
         f"{kind}_temp_path {folder}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (folder / "nginx.conf").write_text(conf.replace("http {", "http { " + paths), encoding="utf-8")
-    servers = [ThreadingHTTPServer(("127.0.0.1", each), Replica) for each in replicas]
-    for server in servers:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = ThreadingHTTPServer(("127.0.0.1", router), Replica)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     command = [str(nginx), "-c", str(folder / "nginx.conf"), "-p", str(folder), "-g", "daemon off;", "-e", "stderr"]
     process = subprocess.Popen(command, env=environment())
     try:
         _wait_for(port)
-        yield port, replicas
+        yield port, router
     finally:
         process.terminate()
         process.wait(20)
-        for server in servers:
-            server.shutdown()
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def behind_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
+    with behind(tmp_path_factory.mktemp("nginx")) as ports:
+        yield ports
 
 
 def _wait_for(port: int) -> None:
@@ -108,39 +118,37 @@ def _wait_for(port: int) -> None:
 
 def post(port: int, path: str = "/v1/completions") -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request("POST", path, body=b"{}", headers={"content-type": "application/json"})
+    headers = {"content-type": "application/json", "x-forwarded-for": "9.9.9.9"}
+    connection.request("POST", path, body=b"{}", headers=headers)
     response = connection.getresponse()
     return response.status, response.read()
 
 
-def test_nginx_spreads_requests(behind_nginx: tuple[int, list[int]]) -> None:
-    port, replicas = behind_nginx
-    assert {json.loads(post(port)[1])["port"] for _ in range(6)} == set(replicas)
-
-
-def test_nginx_hands_on_what_a_stuck_or_draining_replica_refuses(
-    behind_nginx: tuple[int, list[int]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("status", [200, 429, 503])
+def test_nginx_hands_every_answer_back(
+    behind_nginx: tuple[int, int], monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    port, replicas = behind_nginx
-    monkeypatch.setitem(Replica.status, replicas[0], 503)
+    """What another replica could take is the router's to know."""
+    port, router = behind_nginx
+    monkeypatch.setitem(Replica.status, router, status)
     found = [post(port) for _ in range(6)]
-    assert {code for code, _ in found} == {200}
-    assert {json.loads(body)["port"] for _, body in found} == {replicas[1]}
-    time.sleep(6)  # fail_timeout: nginx asks the other again
+    assert {code for code, _ in found} == {status}
+    assert {json.loads(body)["port"] for _, body in found} == {router}
+    assert {json.loads(body)["for"] for _, body in found} == {"127.0.0.1"}, "not what clients say of themselves"
 
 
-def test_under_overload_clients_are_told_so_and_replicas_stay_in(
-    behind_nginx: tuple[int, list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    port, replicas = behind_nginx
-    for each in replicas:
-        monkeypatch.setitem(Replica.status, each, 429)
-    found = [post(port) for _ in range(12)]
-    assert {code for code, _ in found} == {429}
-    assert {json.loads(body)["port"] for _, body in found} == set(replicas)
+def test_nginx_speaks_https_where_the_server_does(tmp_path: Path) -> None:
+    made = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    subprocess.run([*made.split(), "-keyout", key, "-out", cert], check=True, capture_output=True)
+    with behind(tmp_path, certificate=cert) as (port, _):
+        trusted = ssl.create_default_context(cafile=str(cert))
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=trusted)
+        connection.request("POST", "/v1/completions", body=b"{}")
+        assert connection.getresponse().status == 200
 
 
-def test_nginx_holds_nothing_of_a_stream_back(behind_nginx: tuple[int, list[int]]) -> None:
+def test_nginx_holds_nothing_of_a_stream_back(behind_nginx: tuple[int, int]) -> None:
     port, _ = behind_nginx
     Replica.go_on.clear()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
@@ -151,15 +159,16 @@ def test_nginx_holds_nothing_of_a_stream_back(behind_nginx: tuple[int, list[int]
     assert response.read() == b"second"
 
 
-def test_nginx_keeps_the_metrics_of_replicas_inside(behind_nginx: tuple[int, list[int]]) -> None:
+def test_nginx_keeps_the_metrics_of_replicas_inside(behind_nginx: tuple[int, int]) -> None:
     assert post(behind_nginx[0], "/metrics")[0] == 404
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
 def test_units_verify_and_a_replica_has_devices_of_its_own(tmp_path: Path) -> None:
-    texts = launch_texts(*serving(SYSTEMD | {"python": sys.executable, "user": "root"}, TWO_GPUS, replicas=2))
+    deploy = SYSTEMD | {"python": sys.executable, "user": "root"}
+    texts = launch_texts(*serving(deploy, TWO_GPUS, replicas=2, api={"keys": True, "tls": True}))
     units = {Path(path).name: text for path, text in texts.items() if path.endswith((".service", ".target"))}
-    assert set(units) == {"tiny-0.service", "tiny-1.service", "tiny.target"}
+    assert set(units) == {"tiny-0.service", "tiny-1.service", "tiny-router.service", "tiny.target"}
     for name, text in units.items():
         (tmp_path / name).write_text(text.replace("/srv/tiny", str(tmp_path)), encoding="utf-8")
     found = subprocess.run(
@@ -169,6 +178,9 @@ def test_units_verify_and_a_replica_has_devices_of_its_own(tmp_path: Path) -> No
     complaints = [line for line in found.stderr.splitlines() if "tiny" in line]
     assert complaints == []
     assert 'Environment="CUDA_VISIBLE_DEVICES=1"' in units["tiny-1.service"]
+    assert "LoadCredential=tls.key:/etc/llmc/tiny/tls.key" in units["tiny-router.service"]
+    assert units["tiny-1.service"].count("--keys %d/keys --probe-port 8102 --tls-cert %d/tls.crt") == 1
+    assert '"--replica" "https://127.0.0.1:8002,https://127.0.0.1:8102"' in units["tiny-router.service"]
     assert 'Environment="OWN_VALUE=50 %% of \\"$HOME\\" \'x\'"' in units["tiny-1.service"]
 
 
@@ -181,14 +193,39 @@ def test_a_unit_waits_for_the_longest_answer() -> None:
     assert int(stop_s) > spec.serve.max_seq_len * plan.serve.predicted.tpot_p99_ms / 1e3
 
 
-def test_compose_has_a_service_a_replica_and_nginx_knows_them() -> None:
+def test_compose_has_a_service_a_replica_and_the_router_knows_them() -> None:
     texts = launch_texts(*serving({"target": "docker", "environment": {"A": "x: 'y' #"}}, TWO_GPUS, replicas=2))
     (compose,) = objects(texts["launch/compose.yaml"])
-    assert set(compose["services"]) == {"server-0", "server-1", "nginx"}
+    assert set(compose["services"]) == {"server-0", "server-1", "router", "nginx"}
     devices = compose["services"]["server-1"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices == [{"driver": "nvidia", "device_ids": ["1"], "capabilities": ["gpu"]}]
     assert compose["services"]["server-0"]["environment"] == {"A": "x: 'y' #"}
-    assert set(re.findall(r"server (server-\d:\d+)", texts["launch/nginx.conf"])) == {"server-0:8000", "server-1:8000"}
+    words = compose["services"]["router"]["command"]
+    assert [word for word in words if "server" in word] == ["http://server-0:8000", "http://server-1:8000"]
+    assert "server router:8000;" in texts["launch/nginx.conf"]
+    (one,) = objects(launch_texts(*serving({"target": "docker"}, cpus(1)))["launch/compose.yaml"])
+    assert set(one["services"]) == {"server-0", "nginx"}
+
+
+def test_compose_gives_keys_and_certificates_to_who_needs_them() -> None:
+    api = {"keys": True, "tls": True, "requests_per_minute": 60}
+    texts = launch_texts(*serving({"target": "docker"}, cpus(1), replicas=2, api=api))
+    (compose,) = objects(texts["launch/compose.yaml"])
+    assert set(compose["secrets"]) == {"keys", "tls.crt", "tls.key"}
+    assert compose["services"]["nginx"]["secrets"] == ["tls.crt", "tls.key"]
+    flags = ["--keys", "/run/secrets/keys", "--probe-port", "8100", "--tls-cert", "/run/secrets/tls.crt"]
+    for name in ("server-0", "router"):
+        words = compose["services"][name]["command"]
+        start = words.index("--keys")
+        assert words[start : start + 6] == flags
+        assert words[words.index("--proxy") + 1] == "*"
+        assert compose["services"][name]["secrets"] == ["keys", "tls.crt", "tls.key"]
+    assert "https://127.0.0.1:8100/health/progress" in texts["launch/Dockerfile"]
+    (scraping,) = objects(texts["launch/monitoring/prometheus.yaml"])
+    replicas, router = scraping["scrape_configs"]
+    assert replicas["static_configs"][0]["targets"] == ["server-0:8100", "server-1:8100"]
+    assert (router["job_name"], router["static_configs"][0]["targets"]) == ("tiny-router", ["router:8100"])
+    assert replicas["scheme"] == "https"
 
 
 @pytest.mark.parametrize("sections", ["serve", "train"])

@@ -43,10 +43,16 @@ def training(deploy: dict[str, Any], hardware: dict[str, Any], **changes: Any) -
 
 
 def serving(
-    deploy: dict[str, Any], hardware: dict[str, Any], *, replicas: int = 1, tp: int = 1, **changes: Any
+    deploy: dict[str, Any],
+    hardware: dict[str, Any],
+    *,
+    replicas: int = 1,
+    tp: int = 1,
+    api: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> tuple[Spec, Plan]:
     """A spec that is only served, and a plan of it with so many replicas."""
-    serve = TINY["serve"] | {"slo": SLO, "workload": {"input_tokens": 32, "requests_per_s": 2.0}}
+    serve = TINY["serve"] | {"api": api or {}} | {"slo": SLO, "workload": {"input_tokens": 32, "requests_per_s": 2.0}}
     spec = tiny_spec(without=("train", "data"), hardware=hardware, deploy=deploy, serve=serve, **changes)
     plan = plan_of(spec)
     assert plan.serve is not None

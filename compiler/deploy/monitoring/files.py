@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...emit.literals import json_text
@@ -14,11 +15,19 @@ if TYPE_CHECKING:
     from .objectives import Objective
 
 
+@dataclass(frozen=True)
+class Scraped:
+    """Addresses with metrics."""
+
+    replicas: tuple[str, ...]
+    router: str | None = None
+
+
 def monitoring_files(
     server: Server,
     objectives: tuple[Objective, ...],
     *,
-    targets: tuple[str, ...],
+    scraped: Scraped,
     namespace: str | None,
     has_operator: bool,
 ) -> Files:
@@ -29,7 +38,7 @@ def monitoring_files(
         "recordings": recordings(server, objectives),
         "alerts": alerts(server, objectives, is_scaled=is_scaled),
         "namespace": namespace,
-        "targets": targets,
+        "scraped": scraped,
     }
     chosen = ("operator.yaml",) if has_operator else ("rules.yaml", "prometheus.yaml")
     found = Files(tuple(launch_file(f"monitoring/{name}", f"monitoring/{name}.j2", **names) for name in chosen))

@@ -123,11 +123,11 @@ def test_a_replica_of_several_nodes_is_no_deployment() -> None:
 
 
 @pytest.mark.parametrize("field", ["keys", "tls"])
-def test_servers_with_secrets_are_not_launched_yet(field: str) -> None:
-    spec = tiny_spec(serve=TINY["serve"] | {"api": {field: True}}, deploy={"target": "docker"})
+def test_ray_stands_before_servers_with_secrets(field: str) -> None:
+    spec = tiny_spec(serve=TINY["serve"] | {"api": {field: True}}, deploy={"target": "ray"})
     assert refused(spec) == [("L301", f"serve.api.{field}")]
     assert refused(spec.model_copy(update={"deploy": None})) == []
-    assert refused(tiny_spec(serve=TINY["serve"] | {"api": {field: True}}, deploy={"target": "slurm"})) == []
+    assert refused(tiny_spec(serve=TINY["serve"] | {"api": {field: True}}, deploy={"target": "docker"})) == []
 
 
 def test_kserve_scales_by_itself() -> None:

@@ -34,7 +34,8 @@ CASES: dict[str, Any] = {
     "ray-train": lambda: training({"target": "ray"}, EIGHT_NODES),
     "ray-serve": lambda: serving({"target": "ray", "weights": "/models/tiny"}, TWO_GPUS, replicas=2),
     "docker": lambda: serving({"target": "docker"}, TWO_GPUS, replicas=2),
-    "systemd": lambda: serving({"target": "systemd", "folder": "/srv/tiny"}, TWO_GPUS, replicas=2),
+    "docker-guarded": lambda: serving({"target": "docker"}, cpus(1), api={"keys": True, "tls": True, "requests_per_minute": 60}),
+    "systemd": lambda: serving({"target": "systemd", "folder": "/srv/tiny"}, TWO_GPUS, replicas=2, api={"keys": True}),
 }  # fmt: skip
 
 
