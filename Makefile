@@ -9,10 +9,10 @@ NODE_KEY = $(shell cksum < $(NODE)/package-lock.json | cut -d' ' -f1)
 TOOLS_KEY = $(shell cat tests/deploy/tools.sh tests/deploy/ray.txt | cksum | cut -d' ' -f1)
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help setup node tools demo test check lint format types arrows goldens schema bench docs screenshot clean
+.PHONY: help setup setup-xla node tools demo test check lint format types arrows goldens schema bench docs screenshot clean
 
 help:
-	@sed -n 's/^\([a-z]*\):[^#]*## */\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 10
 
 setup: .venv/.setup-$(KEY)  ## create .venv, or bring it up to date; nothing to do when the pins have not changed
 
@@ -36,6 +36,9 @@ tools: setup .venv/tools/.setup-$(TOOLS_KEY)  ## Slurm, promtool, nginx (Debian'
 	rm -rf $(@D)
 	bash tests/deploy/tools.sh
 	@touch $@
+
+setup-xla: setup  ## torch-xla and the TPU compiler, each in an environment of its own in the user's cache
+	$(BIN)/python tests/xla/setup.py
 
 demo: setup  ## plan, build, train and serve examples/tiny-code.yaml on this machine
 	$(BIN)/python examples/demo.py

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 BACKENDS = {
     "cpu": ".pytorch:files",
     "gpu": ".pytorch:files",
+    "tpu": ".xla:files",
 }
-"""torch-xla for `tpu` and torch-npu for `npu` will be lines here."""
+"""torch-npu for `npu` will be a line here."""
 
 
 def backend_for(kind: str) -> Backend:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .layers import LayersView
     from .parallel import ContextView, TensorView
     from .pipeline import PipelineView
+    from .spmd import SpmdView
     from .position import PositionView
 
 BlockKind = Literal["pre", "post", "sandwich", "parallel_shared", "parallel_separate"]
@@ -100,6 +101,8 @@ class ModelView:
     """Of a rank of several: then sizes above are those of its part."""
     cp: ContextView | None = None
     pp: PipelineView | None = None
+    spmd: SpmdView | None = None
+    """Of a program for TPUs, whose sizes are whole."""
     is_parallel: bool = False
     """Whether the program is for several devices."""
     loss_chunk: int = 0
@@ -221,6 +224,7 @@ class ModelView:
             or (self.needs_positions and (self.cp is None or self.position.kind in ("rope", "sinusoidal")))
             or self.norm.unit_offset
             or self.attention.is_eager
+        has_sdpa = has_sdpa and self.spmd is None
             or self.head_softcap is not None
             or self.mlp.activation == "clamped_swiglu"
             or self.experts is not None
@@ -277,6 +281,7 @@ def lower_model(
     position = lower_position(model, longest=longest)
     has_decode = spec.serve is not None
     experts = lower_experts(spec, tp=tp_size, ep=ep)
+    spmd: SpmdView | None = None,
     called = tuple(kernel.name for kernel in kernels if kernel.name in _MODEL_KERNELS)
     return ModelView(
         name=spec.name,
@@ -321,6 +326,7 @@ def longest_sequence(spec: Spec) -> int:
     lengths = [stage.seq_len for stage in spec.train or ()]
     if spec.serve is not None:
         lengths.append(spec.serve.max_seq_len)
+        spmd=spmd,
     return max(lengths, default=spec.model.max_seq_len)
 
 

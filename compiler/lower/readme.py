@@ -51,20 +51,27 @@ def lower_readme(
         has_train=train is not None,
         has_serve=spec.serve is not None,
         replicas=plan.serve.layout.replicas if plan.serve else 1,
-        has_kernels=train is not None,
+        has_kernels=train is not None and train.device != "xla",
         launch_target=spec.deploy.target if spec.deploy is not None else "",
         model_type=convert.model_type if convert else "",
         run_dir=f"runs/{spec.name}",
         has_data=spec.data is not None,
         num_devices=plan.train.layout.devices if plan.train else 1,
-        nodes=train.nodes if train else 1,
+        nodes=_hosts(spec, plan, train) if train else 1,
         start=_start(plan, train) if train else "",
     )
 
 
+def _hosts(spec: Spec, plan: Plan, train: TrainView) -> int:
+    """A torus has no nodes in the spec; its hosts have so many chips each."""
+    if train.device != "xla" or plan.train is None:
+        return train.nodes
+    return -(-plan.train.layout.devices // spec.hardware.accelerator.per_node)
+
+
 def _start(plan: Plan, train: TrainView) -> str:
     command = "python train.py"
-    if plan.train is not None and plan.train.layout.devices > 1:
+    if plan.train is not None and plan.train.layout.devices > 1 and train.device != "xla":
         nodes = f" --nnodes {train.nodes} --rdzv-endpoint HOST:PORT" if train.nodes > 1 else ""
         command = f"torchrun --nproc-per-node {train.per_node}{nodes} train.py"
     return command if train.has_data else f"{command} --data DIR"

@@ -15,6 +15,7 @@ from ..deploy.refuse import refuse_deploy
 from .model import longest_sequence
 from .pipeline import pipeline_faults
 from .refuse_experts import refuse_experts
+from .spmd import spmd_faults, spmd_layout_faults
 
 if TYPE_CHECKING:
     from ...spec.base import Path
@@ -61,6 +62,9 @@ def refuse_program(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
     if spec.train is None and spec.serve is None:
         yield _refused("a spec without `train` or `serve` has no program; give one of them", ("model",), part="key")
     yield from _model(spec)
+    if accelerator.kind == "tpu":
+        for place, message in spmd_faults(spec):
+            yield _refused(message, place, part="key")
     for number, stage in enumerate(spec.train or ()):
         yield from _training(stage, ("train", number))
     if plan.train is not None:
@@ -96,6 +100,10 @@ def _model(spec: Spec) -> Iterator[Diagnostic]:
 def _layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
     """Layouts of several devices that are planned and not yet lowered."""
     attention, position = spec.model.attention, spec.model.position.kind
+    if spec.hardware.accelerator.kind == "tpu":
+        for field, message in spmd_layout_faults(spec, layout):
+            yield _refused(message, ("parallel", field), part="key")
+        return
     for message in pipeline_faults(spec, layout):
         yield _refused(message, ("parallel",), part="key")
     if spec.model.moe is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..deploy.launch import lower_deploy
 from ..planner.layout import Layout
@@ -15,6 +15,7 @@ from .parallel import context_of, lower_parallel, tensor_of
 from .pipeline import pipeline_of
 from .readme import lower_readme
 from .serving import lower_serve
+from .spmd import lower_spmd
 from .train import lower_train
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .parallel import ParallelView
     from .readme import ReadmeView
     from .serving import ServeView
+    from .spmd import SpmdView
     from .train import TrainView
 
 
@@ -40,6 +42,8 @@ class Views:
     model: ModelView
     train: TrainView | None
     parallel: ParallelView | None
+    spmd: SpmdView | None
+    """Of programs for TPUs, in the place of `parallel`."""
     data: DataView | None
     serve: ServeView | None
     kernels: tuple[Kernel, ...]
@@ -65,22 +69,21 @@ class Place:
 def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
     """All views of a program that nothing in `refuse.py` stands against."""
     assert plan.model is not None
-    device = "cuda" if spec.hardware.accelerator.kind == "gpu" else "cpu"
+    device = {"gpu": "cuda", "tpu": "xla"}.get(spec.hardware.accelerator.kind, "cpu")
     layout = plan.train.layout if plan.train else Layout()
-    kernels = lower_kernels(spec, plan)
+    spmd = lower_spmd(spec, layout, origin=place.origin) if device == "xla" else None
+    kernels = lower_kernels(spec, plan) if spmd is None else ()
     model = lower_model(
         spec,
         origin=place.origin,
         num_parameters=plan.model.parameters,
         recompute="none" if layout.recompute == "mixed" else layout.recompute,  # mixed is applied from outside
         kernels=kernels,
-        tp=tensor_of(spec, layout),
-        cp=context_of(layout),
-        pp=pipeline_of(spec, layout),
-        ep=layout.ep,
-        is_parallel=layout.devices > 1,
+        **_parts(spec, layout, spmd=spmd),
     )
-    parallel = lower_parallel(spec, layout, origin=place.origin, device=device, model=model)
+    parallel = None
+    if spmd is None:
+        parallel = lower_parallel(spec, layout, origin=place.origin, device=device, model=model)
     convert = None
     if not model.axes.names:  # one that has the whole model: a rank's part has no counterpart elsewhere
         convert = lower_convert(spec.model, name=spec.name, origin=place.origin)
@@ -92,7 +95,7 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
         data = lower_data(spec, spec.data, origin=place.origin, place=place)
     serve = None
     if spec.serve is not None and plan.serve is not None:
-        serve = lower_serve(spec, plan.serve, origin=place.origin, device=device)
+        serve = lower_serve(spec, plan.serve, origin=place.origin, device="cuda" if device == "cuda" else "cpu")
     return Views(
         model=model,
         train=train,
@@ -100,7 +103,21 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
         data=data,
         serve=serve,
         kernels=kernels,
+        spmd=spmd,
         convert=convert,
         deploy=lower_deploy(spec, plan, steps=train.steps if train else None, serve=serve, origin=place.origin),
         readme=lower_readme(spec, plan, model=model, train=train, convert=convert, origin=place.origin),
     )
+
+
+def _parts(spec: Spec, layout: Layout, *, spmd: SpmdView | None) -> dict[str, Any]:
+    """What a device has of the model: with SPMD the compiler cuts it, and the program has it whole."""
+    if spmd is not None:
+        return {"spmd": spmd}
+    return {
+        "tp": tensor_of(spec, layout),
+        "cp": context_of(layout),
+        "pp": pipeline_of(spec, layout),
+        "ep": layout.ep,
+        "is_parallel": layout.devices > 1,
+    }

@@ -72,11 +72,15 @@ class SharedCheckpoints:
         for folder in self._shared(lambda: [str(path) for path in reversed(self.list())]):
             saved = self._verified(Path(folder))
             if saved is not None:
-                load_checkpoint(saved, model=model, optimizer=optimizer, cuts=self.cuts, group=self.group)
+                self.load(saved, model=model, optimizer=optimizer)
                 return saved
         if is_first_rank():
             print(f"no checkpoint in {self.folder}: starting with the first step", file=sys.stderr)
         return None
+
+    def load(self, saved: Saved, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Fill what this rank holds from a verified checkpoint."""
+        load_checkpoint(saved, model=model, optimizer=optimizer, cuts=self.cuts, group=self.group)
 
     def list(self) -> list[Path]:
         """Folders of checkpoints, oldest first."""

@@ -1,0 +1,245 @@
+"""The view of a program for TPUs: one model with its whole shapes, and which axes of the mesh cut which dim of what.
+
+What pytorch's parallel programs write out as collectives, torch-xla's compiler derives from these tables (SPMD), so model.py is
+that of one device. compiler/verify/tpu.py asks the compiler what it made of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..planner.layout import ORDER
+
+if TYPE_CHECKING:
+    from ...spec.document import Spec
+    from ..planner.layout import Layout
+
+Spread = tuple[str | tuple[str, ...] | None, ...]
+
+
+@dataclass(frozen=True)
+class WeightView:
+    """A line of the table of weights."""
+
+    name: str
+    spread: str
+    """As source: `("tp", None)`."""
+    comment: str
+
+
+@dataclass(frozen=True)
+class SectionsView:
+    name: str
+    sizes: tuple[int, ...]
+    comment: str
+
+
+@dataclass(frozen=True)
+class SpmdView:
+    """What templates/xla/parallel.py.j2 needs, under the name `s`; model.py and train.py read some of it."""
+
+    name: str
+    origin: str
+    device: str
+    """What the chips are called."""
+    axes: tuple[tuple[str, int], ...]
+    """Names and degrees, outermost first; one of degree 1 where there is one device."""
+    torus: tuple[int, ...] | None
+    data_axes: tuple[str, ...]
+    rows: int
+    """Sequences of a micro-batch, of all devices."""
+    tp: int
+    weights: tuple[WeightView, ...]
+    sections: tuple[SectionsView, ...]
+    """Rows that lie rank by rank, with tp."""
+    tokens: str
+    hidden: str
+    heads: str
+    summary: tuple[str, ...]
+    torus_words: str
+
+    @property
+    def world_size(self) -> int:
+        return math.prod(size for _, size in self.axes)
+
+    @property
+    def mesh_words(self) -> str:
+        return " x ".join(f"{name} {size}" for name, size in self.axes)
+
+    @property
+    def sections_of(self) -> dict[str, tuple[int, ...]]:
+        return {each.name: each.sizes for each in self.sections}
+
+
+def lower_spmd(spec: Spec, layout: Layout, *, origin: str) -> SpmdView:
+    """The view of a program for TPUs, of one device or of many."""
+    accelerator = spec.hardware.accelerator
+    degrees = {name: getattr(layout, name) for name in reversed(layout.order or ORDER)}
+    axes = tuple((name, size) for name, size in degrees.items() if size > 1) or (("dp_shard", 1),)
+    cut = _Axes(spec, layout, names=tuple(name for name, _ in axes))
+    topology = spec.hardware.topology
+    torus = tuple(int(side) for side in topology.split("x")) if topology is not None else None
+    return SpmdView(
+        name=spec.name,
+        origin=origin,
+        device=accelerator.name or accelerator.like or "TPU",
+        axes=axes,
+        torus=torus,
+        data_axes=cut.data,
+        rows=layout.micro_batch * layout.data_parallel,
+        tp=layout.tp,
+        weights=tuple(_weights(spec, cut)),
+        sections=tuple(_sections(spec)) if layout.tp > 1 else (),
+        tokens=as_source((cut.data, cut.of("cp"))),
+        hidden=as_source((cut.data, cut.of("cp", "tp") if layout.sequence_parallel else cut.of("cp"), None)),
+        heads=as_source((cut.data, cut.of("tp", "cp"), None, None)),
+        summary=tuple(_summary(layout, cut)),
+        torus_words=_torus_words(axes, torus),
+    )
+
+
+class _Axes:
+    """The axes of a layout by what they cut."""
+
+    def __init__(self, spec: Spec, layout: Layout, *, names: tuple[str, ...]) -> None:
+        self.names = tuple(name for name in names if getattr(layout, name) > 1)
+        self.data = tuple(name for name in self.names if name.startswith("dp_"))
+        self.shards = self.of("dp_shard", "cp") if layout.zero == 3 else ()
+        self.tp = self.of("tp")
+        self.is_tied = spec.model.tie_embeddings
+
+    def of(self, *names: str) -> tuple[str, ...]:
+        return tuple(name for name in names if name in self.names)
+
+
+def _weights(spec: Spec, cut: _Axes) -> Iterator[WeightView]:
+    """In the order of the modules. Rows are cut, as FSDP cuts them: a gather of rows needs no copies."""
+    model = spec.model
+    rows = (*cut.tp, *cut.shards)
+    if not rows:
+        return
+    up = "gate_up" if model.mlp.is_gated else "up"
+    if cut.is_tied:
+        yield WeightView("embed.weight", as_source((rows, None)), "of the vocabulary; it is the head too")
+    else:
+        yield WeightView("embed.weight", as_source((None, rows)), "a lookup moves numbers of its tokens, not the table")
+    yield WeightView("attn.qkv.weight", as_source((rows, None)), "heads" if cut.tp else "")
+    yield WeightView("attn.out.weight", as_source((cut.shards, cut.tp)), "")
+    yield WeightView(f"mlp.{up}.weight", as_source((rows, None)), "")
+    yield WeightView("mlp.down.weight", as_source((cut.shards, cut.tp)), "")
+    if not cut.is_tied:
+        yield WeightView("head.weight", as_source((rows, None)), "of the vocabulary")
+    if cut.tp:
+        biases = {"attn.qkv.bias": model.attention.qkv_bias, f"mlp.{up}.bias": model.mlp.bias}
+        biases["head.bias"] = model.head.bias
+        for name, is_there in biases.items():
+            if is_there:
+                yield WeightView(name, as_source((cut.tp,)), "")
+
+
+def _sections(spec: Spec) -> Iterator[SectionsView]:
+    model = spec.model
+    kv_heads = 1 if model.attention.kind == "mqa" else model.num_kv_heads
+    q, kv = model.num_heads * model.head_dim, kv_heads * model.head_dim
+    yield SectionsView("attn.qkv", (q, kv, kv), "queries, keys, values")
+    if model.mlp.is_gated:
+        yield SectionsView("mlp.gate_up", (model.intermediate_size, model.intermediate_size), "gate, up")
+
+
+def as_source(spread: tuple[str | tuple[str, ...] | None, ...]) -> str:
+    """A spread as a program writes it: an empty tuple is None, one of a single axis is its name."""
+
+    def one(each: str | tuple[str, ...] | None) -> str:
+        names = (each,) if isinstance(each, str) else each or ()
+        quoted = [f'"{name}"' for name in names]
+        return "None" if not quoted else quoted[0] if len(quoted) == 1 else f"({', '.join(quoted)})"
+
+    parts = [one(each) for each in spread]
+    return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
+
+
+def _summary(layout: Layout, cut: _Axes) -> Iterator[str]:
+    """A line a strategy."""
+    if layout.tp > 1:
+        norms = "; between them each has a run of the tokens" if layout.sequence_parallel else ""
+        yield f"tp: heads, feed-forward and vocabulary are cut over {layout.tp} devices{norms}."
+    if layout.cp > 1:
+        yield f"cp: every sequence is cut over {layout.cp} devices; attention swaps tokens for heads."
+    if cut.shards:
+        yield f"Weights, gradients and optimizer state are cut over {' and '.join(cut.shards)} (ZeRO-3), weights gathered where they are used."
+    elif cut.data:
+        yield "Every device holds all weights; gradients are summed."
+    if cut.shards and layout.dp_replicate > 1:
+        yield f"There are {layout.dp_replicate} replicas of these, whose gradients are summed (HSDP)."
+
+
+def _torus_words(axes: tuple[tuple[str, int], ...], torus: tuple[int, ...] | None) -> str:
+    """`tp: 4 along the 1st side; dp_shard: …`"""
+    if torus is None:
+        return ""
+    names, found, stride = ("1st", "2nd", "3rd"), [], 1
+    for name, size in reversed(axes):
+        parts = []
+        for side, extent in enumerate(torus):
+            below = math.prod(torus[:side])
+            first, last = max(stride, below), min(stride * size, below * extent)
+            if last > first:
+                parts.append(f"{last // first} along the {names[side]}")
+        found.append(f"{name} takes {' and '.join(parts)}" if parts else f"{name} takes none")
+        stride *= size
+    return "; ".join(found)
+
+
+# ------------------------------------------------------------------------------------------------ what is not lowered yet
+
+
+def spmd_layout_faults(spec: Spec, layout: Layout) -> Iterator[tuple[str, str]]:
+    """(field of `parallel`, message) of layouts that programs for TPUs do not have yet."""
+    if layout.pp > 1:
+        yield "pp", f"pipelines (pp {layout.pp}) on TPUs are not lowered yet; tensor, context and data parallelism are"
+    if layout.zero in (1, 2):
+        yield (
+            "zero",
+            f"zero {layout.zero} on TPUs is not lowered: the compiler gathers weights where they are used (zero: 3), or each device has all (zero: 0)",
+        )
+    if layout.cp > 1 and layout.cp_kind == "ring":
+        yield "cp_kind", "ring attention on TPUs is not lowered yet; `cp_kind: ulysses` is"
+    if layout.recompute == "mixed":
+        yield (
+            "recompute",
+            "recompute that differs from layer to layer is not lowered on TPUs yet; none, selective and full are",
+        )
+    kv_heads = 1 if spec.model.attention.kind == "mqa" else spec.model.num_kv_heads
+    if layout.tp > 1 and kv_heads % layout.tp:
+        yield (
+            "tp",
+            f"tp {layout.tp} on TPUs needs it to divide the {kv_heads} key/value heads; degrees that do are lowered",
+        )
+
+
+def spmd_faults(spec: Spec) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(place in the spec, message) of models and sections that programs for TPUs do not have yet."""
+    model = spec.model
+    attention = model.attention
+    if spec.serve is not None:
+        yield ("serve",), "serving on TPUs is not lowered yet; training is"
+    if model.moe is not None:
+        yield ("model", "moe"), "experts on TPUs are not lowered yet; dense models are"
+    if attention.kind == "mla":
+        yield ("model", "attention", "kind"), "latent attention (mla) on TPUs is not lowered yet; mha, mqa and gqa are"
+    beside = [name for name in ("window", "softcap", "sinks") if getattr(attention, name, None)]
+    for name in beside:
+        yield (
+            ("model", "attention", name),
+            f"attention with `{name}` on TPUs is not lowered yet; plain causal attention is",
+        )
+    if model.position.kind == "alibi":
+        yield ("model", "position"), "ALiBi on TPUs is not lowered yet; rotary, learned and sinusoidal positions are"
+    if spec.deploy is not None and spec.deploy.target != "kubernetes":
+        yield (
+            ("deploy", "target"),
+            f"launch files for {spec.deploy.target} on TPUs are not written yet; those for kubernetes are",
+        )

@@ -1,0 +1,118 @@
+"""The one module that imports torch_xla: what the others need of it, with types.
+
+torch_xla is in an environment of its own (`make setup-xla`), so type checkers of the usual one do not find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch_xla  # pyright: ignore[reportMissingImports]
+import torch_xla.core.xla_model as xla_model  # pyright: ignore[reportMissingImports]
+import torch_xla.distributed.spmd as xs  # pyright: ignore[reportMissingImports]
+import torch_xla.runtime as xr  # pyright: ignore[reportMissingImports]
+from torch import Tensor
+
+Step = TypeVar("Step", bound=Callable[..., Any])
+Spread = tuple[str | tuple[str, ...] | None, ...]
+"""For each dim of a tensor: the mesh axis, or axes, that cut it; None: it is whole on every device."""
+Mesh = Any
+"""torch_xla's mesh: device numbers in the shape of the axes."""
+
+
+def start() -> None:
+    """All devices as one: tensors have their whole shapes, and the compiler cuts them (SPMD)."""
+    xr.use_spmd()
+    torch.zeros((), device=device()).cpu()  # autograd counts devices when it first runs, so they must be known by then
+
+
+def device() -> torch.device:
+    return torch_xla.device()
+
+
+def num_devices() -> int:
+    return xr.global_runtime_device_count()
+
+
+def num_hosts() -> int:
+    return xr.process_count()
+
+
+def host_number() -> int:
+    return xr.process_index()
+
+
+def is_tpu() -> bool:
+    return xr.device_type() == "TPU"
+
+
+def coordinates() -> list[tuple[int, ...]] | None:
+    """Where each device is on the torus, by device number; None where there is none."""
+    attributes = xr.global_runtime_device_attributes()
+    if not attributes or "coords" not in attributes[0]:
+        return None
+    return [tuple(each["coords"]) for each in attributes]
+
+
+def make_mesh(numbers: np.ndarray, names: Sequence[str]) -> Mesh:
+    """A mesh of device numbers, which attention and annotations use from now on."""
+    mesh = xs.Mesh(numbers.flatten(), numbers.shape, tuple(names))
+    xs.set_global_mesh(mesh)
+    return mesh
+
+
+def mesh() -> Mesh:
+    found = xs.get_global_mesh()
+    assert found is not None, "no mesh: call make_mesh first"
+    return found
+
+
+def placed(tensor: Tensor, spread: Spread) -> Tensor:
+    """A tensor of the CPU on the devices, cut as told."""
+    there = tensor.to(device())
+    xs.mark_sharding(there, mesh(), spread)
+    return there
+
+
+def placed_rows(tensor: Tensor, spread: Spread) -> Tensor:
+    """Rows that this host has of a batch, on its devices; all hosts' rows make the batch."""
+    if num_hosts() == 1:
+        return placed(tensor, spread)
+    cut = xs.ShardingSpec(mesh(), spread, minibatch=True)
+    return xla_model.send_cpu_data_to_device([tensor], device(), input_sharding=cut)[0]
+
+
+def annotated(tensor: Tensor, spread: Spread) -> Tensor:
+    """The tensor, cut as told from here on; its gradient too."""
+    return xs.mark_sharding_with_gradients(tensor, mesh(), spread)
+
+
+def annotate(tensor: Tensor, spread: Spread) -> None:
+    """Say how a tensor that is being computed is cut."""
+    torch_xla._XLAC._xla_annotate_custom_sharding(tensor, mesh().get_op_sharding(spread))
+
+
+def local_shards(tensor: Tensor) -> list[Any]:
+    """What the devices of this host hold: `unpadded_data` on the CPU, `indices`, `replica_id`."""
+    return xs.wrap_if_sharded(tensor).local_shards
+
+
+def load_local_shards(tensor: Tensor, shards: list[Any]) -> None:
+    xs.wrap_if_sharded(tensor).load_local_shards_(shards)
+
+
+def compiled(step: Step) -> Step:
+    """The step as one graph: it is traced, and everything in it runs when it returns."""
+    return torch_xla.compile(step, full_graph=True, name=getattr(step, "__name__", None))
+
+
+def sync() -> None:
+    torch_xla.sync()
+
+
+def barrier(tensors: list[Tensor]) -> None:
+    """What is computed from these tensors is not merged with what was computed from them before."""
+    xla_model.optimization_barrier_(tensors)
