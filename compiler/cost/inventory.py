@@ -8,23 +8,20 @@ sends (send): bytes.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..ir.ops import Op
 from .communication import num_reductions
+from .exchange import Batch, exchanges
 from .pipeline import Stage, stages_of_rank
-from .sharding import shard
+from .stored import MOMENTS, WIDE, Unit, held_by, kv_copies, shards_of, tied_embedding, units_of
 
 if TYPE_CHECKING:
     from ..ir.graph import Graph
+    from ..ir.ops import Op
     from ..planner.layout import Layout
-
-WIDE = 4
-"""Bytes of gradients, losses and whatever is summed over ranks."""
 
 
 @dataclass(frozen=True, order=True)
@@ -73,155 +70,59 @@ def inventory(graph: Graph, layout: Layout, setting: Setting) -> tuple[Shipment,
     """Everything that one rank sends in a step, by axis and kind."""
     sums = _Sums()
     stages = stages_of_rank(layout, num_layers=graph.num_layers, rank=setting.stage_rank)
-    units = [unit for stage in stages for unit in _units(graph, layout, stage)]
+    units = [unit for stage in stages for unit in units_of(graph, layout, stage)]
     _data_parallel(sums, units, layout, setting)
     if layout.tp > 1:
         _tensor_parallel(sums, graph, stages, layout, setting)
         _shared_gradients(sums, graph, units, layout, setting)
     if layout.pp > 1:
         _pipeline(sums, graph, stages, layout, setting)
+    _exchanges(sums, graph, stages, layout, setting)
+    _visits(sums, graph, layout)
     sums.add("world", "all_reduce", 2 * WIDE)  # the loss and the norm of the gradient
     return sums.shipments()
 
 
 def state_bytes_of(graph: Graph, layout: Layout, setting: Setting, *, optimizer: str) -> tuple[int, int]:
     """(weights, moments) that one rank holds: fp32 shards, or whole tensors where nothing is sharded."""
-    shards = layout.shards if layout.zero else 1
     stages = stages_of_rank(layout, num_layers=graph.num_layers, rank=setting.stage_rank)
     has_first = any(stage.has_embed for stage in stages)  # then a copy beside it has no state of its own
-    units = (unit for stage in stages for unit in _units(graph, layout, stage, counts_copies=not has_first))
-    held = sum(each.held(shards, setting.shard_rank) for unit in units for each in unit.tensors)
+    units = (unit for stage in stages for unit in units_of(graph, layout, stage, counts_copies=not has_first))
+    held = sum(held_by(each, layout, setting.shard_rank) for unit in units for each in unit.tensors)
     return held * WIDE, held * MOMENTS[optimizer] * WIDE
 
-
-MOMENTS = {"adamw": 2, "lion": 1, "sophia": 2, "muon": 1}
-"""Numbers that an optimizer keeps a parameter."""
 
 # ------------------------------------------------------------------------------------------------- parameters and ZeRO
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A parameter as the program stores it on a rank, before ZeRO."""
-
-    rows: int
-    columns: int
-    is_whole: bool = False
-    """tp does not cut it."""
-    sees_heads: bool = False
-    """Not cut, and used on the rank's heads alone (a norm of queries or keys)."""
-    copied_from: int | None = None
-    """The first of the rows that several ranks of tp hold: keys and values with fewer heads than ranks."""
-
-    def padded(self, shards: int) -> int:
-        """Elements of all shards together: FSDP gives each rank equally many rows."""
-        return math.ceil(self.rows / shards) * shards * self.columns
-
-    def held(self, shards: int, rank: int, *, since: int = 0) -> int:
-        """Elements of the rows from `since` on that one of the shards has."""
-        run = math.ceil(self.rows / shards)
-        start, stop = max(since, rank * run), min(self.rows, (rank + 1) * run)
-        return max(0, stop - start) * self.columns
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """What FSDP gathers together: a layer, or what no layer of a stage has."""
-
-    tensors: tuple[_Stored, ...]
-    is_root: bool = False
-
-
-def _units(graph: Graph, layout: Layout, stage: Stage, *, counts_copies: bool = True) -> Iterator[_Unit]:
-    """The units of one stage. `counts_copies`: a tied embedding that the head has, beside the first stage's."""
-    classes = {block.name: tuple(_stored(graph, graph.block_ops(block.name), layout)) for block in graph.blocks}
-    yield from (_Unit(classes[graph.order[number]]) for number in stage.layers)
-    below, above = _trunk(graph)
-    tensors = [*_stored(graph, below, layout)] if stage.has_embed else []
-    tensors += [*_stored(graph, above, layout)] if stage.has_head else []
-    if stage.has_head and not stage.has_embed and counts_copies and (tied := _tied_embedding(graph, layout)):
-        tensors.append(tied)
-    if tensors:
-        yield _Unit(tuple(tensors), is_root=True)
-
-
-def _trunk(graph: Graph) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
-    """The ops before the layers, and those after them."""
-    ops = graph.trunk()
-    layers = next(number for number, op in enumerate(ops) if op.kind == "layers")
-    return ops[:layers], ops[layers:]
-
-
-def _tied_embedding(graph: Graph, layout: Layout) -> _Stored | None:
-    """The embedding, if the head's weight is tied to it."""
-    below, above = _trunk(graph)
-    is_tied = any(param.tied_to is not None for op in above for param, _ in op.param_terms)
-    return next(iter(_stored(graph, below, layout))) if is_tied else None
-
-
-def _stored(graph: Graph, ops: Iterable[Op], layout: Layout) -> Iterator[_Stored]:
-    for op in ops:
-        local = shard(op, layout.degrees)
-        sizes = dict(local.sizes)
-        if op.kind == "embedding":
-            sizes["V"] = math.ceil(sizes["V"] / layout.tp)
-        if op.kind == "fused_qkv":
-            sizes["W"] = _qkv_rows(graph, layout.tp)
-        for param, term in local.param_terms:
-            if not param.is_trained or param.tied_to is not None:
-                continue
-            size = term.size(sizes)
-            rows = _rows(op, term.dims, sizes)
-            yield _Stored(
-                rows,
-                size // rows,
-                is_whole=size == term.size(op.sizes),
-                sees_heads=op.name in ("attn.q_norm", "attn.k_norm"),
-                copied_from=rows - 2 * graph.sizes["C"]
-                if op.kind == "fused_qkv" and kv_copies(graph, layout) > 1
-                else None,
-            )
-
-
-def _qkv_rows(graph: Graph, tp: int) -> int:
-    """Queries of a rank's heads, and its keys and values: with fewer heads of these than ranks, one of each."""
-    heads, kv_heads, head_dim = graph.sizes["H"], graph.sizes["K"], graph.sizes["C"]
-    return (heads // tp + 2 * max(1, kv_heads // tp)) * head_dim
-
-
-def kv_copies(graph: Graph, layout: Layout) -> int:
-    """Neighbouring ranks of tp that hold the same key/value head."""
-    return max(1, layout.tp // graph.sizes["K"]) if "K" in graph.sizes else 1
-
-
-def _rows(op: Op, dims: tuple[str, ...], sizes: dict[str, int]) -> int:
-    """The first dim in the state dict: outputs come first in a matrix, experts before everything."""
-    if op.group == "embedding" or op.kind.startswith("expert"):
-        return sizes[dims[0]]
-    contracted = set(op.line.inputs[0].dims)
-    outputs = [sizes[dim] for dim in dims if dim not in contracted]
-    return math.prod(outputs) if outputs else sizes[dims[0]]
-
-
-def _data_parallel(sums: _Sums, units: list[_Unit], layout: Layout, setting: Setting) -> None:
+def _data_parallel(sums: _Sums, units: list[Unit], layout: Layout, setting: Setting) -> None:
     """Weights gathered and gradients summed, by the level of ZeRO (runtimes/pytorch/parallel/data.py)."""
-    shards, steps = layout.shards, layout.grad_accumulation
-    axis = shards_axis(layout)
-    replicates = layout.dp_replicate > 1
-    if layout.zero == 0 or shards == 1:
-        ranks = shards * layout.dp_replicate
-        for unit in units if ranks > 1 else ():
-            sums.add(data_axis(layout), "all_reduce", sum(each.rows * each.columns for each in unit.tensors) * WIDE)
+    if layout.data_parallel * layout.cp == 1:
         return
+    steps, is_sharded = layout.grad_accumulation, layout.zero > 0 and layout.shards > 1
     in_stages = layout.pp > 1  # which keep what no layer has gathered for the whole step (stage.py)
     for unit in units:
+        shards = shards_of(layout, is_expert=unit.is_expert)
+        if not is_sharded:
+            axis = _joined(layout, "dp_replicate", "same_experts") if unit.is_expert else data_axis(layout)
+            size = sum(each.rows * each.columns for each in unit.tensors)
+            sums.add(axis, "all_reduce", size * WIDE)
+            continue
+        axis = "same_experts" if unit.is_expert else shards_axis(layout)
         padded = sum(each.padded(shards) for each in unit.tensors)
         of_level_3 = (1 if in_stages else steps) if unit.is_root else 2 * steps
         gathers = of_level_3 if layout.zero == 3 else 1
-        sums.add(axis, "all_gather", padded * setting.values, times=gathers)
-        sums.add(axis, "reduce_scatter", padded * WIDE, times=steps if layout.zero >= 2 else 1)
-        if replicates:
+        if shards > 1:
+            sums.add(axis, "all_gather", padded * setting.values, times=gathers)
+            sums.add(axis, "reduce_scatter", padded * WIDE, times=steps if layout.zero >= 2 else 1)
+        if layout.dp_replicate > 1:
             sums.add("dp_replicate", "all_reduce", padded // shards * WIDE)
+
+
+def _joined(layout: Layout, *names: str) -> str:
+    """Those of the axes that have several ranks, as one."""
+    sizes = {"dp_replicate": layout.dp_replicate, "same_experts": layout.shards // layout.ep}
+    return "+".join(name for name in names if sizes[name] > 1) or names[-1]
 
 
 def shards_axis(layout: Layout) -> str:
@@ -242,23 +143,18 @@ def _tensor_parallel(sums: _Sums, graph: Graph, stages: Sequence[Stage], layout:
     steps = layout.grad_accumulation
     tokens = layout.micro_batch * setting.seq_len // layout.cp
     hidden = tokens * graph.sizes["D"] * setting.values
-    ends = sum(stage.has_embed + stage.has_head for stage in stages)
     hows = layout.recompute_of_layers(graph.num_layers)
-    cuts, into, out = 0, 0, 0
     for number in (number for stage in stages for number in stage.layers):
-        reductions = num_reductions(graph.block_ops(graph.order[number]))
-        # What is computed again communicates again: attention from its gathered input to its heads, or a layer but for its
-        # last sum, which nothing in the backward pass asks for.
-        cuts += reductions
-        into += {"none": 0, "selective": 1, "full": reductions}[hows[number]]
-        out += reductions - 1 if hows[number] == "full" else 0
-    if layout.sequence_parallel:
-        # Into and out of each cut layer, out of the embedding, into the head: and back. What goes into a cut layer is
-        # gathered again for the gradient of its weights.
-        sums.add("tp", "all_gather", hidden, times=(3 * cuts + ends + into) * steps)
-        sums.add("tp", "reduce_scatter", hidden, times=(2 * cuts + ends + out) * steps)
-    else:
-        sums.add("tp", "all_reduce", hidden, times=(2 * cuts + ends + out) * steps)
+        for cut in _cuts(graph.block_ops(graph.order[number]), recompute=hows[number]):
+            size = tokens * cut.width * setting.values
+            if layout.sequence_parallel:
+                sums.add("tp", "all_gather", size, times=cut.gathers * steps)
+                sums.add("tp", "reduce_scatter", size, times=cut.scatters * steps)
+            else:
+                sums.add("tp", "all_reduce", size, times=cut.reductions * steps)
+    ends = sum(stage.has_embed + stage.has_head for stage in stages)  # out of the embedding, into the head: and back
+    for kind in ("all_gather", "reduce_scatter") if layout.sequence_parallel else ("all_reduce",):
+        sums.add("tp", kind, hidden, times=ends * steps)
     if not any(stage.has_head for stage in stages):
         return
     for chunk in _chunks(tokens, setting.loss_chunk):
@@ -266,15 +162,52 @@ def _tensor_parallel(sums: _Sums, graph: Graph, stages: Sequence[Stage], layout:
         sums.add("tp", "all_reduce", 2 * chunk * WIDE, times=steps)  # the exponentials' sum, the target's logit
 
 
-def _shared_gradients(sums: _Sums, graph: Graph, units: list[_Unit], layout: Layout, setting: Setting) -> None:
+@dataclass(frozen=True)
+class _Cut:
+    """How often numbers of one width travel, a token each, in one layer and micro-batch."""
+
+    width: int
+    gathers: int = 0
+    """With sequence parallelism."""
+    scatters: int = 0
+    reductions: int = 0
+    """Without."""
+
+
+def _cuts(ops: tuple[Op, ...], *, recompute: str) -> Iterator[_Cut]:
+    """Where activations cross into layers that are cut, and out of them.
+
+    What is computed again communicates again: attention from its gathered input to its heads, or a layer but for its last
+    sum, which nothing in the backward pass asks for.
+    """
+    width = next(op.sizes["D"] for op in ops if "D" in op.sizes)
+    again_attention, again = int(recompute != "none"), int(recompute == "full")
+    # Out: a sum and its way back.
+    yield _Cut(width, gathers=1, scatters=1 + again, reductions=1 + again)
+    # Into: gathered, and again for the gradient of the weights; the gradients' sum. Latents cross in place of the input.
+    names = {op.name: op for op in ops}
+    crossing = [(width, True)] if "attn.k_up" not in names or "attn.q_up" not in names else []
+    if "attn.k_up" in names:
+        latents = [names[name].sizes[dim] for name, dim in (("attn.q_up", "Q"), ("attn.k_up", "L")) if name in names]
+        crossing += [*((size, True) for size in latents), (names["attn.rope_key"].sizes["R"], False)]
+    for size, is_product in crossing:
+        yield _Cut(size, gathers=1 + is_product + again_attention, scatters=1, reductions=1)
+    if num_reductions(ops) < 2:
+        return
+    yield _Cut(width, gathers=1, scatters=1, reductions=1)
+    has_experts = any(op.kind == "dispatch" for op in ops)  # whose tokens stay gathered
+    yield _Cut(width, gathers=1 + (not has_experts) + again, scatters=1, reductions=1)
+
+
+def _shared_gradients(sums: _Sums, graph: Graph, units: list[Unit], layout: Layout, setting: Setting) -> None:
     """Of what ranks of tp hold alike and each sees a share of: norms and biases, keys and values held twice; in one sum."""
-    shards, copies = layout.shards if layout.zero else 1, kv_copies(graph, layout)
+    copies = kv_copies(graph, layout)
     of_tp, of_copies = 0, 0
     for each in (each for unit in units for each in unit.tensors):
-        if each.is_whole and (layout.sequence_parallel or each.sees_heads):
-            of_tp += each.held(shards, setting.shard_rank)
+        if each.is_whole and (layout.sequence_parallel or each.is_partial):
+            of_tp += held_by(each, layout, setting.shard_rank)
         if each.copied_from is not None:
-            held = each.held(shards, setting.shard_rank, since=each.copied_from)
+            held = held_by(each, layout, setting.shard_rank, since=each.copied_from)
             of_tp, of_copies = (of_tp + held, of_copies) if copies == layout.tp else (of_tp, of_copies + held)
     sums.add("tp", "all_reduce", of_tp * WIDE, times=1 if of_tp else 0)
     sums.add("kv", "all_reduce", of_copies * WIDE, times=1 if of_copies else 0)
@@ -303,8 +236,28 @@ def _pipeline(sums: _Sums, graph: Graph, stages: Sequence[Stage], layout: Layout
         feeds = stage.number < last and stage.number + 1 not in own
         sums.add("pp", "recv", hidden, times=(is_fed + feeds) * steps)
         sums.add("pp", "send", hidden, times=(is_fed + feeds) * steps)
-    tied = _tied_embedding(graph, layout)
+    tied = tied_embedding(graph, layout)
     if tied is not None and any(stage.has_embed != stage.has_head for stage in stages) and not {0, last} <= own:
-        size = tied.held(layout.shards if layout.zero else 1, setting.shard_rank) * WIDE
+        size = held_by(tied, layout, setting.shard_rank) * WIDE
         for kind in ("recv", "send"):
             sums.add("pp", kind, size, times=1 if size else 0)
+
+
+# ---------------------------------------------------------------------------------------------- experts, cut sequences
+
+
+def _exchanges(sums: _Sums, graph: Graph, stages: Sequence[Stage], layout: Layout, setting: Setting) -> None:
+    batch = Batch(layout.micro_batch, setting.seq_len // layout.cp, setting.values)
+    hows = layout.recompute_of_layers(graph.num_layers)
+    for number in (number for stage in stages for number in stage.layers):
+        for each in exchanges(graph.block_ops(graph.order[number]), layout, batch, recompute=hows[number]):
+            sums.add(each.axis, each.kind, each.num_bytes, times=each.times * layout.grad_accumulation)
+
+
+def _visits(sums: _Sums, graph: Graph, layout: Layout) -> None:
+    """How often experts were visited, which moves the bias that balances them; in a pipeline with zeros for others' layers."""
+    routes = {op.block: op for op in graph.all_ops if op.kind == "route"}
+    if not any(param.name == "balance_bias" for op in routes.values() for param in op.params):
+        return
+    layers = graph.num_layers if layout.pp > 1 else sum(1 for block in graph.order if block in routes)
+    sums.add("world", "all_reduce", layers * graph.sizes["E"] * WIDE)

@@ -56,11 +56,12 @@ class LatentView:
         return self.kv_rank + self.rope
 
 
-def lower_latent(model: Model, attention: LatentAttention) -> LatentView:
+def lower_latent(model: Model, attention: LatentAttention, *, tp: int = 1) -> LatentView:
+    """With `tp` ranks the heads are those of one rank; it has the whole latents."""
     return LatentView(
         kind=attention.kind,
         hidden_size=model.hidden_size,
-        num_heads=model.num_heads,
+        num_heads=model.num_heads // tp,
         q_rank=attention.q_lora_rank,
         kv_rank=attention.kv_lora_rank,
         nope=attention.qk_nope_head_dim,

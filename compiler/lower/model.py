@@ -126,7 +126,7 @@ class ModelView:
         if self.experts is None or not self.is_parallel:
             return ()
         calls = {
-            "add_visits": self.experts.counts_visits,
+            "add_visits": self.experts.counts_visits and self.pp is None,
             "from_experts": self.ep,
             "mean_over": self.cp is not None and self.experts.aux_loss_weight > 0,
             "shared_loss": self.tp is not None and self.experts.has_router_loss,
@@ -275,7 +275,7 @@ def lower_model(
     longest = longest_sequence(spec)
     tp_size = tp.size if tp else 1
     if model.attention.kind == "mla":
-        attention = lower_latent(model, model.attention)
+        attention = lower_latent(model, model.attention, tp=tp_size)
     else:
         attention = lower_attention(model, model.attention, longest=longest, tp=tp_size)
     position = lower_position(model, longest=longest)

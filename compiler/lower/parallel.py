@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..cost.stored import cuts_rows_of_experts
 from ..planner.layout import ORDER
 from .expert_cuts import CutView, expert_cuts
+from .latent import LatentView
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
@@ -64,6 +66,8 @@ class ParallelView:
     ep: int
     """Ranks that share the experts, neighbours within dp_shard x cp; 1: every rank has all."""
     experts: ExpertsView | None
+    shards_rows_of_experts: bool
+    """Whether ZeRO cuts the matrices of experts: there are fewer of them than ranks, or they do not come out even."""
     cuts: tuple[CutView, ...]
     has_validation: bool
     accumulates: bool
@@ -155,13 +159,6 @@ class ParallelView:
         return tuple(size for _, size in self.expert_axes)
 
     @property
-    def shards_rows_of_experts(self) -> bool:
-        """Whether ZeRO cuts the matrices of experts: there are fewer of them than ranks, or they do not come out even."""
-        assert self.experts is not None or self.ep == 1
-        sharing = dict(self.expert_axes)["same_experts"]
-        return self.ep > 1 and bool(self.zero) and self.experts is not None and self.experts.num_experts % sharing != 0
-
-    @property
     def expert_comment(self) -> str:
         """Where the weights of experts travel."""
         size = math.prod(size for name, size in self.expert_axes if name in self.expert_shards)
@@ -215,7 +212,7 @@ def tensor_of(spec: Spec, layout: Layout) -> TensorView | None:
     if layout.tp == 1:
         return None
     model = spec.model
-    kv_heads = 1 if model.attention.kind == "mqa" else model.num_kv_heads
+    kv_heads = {"mqa": 1, "mla": model.num_heads}.get(model.attention.kind, model.num_kv_heads)
     return TensorView(
         size=layout.tp,
         sequence_parallel=layout.sequence_parallel,
@@ -254,6 +251,7 @@ def lower_parallel(spec: Spec, layout: Layout, *, origin: str, device: str, mode
         pp=model.pp,
         ep=layout.ep,
         experts=model.experts,
+        shards_rows_of_experts=bool(zero) and _shards_rows(model, sharing=layout.shards // layout.ep),
         cuts=tuple(_cuts(spec, model)),
         has_validation=spec.data is not None and spec.data.split.valid > 0,
         accumulates=layout.grad_accumulation > 1,
@@ -262,6 +260,14 @@ def lower_parallel(spec: Spec, layout: Layout, *, origin: str, device: str, mode
         data_comment=_data_comment(layout, zero=zero),
         shared_comment=tuple(_shared_comment(model)),
     )
+
+
+def _shards_rows(model: ModelView, *, sharing: int) -> bool:
+    experts = model.experts
+    if experts is None:
+        return False
+    rows = experts.size * (2 if model.mlp.is_gated else 1)
+    return cuts_rows_of_experts(experts.num_experts, sharing=sharing, rows=rows, hidden_size=model.hidden_size)
 
 
 _ZERO = {
@@ -334,21 +340,11 @@ def _shared_comment(model: ModelView) -> Iterator[str]:
 
 def _cuts(spec: Spec, model: ModelView) -> list[CutView]:
     """Parameters of model.py that tp and ep cut, and those that each rank sees a share of, in the order of its modules."""
-    tp, attention, mlp = model.tp, spec.model.attention, spec.model.mlp
+    tp, mlp = model.tp, spec.model.mlp
     if tp is None:
         return list(expert_cuts(spec, model)) if model.ep else []
-    assert attention.kind != "mla"
-    head_dim = spec.model.head_dim
-    q_size, kv_size = tp.num_heads * head_dim, tp.num_kv_heads * head_dim
-    copies = tp.kv_copies
     cuts = [CutView("embed.weight", f"Rows({tp.vocab_size})", "of the vocabulary")]
-    comment = "queries, keys, values: heads"
-    qkv = f"Sections(({q_size}, {kv_size}, {kv_size}), copies=(1, {copies}, {copies}))"
-    cuts += [CutView(f"attn.qkv.{kind}", qkv, comment) for kind in _kinds(attention.qkv_bias)]
-    if attention.qk_norm == "head":
-        cuts += [CutView(f"attn.{name}", "Whole(is_shared=True)", "sees the rank's heads") for name in _qk_norms(spec)]
-    if attention.sinks:
-        cuts.append(CutView("attn.sinks", f"Rows({tp.num_heads})", "a head each"))
+    cuts += _latent_cuts(model.attention, tp) if isinstance(model.attention, LatentView) else _head_cuts(spec, tp)
     cuts.append(CutView("attn.out.weight", "Columns()", "heads"))
     cuts += expert_cuts(spec, model)
     if model.experts is not None and not model.experts.layer_condition:
@@ -366,6 +362,28 @@ def _cuts(spec: Spec, model: ModelView) -> list[CutView]:
     if spec.model.head.bias:
         cuts.append(CutView("head.bias", f"Rows({tp.vocab_size})", ""))
     return cuts
+
+
+def _head_cuts(spec: Spec, tp: TensorView) -> Iterator[CutView]:
+    attention, head_dim = spec.model.attention, spec.model.head_dim
+    assert attention.kind != "mla"
+    q_size, kv_size, copies = tp.num_heads * head_dim, tp.num_kv_heads * head_dim, tp.kv_copies
+    qkv = f"Sections(({q_size}, {kv_size}, {kv_size}), copies=(1, {copies}, {copies}))"
+    yield from (CutView(f"attn.qkv.{kind}", qkv, "queries, keys, values: heads") for kind in _kinds(attention.qkv_bias))
+    if attention.qk_norm == "head":
+        yield from (
+            CutView(f"attn.{name}", "Whole(is_shared=True)", "sees the rank's heads") for name in _qk_norms(spec)
+        )
+    if attention.sinks:
+        yield CutView("attn.sinks", f"Rows({tp.num_heads})", "a head each")
+
+
+def _latent_cuts(attention: LatentView, tp: TensorView) -> Iterator[CutView]:
+    """What comes from latents; what makes them is whole."""
+    queries = "attn.q_up.weight" if attention.q_rank else "attn.q.weight"
+    yield CutView(queries, f"Rows({tp.num_heads * attention.head_dim})", "heads")
+    keys = tp.num_heads * (attention.nope + attention.v_head_dim)
+    yield CutView("attn.kv_up.weight", f"Rows({keys})", "keys and values: heads")
 
 
 def _kinds(has_bias: bool) -> tuple[str, ...]:

@@ -51,8 +51,6 @@ def pipeline_faults(spec: Spec, layout: Layout) -> Iterator[str]:
         yield f"{schedule} keeps weights gathered between two passes over them; zero 3 frees them, zero 1 and 2 do not"
     if schedule in SPLITS_BACKWARD and layout.recompute != "none":
         yield f"{schedule} goes through each layer twice on its way back, and would compute it again each time; without recompute it is lowered"
-    if spec.model.moe is not None:
-        yield "mixtures of experts in a pipeline are not lowered yet; dense models are"
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,7 @@ class PipelineView:
     """What the schedule does."""
     ranks: tuple[tuple[Stage, ...], ...]
     num_stages: int
+    num_layers: int
     hidden_size: int
     is_tied: bool
     is_in_v: bool
@@ -91,6 +90,7 @@ def pipeline_of(spec: Spec, layout: Layout) -> PipelineView | None:
         words=_WORDS[layout.schedule],
         ranks=tuple(ranks),
         num_stages=sum(map(len, ranks)),
+        num_layers=spec.model.num_layers,
         hidden_size=spec.model.hidden_size,
         is_tied=spec.model.tie_embeddings,
         is_in_v=layout.schedule == "dualpipe",

@@ -68,7 +68,7 @@ def refuse_program(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
     for number, stage in enumerate(spec.train or ()):
         yield from _training(stage, ("train", number))
     if plan.train is not None:
-        yield from _layout(spec, plan.train.layout)
+        yield from refuse_layout(spec, plan.train.layout)
     if spec.serve is not None:
         yield from _serving(spec, plan)
     yield from refuse_deploy(spec, plan)
@@ -97,8 +97,8 @@ def _model(spec: Spec) -> Iterator[Diagnostic]:
         yield _refused(message, ("model", "position", "scaling"), part="key")
 
 
-def _layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
-    """Layouts of several devices that are planned and not yet lowered."""
+def refuse_layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
+    """Layouts of several devices that can be priced and are not lowered yet; the search leaves them out (planner/train_plan.py)."""
     attention, position = spec.model.attention, spec.model.position.kind
     if spec.hardware.accelerator.kind == "tpu":
         for field, message in spmd_layout_faults(spec, layout):
@@ -108,8 +108,8 @@ def _layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
         yield _refused(message, ("parallel",), part="key")
     if spec.model.moe is not None:
         yield from refuse_experts(spec.model, spec.model.moe, layout)
-    if layout.tp * layout.cp > 1 and attention.kind == "mla":
-        message = "latent attention (mla) with tp or cp is not lowered yet; with dp it is"
+    if layout.cp > 1 and attention.kind == "mla":
+        message = "latent attention (mla) in sequences that cp cuts is not lowered yet; with dp, tp and pp it is"
         yield _refused(message, ("model", "attention", "kind"))
     if layout.tp > 1 and getattr(attention, "qk_norm", None) == "full":
         message = f"a norm over all heads (qk_norm: full) that tp {layout.tp} cuts is not lowered; qk_norm: head is"

@@ -29,6 +29,9 @@ def refuse_experts(model: Model, moe: Moe, layout: Layout) -> Iterator[Diagnosti
             f"shared experts with biases (`mlp.bias`) that tp {layout.tp} cuts are not lowered yet; without they are"
         )
         yield _refused(message, ("model", "mlp", "bias"), part="value")
+    if layout.ep > 1 and layout.order is not None:
+        message = "ep beside axes in an `order` of their own is not lowered yet; in the usual order it is"
+        yield _refused(message, ("parallel", "order"))
     sharing = layout.shards // layout.ep
     rows = size // max(1, layout.tp) * (2 if model.mlp.is_gated else 1)
     held = moe.num_experts // layout.ep

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..cost.inventory import Setting, Shipment, inventory, kv_copies, state_bytes_of
+from ..cost.inventory import Setting, Shipment, inventory, state_bytes_of
+from ..cost.stored import kv_copies
 from ..kernels.linear_cross_entropy import chunk_of
 from .enumerate import SPLITS_BACKWARD
 from .layout import Layout
@@ -55,9 +56,8 @@ def claims_of(spec: Spec, outcome: TrainOutcome) -> TrainClaims:
 
 def claims_of_layout(spec: Spec, graph: Graph, layout: Layout, *, peak: int) -> TrainClaims:
     """The claims for a layout of several devices."""
-    is_known = layout.cp == layout.ep == 1 and spec.model.moe is None and "K" in graph.sizes
     # Where the backward pass is split, ZeRO-2 sends the head's gradient as often as it happens to be there.
-    has_figures = is_known and not (layout.schedule in SPLITS_BACKWARD and layout.pp > 1 and layout.zero == 2)
+    has_figures = not (layout.schedule in SPLITS_BACKWARD and layout.pp > 1 and layout.zero == 2)
     return TrainClaims(layout=layout, figures=_figures(spec, graph, layout, peak=peak) if has_figures else None)
 
 

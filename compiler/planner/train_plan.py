@@ -19,7 +19,7 @@ from .enumerate import OPEN, Given, families, given
 from .infeasible import does_not_fit, rule_broken, wrong_size
 from .layout import Layout
 from .plan import Alternative, Memory, Rejected, Reliability, Time, TrainPlan, TrainPrediction
-from .train_search import Misfit, Priced, Search, nearest_misses, price, runners_up, search
+from .train_search import NO_PROGRAM, Misfit, Priced, Search, nearest_misses, price, runners_up, search
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
@@ -64,14 +64,17 @@ def plan_training(
         software=software_of(spec.assume),
     )
     wanted = given(parallel)
-    found = _search(wanted, work, batch) if layout is None else price([layout], work, global_batch=batch.global_batch)
+    if layout is None:
+        found = _search(spec, wanted, work, batch)
+    else:
+        found = price([layout], work, global_batch=batch.global_batch)
     diagnostics = list(_network_warnings(machine))
     if not found.fitting:
         diagnostics += _nothing(spec, wanted, work, batch, found)
         return TrainOutcome(_misfit_plan(spec, work, batch, found), tuple(diagnostics), work, batch, found)
     auto = None
     if not parallel.is_auto and machine.num_devices > 1:
-        auto = next(iter(_search(OPEN, work, batch).fitting), None)
+        auto = next(iter(_search(spec, OPEN, work, batch).fitting), None)
     return TrainOutcome(_train_plan(spec, work, batch, found, auto), tuple(diagnostics), work, batch, found, auto)
 
 
@@ -82,9 +85,22 @@ def _program(spec: Spec, machine: Machine, kernels: frozenset[str]) -> Program |
     return "fsdp" if spec.assume is None and machine.kind in ("cpu", "gpu") else None
 
 
-def _search(wanted: Given, work: Workload, batch: Batch) -> Search:
-    candidates = families(wanted, work.graph, work.machine, seq_len=work.seq_len, global_batch=batch.global_batch)
+def _search(spec: Spec, wanted: Given, work: Workload, batch: Batch) -> Search:
+    """Among layouts of which there would be a program; where none of these fits, among all."""
+    candidates = list(families(wanted, work.graph, work.machine, seq_len=work.seq_len, global_batch=batch.global_batch))
+    if work.program != "fsdp" and (work.machine.kind != "tpu" or spec.assume is not None):
+        return search(candidates, work, global_batch=batch.global_batch)
+    found = search(candidates, work, global_batch=batch.global_batch, refusal=lambda layout: _refusal(spec, layout))
+    if found.fitting or NO_PROGRAM not in found.broken:
+        return found
     return search(candidates, work, global_batch=batch.global_batch)
+
+
+def _refusal(spec: Spec, layout: Layout) -> str | None:
+    """What lowering would say of a layout."""
+    from ..lower.refuse import refuse_layout
+
+    return next((each.message for each in refuse_layout(spec, layout)), None)
 
 
 def _network_warnings(machine: Machine) -> list[Diagnostic]:
@@ -110,7 +126,7 @@ def _nothing(spec: Spec, wanted: Given, work: Workload, batch: Batch, found: Sea
             program=_program(spec, machine, frozenset({"adamw"} if work.program == "halves" else ())),
             software=work.software,
         )
-        return _search(other, again, batch)
+        return _search(spec, other, again, batch)
 
     if found.misfits:
         return [does_not_fit(spec, wanted, work, found, retry=retry)]

@@ -19,7 +19,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from ..cost.workload import Workload
     from .layout import Layout
 
+Refusal = Callable[["Layout"], str | None]
+"""Why there would be no program of a layout; None: there would be one."""
+NO_PROGRAM = "not lowered yet"
 SAME_TIME = 1.005
 BRIM = 0.96
 """Share of a device's memory beyond which a layout is chosen only if there is no other."""
@@ -98,9 +101,11 @@ class Search:
         return len(self.fitting) + self.num_misfits + sum(self.broken.values()) + self.num_slower
 
 
-def search(candidates: Iterable[Family], work: Workload, *, global_batch: int | None) -> Search:
-    """The best layouts of all families; the chosen one first in `fitting`, the rest by time."""
-    return _Search(work, global_batch=global_batch).run(candidates)
+def search(
+    candidates: Iterable[Family], work: Workload, *, global_batch: int | None, refusal: Refusal = lambda _: None
+) -> Search:
+    """The best layouts of all families; the chosen one first in `fitting`, the rest by time. Those with a `refusal` are left out."""
+    return _Search(work, global_batch=global_batch, refusal=refusal).run(candidates)
 
 
 def price(layouts: Sequence[Layout], work: Workload, *, global_batch: int | None) -> Search:
@@ -129,8 +134,8 @@ def _price(layout: Layout, work: Workload, found: Search, *, global_batch: int |
 class _Search:
     """The queue of families and layouts, and what came of them."""
 
-    def __init__(self, work: Workload, *, global_batch: int | None) -> None:
-        self.work, self.global_batch = work, global_batch
+    def __init__(self, work: Workload, *, global_batch: int | None, refusal: Refusal) -> None:
+        self.work, self.global_batch, self.refusal = work, global_batch, refusal
         self.found = Search()
         self.memory_bytes = work.machine.memory_bytes
         self.room_bytes = BRIM * work.machine.memory_bytes
@@ -191,6 +196,15 @@ class _Search:
         self.found.violations.setdefault(violation.key, (layout, violation))
         return True
 
+    def _is_refused(self, layout: Layout) -> bool:
+        """Whether the layout would have no program."""
+        message = self.refusal(layout)
+        if message is None:
+            return False
+        self.found.broken[NO_PROGRAM] += 1
+        self.found.violations.setdefault(NO_PROGRAM, (layout, Violation(NO_PROGRAM, "rest", message, lambda _: False)))
+        return True
+
     def _consider(self, family: Family) -> None:
         first, members = family.first, family.num_members
         if self._breaks_a_rule(first, times=max(1, members)) or members == 0:
@@ -224,7 +238,7 @@ class _Search:
 
     def _open(self, branch: Branch) -> None:
         for outer in branch.members():
-            if self._breaks_a_rule(outer.layout, times=1):
+            if self._breaks_a_rule(outer.layout, times=1) or self._is_refused(outer.layout):
                 continue
             ranks = Ranks(self.work, outer, memory_bytes=self.room_bytes)
             if ranks.room.suffices:
@@ -253,6 +267,8 @@ class _Search:
             self.unfilled.append(ranks)
             self._too_large(ranks.leanest)
             return
+        if self._is_refused(filled.layout):  # for what it computes again
+            return
         time = step_time(self.work, filled.layout)
         self.gaps.append(filled.bound_s)
         self.found.fitting.append(Priced(filled.layout, self.work.ledger(filled.layout), time))
@@ -275,7 +291,7 @@ class _Search:
             self.found.fitting.append(Priced(layout, ledger, step_time(self.work, layout), is_tight=True))
         for ranks in () if self.tight else self.unfilled:
             filled = fill(ranks.leaner(memory_bytes=self.memory_bytes))
-            if filled is not None:
+            if filled is not None and not self._is_refused(filled.layout):
                 time, ledger = step_time(self.work, filled.layout), self.work.ledger(filled.layout)
                 self.found.fitting.append(Priced(filled.layout, ledger, time, is_tight=True))
 

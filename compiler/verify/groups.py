@@ -1,4 +1,8 @@
-"""Ranks of the world <-> axes of a layout. Axes lie as in DESIGN's mesh: pp outermost, then dp_replicate, dp_shard, cp, tp."""
+"""Ranks of the world <-> axes of a layout.
+
+Axes lie as the layout orders them, by default pp outermost, then dp_replicate, dp_shard, cp, tp. Experts see dp_shard x cp as
+same_experts x ep.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +10,43 @@ from collections.abc import Iterator
 from itertools import product
 from typing import TYPE_CHECKING
 
+from ..planner.layout import ORDER
+
 if TYPE_CHECKING:
     from ..planner.layout import Layout
 
-AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
+AXES = tuple(reversed(ORDER))
+OF_EXPERTS = ("same_experts", "ep")
 
 
 def ranks_along(layout: Layout, rank: int, axes: str) -> tuple[int, ...]:
     """The ranks that differ from `rank` along these axes alone (`dp_shard+cp`), itself included; `world` is all."""
     if axes == "world":
         return tuple(range(layout.devices))
-    sizes = [getattr(layout, name) for name in AXES]
-    place = coordinates(layout, rank)
     free = axes.split("+")
-    spans = [range(size) if name in free else (place[name],) for name, size in zip(AXES, sizes, strict=True)]
-    return tuple(_rank(where, sizes) for where in product(*spans))
+    sizes = _sizes(layout, of_experts=any(name in OF_EXPERTS for name in free))
+    place = _place(rank, sizes)
+    spans = [range(size) if name in free else (place[name],) for name, size in sizes.items()]
+    return tuple(sorted(_rank(where, list(sizes.values())) for where in product(*spans)))
 
 
 def coordinates(layout: Layout, rank: int) -> dict[str, int]:
     """Where a rank stands along each axis."""
+    return _place(rank, _sizes(layout, of_experts=False))
+
+
+def _sizes(layout: Layout, *, of_experts: bool) -> dict[str, int]:
+    """Axes from the outermost to the innermost."""
+    if not of_experts:
+        return {name: getattr(layout, name) for name in reversed(layout.order or ORDER)}
+    experts = {"same_experts": layout.shards // layout.ep, "ep": layout.ep}
+    return {"pp": layout.pp, "dp_replicate": layout.dp_replicate, **experts, "tp": layout.tp}
+
+
+def _place(rank: int, sizes: dict[str, int]) -> dict[str, int]:
     place: dict[str, int] = {}
-    for name in reversed(AXES):
-        rank, place[name] = divmod(rank, getattr(layout, name))
+    for name in reversed(sizes):
+        rank, place[name] = divmod(rank, sizes[name])
     return place
 
 
@@ -52,6 +71,8 @@ def known_axes(layout: Layout) -> Iterator[str]:
     for joined in ("dp_shard+cp", "+".join(data)):
         if "+" in joined and all(name in several for name in joined.split("+")):
             yield joined
+    if layout.ep > 1:
+        yield from ("ep", "same_experts", "dp_replicate+same_experts")
     yield "world"
 
 

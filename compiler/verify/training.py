@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .claims import WITHIN_2_PERCENT, Claim
 from .dry import dry_runs
-from .groups import AXES, ranks_along
+from .groups import AXES, OF_EXPERTS, ranks_along
 from .order import find_hang
 from .record import Record
 from .traffic import compare, extrapolated, found_sums, planned_sums
@@ -71,7 +71,8 @@ def _states(record: Record, figures: Figures) -> Iterator[Claim]:
 
 def _players(layout: Layout) -> set[int]:
     """Ranks along each axis through rank 0, so that every kind of group has members who meet."""
-    return {rank for axis in AXES for rank in _some(ranks_along(layout, 0, axis))}
+    axes = (*AXES, *(OF_EXPERTS if layout.ep > 1 else ()))
+    return {rank for axis in axes for rank in _some(ranks_along(layout, 0, axis))}
 
 
 def _some(ranks: Sequence[int]) -> Sequence[int]:

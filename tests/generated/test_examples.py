@@ -17,6 +17,7 @@ BUILT = {
     "tiny-code.yaml",
     "2-llama3-8b-64xh100.yaml",
     "3-llama3-405b-fixed.yaml",
+    "4-mixtral-moe.yaml",
     "train-on-slurm.yaml",
     "serve-on-kubernetes.yaml",
 }
@@ -43,18 +44,13 @@ def test_examples_build_or_say_what_is_missing(path: Path, tmp_path: Path) -> No
         assert all(each.span is not None for each in result.diagnostics)
 
 
-def test_the_mixture_of_experts_builds_without_a_pipeline(tmp_path: Path) -> None:
-    """Its plan has a pipeline, in which experts are not lowered yet; expert parallelism over 8 ranks of 128 is."""
-    more = [
-        "data={sources: [{source: python-stdlib}], tokenizer: {train: bpe}}",
-        "parallel.pp=1",
-        "parallel.recompute=full",
-    ]
+@pytest.mark.parametrize("more", [(), ("parallel.pp=1", "parallel.recompute=full")], ids=["as it is", "no pipeline"])
+def test_the_mixture_of_experts_is_spread_over_eight_ranks(more: tuple[str, ...], tmp_path: Path) -> None:
     result = build(EXAMPLES_FOLDER / "4-mixtral-moe.yaml", tmp_path, more)
     assert [each.message for each in result.diagnostics if each.severity == "error"] == []
     assert result.tree is not None
     assert result.tree.texts.keys() >= {"model.py", "parallel.py", "train.py", "plan.json"}
-    assert 'mesh_dim_names=("same_experts", "ep")' in result.tree.texts["parallel.py"]
+    assert '"same_experts", "ep")' in result.tree.texts["parallel.py"]
     write_tree(result.tree, tmp_path)
     for command in (("check",), ("format", "--diff")):
         ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", "."]

@@ -63,6 +63,8 @@ LAYOUTS = {
     "tp-4": Layout(tp=4, sequence_parallel=True, micro_batch=8, recompute="full"),
     "hsdp-ep": Layout(dp_replicate=2, dp_shard=4, zero=3, ep=2, micro_batch=1),
     "ep-tp": Layout(dp_shard=4, zero=2, ep=4, tp=2, sequence_parallel=True, micro_batch=1, grad_accumulation=2),
+    "pp-ep": Layout(pp=3, dp_shard=2, zero=1, ep=2, micro_batch=1, grad_accumulation=4),
+    "pp-tp": Layout(pp=3, tp=2, sequence_parallel=True, dp_shard=2, zero=3, micro_batch=1, grad_accumulation=4),
     "dp-cp-tp": Layout(dp_shard=2, zero=3, cp=2, cp_kind="ulysses", tp=2, sequence_parallel=True, micro_batch=4),
 }
 """Programs for several devices: of llama on GPUs in bf16, and of models with biases, caps and sinks on a CPU in fp32."""
@@ -85,6 +87,9 @@ def distributed() -> Iterator[tuple[str, Any, Plan]]:
         ("gpt-oss", "ep-tp"),
         ("switch", "hsdp-ep"),
         ("deepseek-v3", "hsdp-ep"),
+        ("mixtral", "pp-ep"),
+        ("deepseek-v2", "ep-tp"),
+        ("deepseek-v3", "pp-tp"),
     ):
         spec = tiny_spec(without=("serve",), model=ARCHITECTURES[model])
         yield f"{model}-{name}-cpu", spec, plan_of(spec, layout=LAYOUTS[name])

@@ -83,6 +83,8 @@ class DryProgram:
                 train.accumulate_gradients(model, place, batches)
                 gradients = _bytes_of(each.grad for each in model.parameters())
                 train.update(optimizer, lr=train.LR)
+                if hasattr(model, "balance_experts"):
+                    model.balance_experts()
         states = [each for state in optimizer.state.values() for each in state.values()]
         return {
             "states": {

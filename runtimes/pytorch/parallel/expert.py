@@ -9,6 +9,7 @@ counts travel first, and the host waits for them, since the sizes of an all-to-a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +100,39 @@ def add_visits(visits: list[Tensor]) -> None:
     dist.all_reduce(total)
     for own, summed in zip(visits, total, strict=True):
         own.copy_(summed)
+
+
+def add_visits_of_stages(visits: Mapping[int, Tensor], *, layers: int, experts: int, device: torch.device) -> None:
+    """The same where a rank has some of the layers, and knows them by their numbers: others' are zeros in its share of the sum."""
+    total = torch.zeros(layers, experts, device=device)
+    for number, own in visits.items():
+        total[number] = own
+    dist.all_reduce(total)
+    for number, own in visits.items():
+        own.copy_(total[number])
+
+
+def with_loss(x: Tensor, loss: Tensor) -> Tensor:
+    """x as it is; what comes back for it goes back through the loss as well, with a gradient of one (as in Megatron-LM).
+
+    So the loss of routers needs no way of its own to the end of a pipeline.
+    """
+    y = _WithLoss.apply(x, loss)
+    assert isinstance(y, Tensor)
+    return y
+
+
+class _WithLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, loss: Tensor) -> Tensor:
+        ctx.save_for_backward(loss)
+        ctx.mark_dirty(x)  # the same tensor, and no view of it: torch's split backward pass detaches it in place
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (loss,) = ctx.saved_tensors
+        return grads[0], torch.ones_like(loss)
 
 
 def shared_loss(loss: Tensor, tp: Axis) -> Tensor:

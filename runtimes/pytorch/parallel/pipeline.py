@@ -17,6 +17,7 @@ from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 
 from .cuts import local_part
 from .data import Zero
+from .expert import add_visits_of_stages, with_loss
 from .mesh import Axis
 from .stage import Stage, splits_backward, take_shapes_as_given, with_gradient_known
 
@@ -39,10 +40,12 @@ class Pipeline(nn.Module):
         dtype: torch.dtype | None = None,
         zero: Zero | None = None,
         is_tied: bool = False,
+        balanced: tuple[int, int] | None = None,
     ) -> None:
         """`stages` by their ascending numbers, 0 the first of the model. Between them travels [B, T/token_parts, hidden_size].
 
         `dtype` is what travels in, None: that of the weights. `zero` is the level of data parallelism, if there is any.
+        `balanced` are the layers of the whole model and the experts of one, where a bias keeps them evenly used.
         """
         super().__init__()
         self.numbers = tuple(stages)
@@ -50,9 +53,10 @@ class Pipeline(nn.Module):
         self.pp, self.num_stages, self.schedule = pp, num_stages, schedule
         self.hidden_size, self.token_parts, self.dtype = hidden_size, token_parts, dtype
         self.zero: Zero | None = zero
-        self.is_tied = is_tied
+        self.is_tied, self.balanced = is_tied, balanced
         self._precision: AbstractContextManager[Any] = nullcontext()
         self._loss_share = 1.0
+        self._router_losses: list[Tensor] = []
         self._schedules: dict[tuple[int, ...], Any] = {}
         if self.device.type == "cuda":
             dist.barrier(group=pp.group)  # NCCL: messages in batches want a group that all its ranks have entered
@@ -80,6 +84,12 @@ class Pipeline(nn.Module):
                     seen.add(name)
                     yield name, parameter
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """As in the whole model."""
+        return {
+            name: each for stage in self.stages.values() for name, each in stage.state_dict(*args, **kwargs).items()
+        }
+
     def step(
         self,
         batches: Iterable[tuple[Tensor, Tensor]],
@@ -87,8 +97,10 @@ class Pipeline(nn.Module):
         tokens_per_step: int,
         precision: AbstractContextManager[Any] | None = None,
     ) -> Tensor:
-        """The forward and backward passes of all micro-batches. Gives the mean loss on ranks with the last stage, else 0."""
+        """The forward and backward passes of all micro-batches. Gives the mean loss: of tokens on ranks with the last stage, of
+        routers on those that have them."""
         self._precision, self._loss_share = precision or nullcontext(), 1.0 / tokens_per_step
+        self._router_losses = []
         self._copy_tied_weight()
         tokens, targets = (list(each) for each in zip(*batches, strict=True))
         schedule = self._made_schedule(len(tokens), tokens[0])
@@ -97,6 +109,7 @@ class Pipeline(nn.Module):
         losses: list[Tensor] = []
         schedule.step(*inputs, target=wanted, losses=losses, return_outputs=False)
         self._sum_tied_gradients()
+        losses += self._router_losses
         return torch.stack([loss.detach() for loss in losses]).sum() if losses else torch.zeros((), device=self.device)
 
     @torch.no_grad()
@@ -165,6 +178,7 @@ class Pipeline(nn.Module):
                     y=hidden,
                     zero=self.zero,
                     precision=lambda: self._precision,
+                    ending=self._with_router_loss,
                     device=self.device,
                 )
                 for number, stage in self.stages.items()
@@ -186,6 +200,37 @@ class Pipeline(nn.Module):
             return with_gradient_known(
                 hidden, start, self._loss_of(start, targets) * self._loss_share, model=self.last, zero=self.zero
             )
+
+    # ------------------------------------------------------------------------------------------------------------- experts
+
+    def router_loss(self) -> Tensor:
+        """What uneven use of the experts of this rank's layers cost in the last forward pass, as a mean over its tokens."""
+        found = [_router_loss(stage) for stage in self.stages.values()]
+        return sum((loss.detach() for loss in found if loss is not None), torch.zeros((), device=self.device))
+
+    def _with_router_loss(self, stage: nn.Module, x: Tensor) -> Tensor:
+        """A stage's output; what comes back for it goes back through the loss of the stage's routers as well."""
+        loss = _router_loss(stage) if self.training else None
+        if loss is None:
+            return x
+        num_tokens = x.shape[0] * x.shape[1] * self.token_parts
+        share = loss * (num_tokens * self._loss_share)
+        self._router_losses.append(share.detach())
+        return with_loss(x, share)
+
+    def balance_experts(self) -> None:
+        """After a step: every stage moves the bias of its experts, if they have one, by the visits of all ranks."""
+        if self.balanced is None:
+            return
+        visits = {
+            int(name.rpartition("layers.")[2].partition(".")[0]): buffer
+            for name, buffer in self.named_buffers()
+            if name.endswith(".visits")
+        }
+        layers, experts = self.balanced
+        add_visits_of_stages(visits, layers=layers, experts=experts, device=self.device)
+        for stage in self.stages.values():
+            stage.balance_experts()  # type: ignore[operator]
 
     # ---------------------------------------------------------------------------------------------------- tied embeddings
 
@@ -223,3 +268,8 @@ class Pipeline(nn.Module):
             for work in dist.batch_isend_irecv([send, receive]):
                 work.wait()
             own.add_(other)
+
+
+def _router_loss(stage: nn.Module) -> Tensor | None:
+    """None: a stage without experts, or experts whose routers have no loss."""
+    return stage.router_loss() if hasattr(stage, "router_loss") else None  # type: ignore[operator]

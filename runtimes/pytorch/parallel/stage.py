@@ -34,16 +34,20 @@ Precision = Callable[[], AbstractContextManager[Any]]
 """The precision of the step that is being taken."""
 
 
+Ending = Callable[[nn.Module, Tensor], Tensor]
+"""What becomes of a stage's output before it is passed on."""
+
+
 class _Part(nn.Module):
     """A stage's model as schedules see it: they are not to know of FSDP, which `Stage` sees to."""
 
-    def __init__(self, model: nn.Module, precision: Precision) -> None:
+    def __init__(self, model: nn.Module, precision: Precision, ending: Ending) -> None:
         super().__init__()
-        self.model, self.precision = model, precision
+        self.model, self.precision, self.ending = model, precision, ending
 
     def forward(self, x: Tensor) -> Tensor:
         with self.precision():
-            return self.model(x)
+            return self.ending(self.model, self.model(x))
 
 
 class Stage(PipelineStage):
@@ -60,9 +64,10 @@ class Stage(PipelineStage):
         y: Tensor,
         zero: Zero | None,
         precision: Precision,
+        ending: Ending,
         device: torch.device,
     ) -> None:
-        part = _Part(model, precision)
+        part = _Part(model, precision, ending)
         super().__init__(part, number, num_stages, device, input_args=x, output_args=y, group=pp.group)
         self.model = model
         self.zero: Zero | None = zero
@@ -200,7 +205,10 @@ def _finish_backward(model: nn.Module) -> None:
 def _prefetch_below(model: nn.Module) -> None:
     """Gather, in the backward pass, the layer below while one is computed: by itself FSDP takes the order of the forward
     passes before, which with several micro-batches under way is another one."""
-    units = [model, *reversed(list(model.layers.values()))]  # type: ignore[union-attr, operator]
+    layers: list[nn.Module] = list(model.layers.values())  # type: ignore[union-attr, operator, arg-type]
+    units = [model]
+    for layer in reversed(layers):  # and, within it, experts that are sharded by themselves
+        units += [module for module in layer.modules() if isinstance(module, FSDPModule)]
     for above, below in pairwise(units):
         above.set_modules_to_backward_prefetch([below])  # type: ignore[operator]
     units[-1].set_modules_to_backward_prefetch([model])  # type: ignore[operator]  # which is gathered already: none

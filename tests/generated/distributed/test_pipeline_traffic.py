@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from programs import build, plan_of
+from dry_claims import check_claims
 from reference import spec_of
-from test_mutations import runs_here
 from test_pipeline import CASES, MODELS_HERE, SP, Case, V, filled
 
-from llmc.compiler.cost.inventory import Setting, inventory, kv_copies, state_bytes_of
-from llmc.compiler.frontend.model import build_graph
-from llmc.compiler.pipeline import run_passes
-from llmc.compiler.planner.layout import Layout
-from llmc.compiler.verify.order import find_hang
-from llmc.compiler.verify.traffic import found_sums, planned_sums
+from llmc.compiler.planner.layout import LayerRecompute, Layout
 
-MIXED = (("full", 1), ("selective", 1), ("none", 2))
+MIXED: tuple[tuple[LayerRecompute, int], ...] = (("full", 1), ("selective", 1), ("none", 2))
 EXACT = {
     name: CASES[name] for name in ("gpipe", "interleaved 1f1b", "uneven stages", "tied, in a V", "zero 1, tied, in a V")
 }
@@ -37,15 +30,5 @@ EXACT |= {
 @pytest.mark.parametrize("name", EXACT)
 def test_what_ranks_send_and_hold_is_what_the_inventory_says(name: str, tmp_path: Path) -> None:
     layout, spec = filled(EXACT[name].layout), spec_of(MODELS_HERE[EXACT[name].model])
-    folder, graph = build(spec, tmp_path, plan=plan_of(spec, layout=layout)), run_passes(build_graph(spec))
     ranks = [stage * layout.devices // layout.pp for stage in range(layout.pp)]
-    records = list(runs_here(folder, range(layout.devices)))
-    for stage, rank in enumerate(ranks):
-        setting = Setting(seq_len=32, values=4, loss_chunk=1 << 20, stage_rank=stage)
-        copies = kv_copies(graph, layout)
-        planned = planned_sums(inventory(graph, layout, setting), layout, rank)
-        assert found_sums(records[rank], layout, kv_copies=copies) == planned
-        states: Any = records[rank].states
-        weights, moments = state_bytes_of(graph, layout, setting, optimizer="adamw")
-        assert (states.parameters, states.gradients, states.optimizer) == (weights, weights, moments)
-    assert find_hang({record.rank: record.events for record in records}) is None
+    check_claims(spec, layout, tmp_path, ranks=ranks)

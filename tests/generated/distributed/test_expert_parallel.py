@@ -33,12 +33,32 @@ LAYOUTS = {
     "cp 2 ring, ep 2": Layout(cp=2, cp_kind="ring", zero=3, ep=2),
     "dp 2 x cp 2 ulysses, ep 2": Layout(dp_shard=2, cp=2, cp_kind="ulysses", zero=3, ep=2),
 }
-WITH_TP = ("mixtral", "qwen2-moe", "gpt-oss")
-"""Latent attention is not cut over tp yet."""
+FEW_STEPS = 5
+INTERLEAVED: dict[str, Any] = {"schedule": "interleaved_1f1b", "virtual_stages": 2}
+STAGES = {
+    "pp 2": Layout(pp=2),
+    "pp 2 x ep 2": Layout(pp=2, dp_shard=2, zero=2, ep=2),
+    "pp 2 x ep 2, zero 0": Layout(pp=2, dp_shard=2, zero=0, ep=2),
+    "pp 2 x ep 2, zero 1, interleaved": Layout(pp=2, dp_shard=2, zero=1, ep=2, **INTERLEAVED),
+    "pp 2 x ep 2, zero 3, interleaved": Layout(pp=2, dp_shard=2, zero=3, ep=2, **INTERLEAVED),
+    "pp 2 x ep 2, zero bubble": Layout(pp=2, dp_shard=2, zero=1, ep=2, schedule="zero_bubble"),
+    "pp 2, dualpipe": Layout(pp=2, schedule="dualpipe", virtual_stages=2),
+    "pp 2 x tp 2 + sp": Layout(pp=2, tp=2, sequence_parallel=True),
+    "pp 2, cp 2 ring, ep 2": Layout(pp=2, cp=2, cp_kind="ring", zero=2, ep=2),
+}
+"""With pipelines; models of four layers, since stages have one at least."""
+LAYOUTS |= STAGES
+MODELS = ARCHITECTURES | {f"{name}, 4": ARCHITECTURES[name] | {"num_layers": 4} for name in ("mixtral", "deepseek-v3")}
 CASES = [
-    *(("mixtral", layout) for layout in LAYOUTS),
-    *(("deepseek-v3", layout) for layout in ("ep 2", "dp 2 x ep 2", "ep 4")),
-    *((model, layout) for model in WITH_TP[1:] for layout in ("dp 2 x ep 2", "ep 2 x tp 2 + sp")),
+    *(("mixtral", layout, STEPS) for layout in LAYOUTS if layout not in STAGES),
+    *(("deepseek-v3", layout, STEPS) for layout in ("ep 2", "dp 2 x ep 2", "ep 4")),
+    *((model, layout, STEPS) for model in ("qwen2-moe", "gpt-oss") for layout in ("dp 2 x ep 2", "ep 2 x tp 2 + sp")),
+    *(("mixtral, 4", layout, STEPS if layout == "pp 2 x ep 2" else FEW_STEPS) for layout in STAGES),
+    *(("deepseek-v3", layout, FEW_STEPS) for layout in ("tp 2 + sp", "ep 2 x tp 2")),
+    *(
+        ("deepseek-v3, 4", layout, FEW_STEPS)
+        for layout in ("pp 2 x ep 2, zero 1, interleaved", "pp 2, dualpipe", "pp 2 x tp 2 + sp")
+    ),
 ]
 
 
@@ -50,7 +70,7 @@ def reference_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def reference_of(name: str) -> Path:
         if name not in made:
             made[name] = tmp_path_factory.mktemp(name)
-            run_alone(spec_of(ARCHITECTURES[name]), made[name], micro_batch=MICRO_BATCH)
+            run_alone(spec_of(MODELS[name]), made[name], micro_batch=MICRO_BATCH)
         return made[name]
 
     return reference_of
@@ -64,13 +84,13 @@ def build_of(model: dict[str, Any], degrees: Layout, folder: Path) -> None:
     build(spec, folder, plan=plan_of(spec, layout=filled))
 
 
-@pytest.mark.parametrize(("name", "layout"), CASES)
+@pytest.mark.parametrize(("name", "layout", "steps"), CASES)
 def test_layouts_with_experts_repeat_the_program_of_one_device(
-    name: str, layout: str, pool: Pool, reference_of: Any, tmp_path: Path
+    name: str, layout: str, steps: int, pool: Pool, reference_of: Any, tmp_path: Path
 ) -> None:
     degrees = LAYOUTS[layout]
-    build_of(ARCHITECTURES[name], degrees, tmp_path)
-    args = {"folder": str(tmp_path), "reference": str(reference_of(name)), "steps": STEPS}
+    build_of(MODELS[name], degrees, tmp_path)
+    args = {"folder": str(tmp_path), "reference": str(reference_of(name)), "steps": steps}
     for rank, worst in enumerate(pool.run("train", world_size=degrees.devices, **args)):
         assert max(worst.values()) < CLOSE, (rank, worst)
 
@@ -80,7 +100,7 @@ def test_a_checkpoint_of_spread_experts_is_passed_on_from_layout_to_layout(
 ) -> None:
     """Every tensor of the last is that of the first: sections, experts, the bias that balances them."""
     reference, folders = str(reference_of("deepseek-v3")), [tmp_path / str(number) for number in range(5)]
-    layouts = ("ep 4", "dp 2 x ep 2", "dp 2", "hsdp 2 x ep 2", "ep 4")
+    layouts = ("ep 4", "dp 2 x ep 2", "pp 2 x ep 2", "hsdp 2 x ep 2", "ep 4")
     for number, layout in enumerate(layouts):
         degrees = LAYOUTS[layout]
         folder = tmp_path / f"program-{number}"
