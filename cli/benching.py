@@ -35,13 +35,13 @@ def run_bench(spec_file: Path, overrides: Sequence[str], args: Sequence[str]) ->
     from ..runtimes.common.errors import RunError
 
     try:
-        return _bench(entry.spec, entry.plan, options)
+        return _bench(entry.spec, entry.plan, options, folder=spec_file.parent)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return SPEC_HAS_ERRORS
 
 
-def _bench(spec: Spec, plan: Any, options: argparse.Namespace) -> int:
+def _bench(spec: Spec, plan: Any, options: argparse.Namespace, *, folder: Path) -> int:
     from ..runtimes.serving.bench import Target, measure
     from ..runtimes.serving.bench_report import figures, plot, table
 
@@ -49,7 +49,7 @@ def _bench(spec: Spec, plan: Any, options: argparse.Namespace) -> int:
     target = Target(options.url, spec.name, key=options.key, token_ids=min(options.token_ids, spec.model.vocab_size))
     slo = spec.serve.slo.model_dump(exclude_none=True) if spec.serve.slo else {}
     predicted = plan.serve.predicted.model_dump() if plan is not None and plan.serve is not None else {}
-    load = load_of(spec.serve.workload, options, longest=spec.serve.max_seq_len)
+    load = load_of(spec.serve.workload, options, longest=spec.serve.max_seq_len, folder=folder)
     measured = asyncio.run(measure(target, load, seed=options.seed))
     found = figures(measured, slo=slo, predicted={k: v for k, v in predicted.items() if isinstance(v, int | float)})
     print(json.dumps(found, indent=2) if options.json else table(found))
@@ -59,13 +59,16 @@ def _bench(spec: Spec, plan: Any, options: argparse.Namespace) -> int:
     return FINE if not measured.errors else 1
 
 
-def load_of(workload: Workload | None, options: argparse.Namespace, *, longest: int) -> Sequence[Arrival] | ClosedLoop:
-    """What to send: options first, then the spec's workload."""
+def load_of(
+    workload: Workload | None, options: argparse.Namespace, *, longest: int, folder: Path
+) -> Sequence[Arrival] | ClosedLoop:
+    """What to send: options first, then the workload of the spec, which lies in `folder`."""
     from ..runtimes.serving.arrivals import bursts, closed_loop, fixed, read_trace, varied
 
-    trace = options.trace or (workload and workload.trace)
-    if trace:
-        return read_trace(Path(trace))
+    if options.trace:
+        return read_trace(Path(options.trace))
+    if workload and workload.trace and not (options.rate or options.concurrency):
+        return read_trace(folder / workload.trace)
     asked = options.input_tokens or (workload and workload.input_tokens) or DEFAULT_TOKENS
     answered = options.output_tokens or (workload and workload.output_tokens) or DEFAULT_TOKENS
     lengths = varied(asked, answered, longest=longest) if options.spread else fixed(asked, answered)

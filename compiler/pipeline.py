@@ -198,7 +198,7 @@ class _Compilation:
         if spec.serve is not None:
             from .planner.serve_plan import plan_serving
 
-            serve = plan_serving(wanted, run_passes(build_model(spec.model, name=spec.name)))
+            serve = plan_serving(wanted, run_passes(build_model(spec.model, name=spec.name)), folder=self.path.parent)
             self._tell(serve.diagnostics)
         plan = Plan(
             name=spec.name,

@@ -156,3 +156,11 @@ def serving_software(name: str = "llmc", *, architecture: str) -> ServingSoftwar
 def protocol_from(tables: Table) -> Mapping[str, float]:
     """Facts of how some published rows were measured."""
     return _values(tables["protocol"])
+
+
+def interval_of(name: str, spread: Spread) -> Spread:
+    """Of a median, `ttft` or `tpot`, on devices of this spread: what published rows say, wider where the spread is wider."""
+    known = serving_table()["intervals"]
+    usual, found = known["tpot"], known[name]
+    low = found["low"] * min(1.0, spread.low / usual["low"])
+    return Spread(low=low, high=found["high"] * max(1.0, spread.high / usual["high"]))

@@ -13,7 +13,7 @@ from .numbers import gib
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
-    from ..planner.plan import ServePlan
+    from ..planner.plan import ServeLimit, ServePlan
     from .experts import ExpertsView
 
 
@@ -63,7 +63,7 @@ class ServeView:
     """Requests that may wait for a slot; more are refused with 429."""
     max_waiting_reason: str
     max_waiting_tokens: int
-    """Prompt tokens that may wait: (ttft_slo - prefill) * prefill rate, from the plan."""
+    """Prompt tokens that may wait beside a single prompt: (ttft_slo - prefill) * prefill rate, from the plan."""
     max_waiting_tokens_reason: str
     max_wait_steps: int | None
     """Steps that a request may be expected to wait before it begins; more and it is refused. None without an objective."""
@@ -165,30 +165,25 @@ class _QueueBound:
 
 
 def _queue_bound(spec: Spec, plan: ServePlan) -> _QueueBound:
-    """How much may wait so that the last of it still starts within the objective for the first token.
+    """How much may wait so that the last of it still starts within the objective for the first token: the plan's limits.
 
-        max_wait_steps     = (ttft_slo - ttft) / tpot              steps until a place in the batch is free, told by the scheduler
-        max_waiting_tokens = (ttft_slo - ttft) * prefill_rate
-
-    The time of a step is the 99th percentile of the time per token, and the rate is that of the planned prompt, whose prefill
-    is within its time to first token, so the bounds are on the safe side. As many requests as run may wait: all of them may
-    begin at once when all answers end at once.
+    Without an objective, as much as runs may wait.
     """
     assert spec.serve is not None
-    slo, workload = spec.serve.slo, spec.serve.workload
-    prompt = (workload.input_tokens if workload else None) or plan.layout.prefill_chunk
-    longest, batch, at = spec.serve.max_seq_len, plan.layout.max_batch, plan.predicted
-    asked_ms = (slo.ttft_p99_ms or slo.ttft_p50_ms) if slo else None
-    if asked_ms is None:
-        return _QueueBound(batch, "as many as run", batch * longest, "as many of the longest as run", None, "")
-    spare_ms = max(0.0, asked_ms - at.ttft_p50_ms)
-    spare = f"({asked_ms:g} ms objective - {at.ttft_p50_ms:.3g} ms)"
-    tokens_per_s = prompt / at.ttft_p50_ms * 1e3
+    longest, batch = spec.serve.max_seq_len, plan.layout.max_batch
+    limits = {limit.name: limit for limit in plan.limits}
+    tokens, steps = limits.get("max_queued_tokens"), limits.get("max_wait_steps")
+    requests = limits.get("max_queued_requests")
     return _QueueBound(
-        requests=batch,
+        requests=requests.value if requests is not None else batch,
         requests_reason="as many as run",
-        tokens=max(longest, int(spare_ms / 1e3 * tokens_per_s)),  # the longest prompt must be able to wait
-        tokens_reason=f"{spare} at {tokens_per_s:,.0f} tokens/s, at least the longest",
-        steps=int(spare_ms / at.tpot_p99_ms),
-        steps_reason=f"{spare} of {at.tpot_p99_ms:.3g} ms",
+        tokens=tokens.value if tokens is not None else batch * longest,
+        tokens_reason=_worked_out(tokens) if tokens is not None else "as many of the longest as run",
+        steps=steps.value if steps is not None else None,
+        steps_reason=_worked_out(steps) if steps is not None else "",
     )
+
+
+def _worked_out(limit: ServeLimit) -> str:
+    """The numbers of an inequality: `a <= b - c = 500 ms - 20 ms = 480` is "500 ms - 20 ms"."""
+    return limit.inequality.split(" = ")[-2].replace("*", "x")

@@ -145,6 +145,15 @@ class ServeRejected(_Part):
     binding: str
 
 
+class ServeInterval(_Part):
+    """Between which the medians of `predicted` are, nine times in ten."""
+
+    ttft_p50_low_ms: float
+    ttft_p50_high_ms: float
+    tpot_p50_low_ms: float
+    tpot_p50_high_ms: float
+
+
 class ServeLimit(_Part):
     """A bound that follows from the plan, with the inequality that it comes from. Of one replica."""
 
@@ -161,6 +170,7 @@ class ServePlan(_Part):
     alternatives: tuple[ServeAlternative, ...] = ()
     rejected: tuple[ServeRejected, ...] = ()
     limits: tuple[ServeLimit, ...] = ()
+    interval: ServeInterval | None = Field(default=None, description="null: of a plan that was made by hand.")
     simulated_requests: int | None = Field(
         default=None, description="Requests that `predicted`'s percentiles are over; null: from closed forms."
     )

@@ -26,7 +26,7 @@ from .figures import (
     two_tables,
     wrap,
 )
-from .plan import Plan, ServePrediction, TrainPrediction
+from .plan import Plan, ServeInterval, ServePrediction, TrainPrediction
 from .shadow import serve_prices, train_prices
 from .train_search import runners_up
 from .words import engine_words, layout_line, serve_line
@@ -209,6 +209,7 @@ def _serving(serve: ServeOutcome, spec: Spec, asked: Asked) -> list[str]:
         a_million = an_hour / (predicted.output_tokens_per_s * 3600 / 1e6)
         facts.append(f"${an_hour:.2f}/h, ${a_million:.2f} a million tokens")
     lines += row_of_facts(facts)
+    lines += [_medians(plan.interval)] if plan.interval is not None else []
     memory = predicted.memory_gib
     rows = [("weights", memory.weights), ("kv cache", memory.kv_cache), ("buffers", memory.buffers)]
     lines += ["", f"    memory a device   {memory.peak:.1f} of {serve.machine.memory_bytes / GIB:.1f} GiB"]
@@ -228,6 +229,13 @@ def _serving(serve: ServeOutcome, spec: Spec, asked: Asked) -> list[str]:
     if asked.prices:
         lines += explain.prices(serve_prices(spec, serve))
     return lines
+
+
+def _medians(interval: ServeInterval) -> str:
+    """How far off they may be."""
+    ttft = f"{milliseconds(interval.ttft_p50_low_ms)} – {milliseconds(interval.ttft_p50_high_ms)}"
+    tpot = f"{milliseconds(interval.tpot_p50_low_ms)} – {milliseconds(interval.tpot_p50_high_ms)}"
+    return f"  medians, nine times in ten: first token {ttft}, each token {tpot}"
 
 
 def _serve_times(predicted: ServePrediction) -> str:

@@ -2,7 +2,11 @@
 
 weights + max_batch · tokens · bytes_per_token + buffers <= memory                     max_batch, kv_cache_tokens
 ttft + waiting_tokens / prefill_rate <= ttft_slo                                       max_queued_tokens
-ttft + waiting · (ttft + out · tpot) / max_batch <= ttft_slo                           max_queued_requests
+waiting <= max_batch                                                                   max_queued_requests
+ttft + waiting_steps · tpot <= ttft_slo                                                max_wait_steps
+
+A step takes the 99th percentile of the time per token, so that the bound is on the safe side; the scheduler tells how many steps a
+request would wait. These are the numbers that the server goes by (lower/serving.py).
 """
 
 from __future__ import annotations
@@ -24,14 +28,12 @@ def limits_of(candidate: Candidate, serve: Serve) -> tuple[ServeLimit, ...]:
     limits = [_cache(candidate), _batch(candidate)]
     slo = serve.slo
     asked_ms = (slo.ttft_p99_ms or slo.ttft_p50_ms) if slo is not None else None
-    if asked_ms is None or serve.workload is None:
+    if asked_ms is None:
         return tuple(limits)
-    load = candidate.load
-    prompt, answer = round(load.input_tokens), round(load.output_tokens)
+    prompt = round(candidate.load.input_tokens)
     prefill_s = engine.prefill_s(prompt)
     rate = prompt / max(prefill_s, 1e-9)
-    spare_s = max(0.0, asked_ms / 1e3 - prefill_s)
-    tokens = int(spare_s * rate)
+    tokens = int(max(0.0, asked_ms / 1e3 - prefill_s) * rate)
     limits.append(
         ServeLimit(
             name="max_queued_tokens",
@@ -42,16 +44,21 @@ def limits_of(candidate: Candidate, serve: Serve) -> tuple[ServeLimit, ...]:
             ),
         )
     )
-    whole_s = service.ttft_p50_s + answer * service.tpot_p99_s
-    spare_s = max(0.0, asked_ms / 1e3 - service.ttft_p50_s)
-    requests = int(spare_s * candidate.max_batch / whole_s)
     limits.append(
         ServeLimit(
             name="max_queued_requests",
-            value=requests,
+            value=candidate.max_batch,
+            inequality=f"max_queued_requests <= max_batch = {candidate.max_batch}: when all answers end together, so many begin",
+        )
+    )
+    steps = int(max(0.0, asked_ms / 1e3 - service.ttft_p50_s) / service.tpot_p99_s)
+    limits.append(
+        ServeLimit(
+            name="max_wait_steps",
+            value=steps,
             inequality=(
-                f"max_queued_requests <= (ttft_slo - ttft) * max_batch / (ttft + out * tpot) = ({asked_ms:g} ms -"
-                f" {service.ttft_p50_s * 1e3:.3g} ms) * {candidate.max_batch} / {whole_s * 1e3:,.0f} ms = {requests:,}"
+                f"max_wait_steps <= (ttft_slo - ttft) / tpot = ({asked_ms:g} ms - {service.ttft_p50_s * 1e3:.3g} ms)"
+                f" / {service.tpot_p99_s * 1e3:.3g} ms = {steps:,}"
             ),
         )
     )

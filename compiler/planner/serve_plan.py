@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING
 from ...spec.diagnostics import Diagnostic, diagnose
 from ...spec.units import GIB
 from ..cost.serving import Engine
+from ..cost.serving_constants import interval_of
 from ..topology.machine import Machine, machine_of
-from .plan import ServeAlternative, ServeLayout, ServeMemory, ServePlan, ServePrediction, ServeRejected
+from .plan import ServeAlternative, ServeInterval, ServeLayout, ServeMemory, ServePlan, ServePrediction, ServeRejected
 from .serve_disaggregated import best_disaggregated
 from .serve_finalists import play_finalists
 from .serve_limits import limits_of
 from .serve_remedy import serving_remedy
 from .serve_search import TOO_MANY, Candidate, ServeSearch, load_of, search_serving
+from .serve_trace import with_trace
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ...spec.document import Spec
     from ...spec.serving import Serve
     from ..ir.graph import Graph
@@ -35,21 +39,28 @@ class ServeOutcome:
     machine: Machine
     price_per_hour_usd: float | None
     """Of a device."""
+    folder: Path
+    """Of the spec."""
 
 
-def plan_serving(spec: Spec, graph: Graph) -> ServeOutcome:
-    """Plan the server of a spec. `graph` ends in logits."""
+def plan_serving(spec: Spec, graph: Graph, *, folder: Path) -> ServeOutcome:
+    """Plan the server of a spec, which lies in `folder`. `graph` ends in logits."""
     assert spec.serve is not None
     machine = machine_of(spec.hardware)
+    serve = with_trace(spec.serve, folder=folder)
+    if isinstance(serve, Diagnostic):
+        return ServeOutcome(None, (serve,), ServeSearch(), machine, None, folder)
+    spec = spec.model_copy(update={"serve": serve})
+    assert spec.serve is not None
     found = search_serving(spec.serve, graph, machine)
     play_finalists(found, spec.serve)
     price = spec.hardware.price_per_hour_usd
     if found.good:
-        return ServeOutcome(_plan(found.good[0], found, spec.serve, meets_slo=True), (), found, machine, price)
+        return ServeOutcome(_plan(found.good[0], found, spec.serve, meets_slo=True), (), found, machine, price, folder)
     diagnostics = _nothing(spec, graph, found, machine)
     nearest = next((each for each in found.bad if each.service is not None), None)
     plan = _plan(nearest, found, spec.serve, meets_slo=False) if nearest is not None else None
-    return ServeOutcome(plan, tuple(diagnostics), found, machine, price)
+    return ServeOutcome(plan, tuple(diagnostics), found, machine, price, folder)
 
 
 def _nothing(spec: Spec, graph: Graph, found: ServeSearch, machine: Machine) -> list[Diagnostic]:
@@ -155,6 +166,19 @@ def predict(candidate: Candidate) -> ServePrediction:
     )
 
 
+def interval(candidate: Candidate) -> ServeInterval:
+    """How far off its medians may be."""
+    service = candidate.service
+    assert service is not None
+    ttft, tpot = (interval_of(name, candidate.engine.constants.spread) for name in ("ttft", "tpot"))
+    return ServeInterval(
+        ttft_p50_low_ms=service.ttft_p50_s * ttft.low * 1e3,
+        ttft_p50_high_ms=service.ttft_p50_s * ttft.high * 1e3,
+        tpot_p50_low_ms=service.tpot_p50_s * tpot.low * 1e3,
+        tpot_p50_high_ms=service.tpot_p50_s * tpot.high * 1e3,
+    )
+
+
 def _plan(chosen: Candidate, found: ServeSearch, serve: Serve, *, meets_slo: bool) -> ServePlan:
     apart = best_disaggregated(found, serve)
     others = [each for each in found.good if each is not chosen][:MAX_ALTERNATIVES]
@@ -169,6 +193,7 @@ def _plan(chosen: Candidate, found: ServeSearch, serve: Serve, *, meets_slo: boo
             for each in found.bad[:MAX_REJECTED]
         ),
         limits=limits_of(chosen, serve),
+        interval=interval(chosen),
         simulated_requests=chosen.simulated_requests,
         disaggregated=apart.line() if apart is not None and apart.devices < chosen.devices else None,
     )

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
 from ..cost.serving import Prompt
+from .serve_trace import recorded
 
 if TYPE_CHECKING:
     from ...runtimes.serving.arrivals import Arrival, ClosedLoop
@@ -79,7 +81,13 @@ def _arrivals(serve: Serve, load: Load) -> Sequence[Arrival] | ClosedLoop:
 
     asked, answered = round(load.input_tokens), max(1, round(load.output_tokens))
     longest = serve.max_seq_len
+    workload = serve.workload
     num_requests = int(min(MOST_REQUESTS, max(LEAST_REQUESTS, MAX_CHUNKS / answered)))
+    if workload is not None and workload.trace is not None and workload.requests_per_s and load.requests_per_s:
+        share = round(
+            workload.requests_per_s / load.requests_per_s
+        )  # of the replicas and their stages, each has one in so many
+        return recorded(FilePath(workload.trace))[::share][:num_requests]
     lengths = varied(asked, answered, spread=LENGTH_SPREAD, longest=longest)
     if load.is_static:
         return closed_loop(

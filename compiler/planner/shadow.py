@@ -65,7 +65,7 @@ def serve_prices(spec: Spec, serve: ServeOutcome) -> list[Price]:
     graph = serve.found.good[0].engine.graph
     prices = []
     for change, hardware in _machines(spec.hardware, has_network=serve.machine.num_devices > 1):
-        again = plan_serving(spec.model_copy(update={"hardware": hardware}), graph).plan
+        again = plan_serving(spec.model_copy(update={"hardware": hardware}), graph, folder=serve.folder).plan
         if again is None or not again.meets_slo:
             continue
         other = again.layout if again.layout != serve.plan.layout else None

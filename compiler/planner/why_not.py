@@ -121,7 +121,7 @@ def _serving(entry: PlanEntry, serve: ServeOutcome, pins: Pins) -> list[str]:
     if all(getattr(chosen.layout, name) == value for name, value in pins.items()):
         return ["     the chosen engine has it"]
     tried = [*serve.found.good, *serve.found.bad]
-    asked = plan_serving(pin_serving(entry.spec, pins), tried[0].engine.graph)
+    asked = plan_serving(pin_serving(entry.spec, pins), tried[0].engine.graph, folder=serve.folder)
     if asked.plan is None or not asked.plan.meets_slo:
         nearest = [f"     the nearest: {engine_words(asked.plan.layout)}"] if asked.plan is not None else []
         return [*nearest, *_told(asked.diagnostics)]

@@ -188,6 +188,34 @@ class BelowPhysicalLimit(Code):
         """
 
 
+class UnusableTrace(Code):
+    """The recorded requests of `serve.workload.trace` cannot be played.
+
+    A trace is a .jsonl, its path relative to the spec, with a line for each request: {"time_s": 0.25, "input_tokens": 900,
+    "output_tokens": 120}. It says the rate and the lengths, so they are not said again beside it.
+    """
+
+    id = "P222"
+    slug = "unusable-trace"
+    stage = "plan"
+    failing = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 1, per_node: 1}
+        serve:
+          max_seq_len: 8192
+          workload: {trace: nowhere.jsonl}
+        """
+    fixed = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 1, per_node: 1}
+        serve:
+          max_seq_len: 8192
+          workload: {input_tokens: 2048, output_tokens: 256, requests_per_s: 1}
+        """
+
+
 class UnknownNetwork(Code):
     """The bandwidth between nodes is in neither the spec nor the catalog, so one is assumed.
 

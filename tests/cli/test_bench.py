@@ -15,8 +15,8 @@ OPEN = Workload(input_tokens=10, output_tokens=5, requests_per_s=4.0)
 CLOSED = Workload(input_tokens=10, output_tokens=5, concurrency=3)
 
 
-def load(workload: Workload | None, *args: str):
-    return load_of(workload, _parser().parse_args(["--requests", "8", *args]), longest=64)
+def load(workload: Workload | None, *args: str, folder: Path = Path()):
+    return load_of(workload, _parser().parse_args(["--requests", "8", *args]), longest=64, folder=folder)
 
 
 def test_the_specs_workload_is_sent():
@@ -32,6 +32,9 @@ def test_options_come_before_the_spec(tmp_path: Path):
     assert len({arrival.input_tokens for arrival in load(OPEN, "--spread")}) > 1
     (tmp_path / "t.jsonl").write_text('{"time_s": 1, "input_tokens": 5, "output_tokens": 2}\n')
     assert load(OPEN, "--trace", str(tmp_path / "t.jsonl")) == [Arrival(1.0, 5, 2)]
+    traced = Workload(trace="t.jsonl")
+    assert load(traced, folder=tmp_path) == [Arrival(1.0, 5, 2)], "relative to the spec"
+    assert len(load(traced, "--rate", "2", folder=tmp_path)) == 8
 
 
 def test_a_server_that_is_not_there_is_a_failure_beside_the_plan(llmc):

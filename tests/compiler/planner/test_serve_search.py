@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from llmc.compiler.cost.load import Load, serve_open
 from llmc.compiler.cost.serving import Engine, EngineShape, Prompt
+from llmc.compiler.cost.serving_constants import interval_of, serve_constants_of
 from llmc.compiler.pipeline import PlanEntry, plan_specs
 from llmc.compiler.planner.serve_simulation import step_time
 
@@ -75,7 +77,13 @@ def test_a_static_batch_and_a_closed_loop_are_played_as_such(plan):
 def test_limits_say_their_inequality_and_keep_it(plan):
     entry = plan(workload(8))
     limits = {each.name: each for each in served(entry).limits}
-    assert list(limits) == ["kv_cache_tokens", "max_batch", "max_queued_tokens", "max_queued_requests"]
+    assert list(limits) == [
+        "kv_cache_tokens",
+        "max_batch",
+        "max_queued_tokens",
+        "max_queued_requests",
+        "max_wait_steps",
+    ]
     queued = limits["max_queued_tokens"]
     figures = re.search(r"\(([\d.]+) ms - ([\d.]+) ms\) \* ([\d,]+) tokens/s", queued.inequality)
     assert figures is not None
@@ -86,6 +94,74 @@ def test_limits_say_their_inequality_and_keep_it(plan):
     assert batch is not None
     held, room = (int(each.replace(",", "")) for each in batch.groups())
     assert held <= room
+
+
+def test_the_server_goes_by_the_limits_of_its_plan(plan):
+    from llmc.compiler.lower.serving import lower_serve
+
+    entry = plan(workload(8))
+    found = served(entry)
+    limits = {each.name: each.value for each in found.limits}
+    view = lower_serve(entry.spec, found, origin="s.yaml", device="cuda")
+    assert view.max_waiting_tokens == limits["max_queued_tokens"]
+    assert view.max_waiting == limits["max_queued_requests"] == found.layout.max_batch
+    assert view.max_wait_steps == limits["max_wait_steps"]
+    steps = re.search(r"\(([\d.]+) ms - ([\d.]+) ms\) / ([\d.]+) ms", found.limits[-1].inequality)
+    assert steps is not None
+    slo_ms, ttft_ms, tpot_ms = map(float, steps.groups())
+    assert view.max_wait_steps == pytest.approx((slo_ms - ttft_ms) / tpot_ms, rel=0.05, abs=1)
+
+
+def test_medians_have_ends_and_those_of_unknown_devices_are_further_apart(plan):
+    found = served(plan(workload(8)))
+    at, ends = found.predicted, found.interval
+    assert ends is not None
+    assert ends.tpot_p50_low_ms < at.tpot_p50_ms < ends.tpot_p50_high_ms
+    assert ends.ttft_p50_low_ms < at.ttft_p50_ms < ends.ttft_p50_high_ms
+    assert ends.ttft_p50_high_ms / at.ttft_p50_ms > ends.tpot_p50_high_ms / at.tpot_p50_ms, "queues err beside steps"
+    known = interval_of("tpot", serve_constants_of("hopper").spread)
+    unknown = interval_of("tpot", serve_constants_of("no such", kind="gpu").spread)
+    assert unknown.high > known.high
+    assert unknown.low < known.low
+
+
+def trace(folder: Path, *, burst: int, rate: float, num: int = 400) -> str:
+    """Requests in bursts, with one rate however large these are."""
+    lines = [
+        json.dumps({"time_s": (number // burst) * burst / rate, "input_tokens": 900 + number % 3, "output_tokens": 120})
+        for number in range(num)
+    ]
+    (folder / f"burst{burst}.jsonl").write_text("\n".join(lines))
+    return f"{{max_seq_len: 8192, workload: {{trace: burst{burst}.jsonl}}, slo: {{ttft_p99_ms: 5000}}}}"
+
+
+def test_a_trace_is_played_as_it_was_recorded(plan, tmp_path: Path):
+    smooth, bursty = (served(plan(trace(tmp_path, burst=burst, rate=4), devices=1)) for burst in (1, 40))
+    assert smooth.simulated_requests == bursty.simulated_requests > 100
+    assert smooth.predicted.requests_per_s == pytest.approx(4, rel=0.15)
+    assert bursty.predicted.ttft_p99_ms > 2 * smooth.predicted.ttft_p99_ms, "same rate, other arrivals"
+
+
+def test_replicas_share_a_trace(plan, tmp_path: Path):
+    found = served(plan(trace(tmp_path, burst=1, rate=60, num=4000), devices=8))
+    assert found.layout.replicas > 1
+    assert found.simulated_requests is not None
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (None, "the trace cannot be used"),
+        ('{"time_s": 1}', "is not a recorded request"),
+        ('{"time_s": 1, "input_tokens": 2, "output_tokens": 3}', "at one moment has no rate"),
+    ],
+)
+def test_a_trace_that_cannot_be_played_is_told(plan, tmp_path: Path, lines: str | None, message: str):
+    if lines is not None:
+        (tmp_path / "t.jsonl").write_text(lines)
+    entry = plan("{max_seq_len: 8192, workload: {trace: t.jsonl}}", devices=1)
+    assert [each.code for each in entry.diagnostics] == ["P222"]
+    assert message in entry.diagnostics[0].message
 
 
 def test_the_first_format_wins_where_devices_are_equal(plan):
