@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from .layers import LayersView
     from .parallel import ContextView, TensorView
     from .pipeline import PipelineView
-    from .spmd import SpmdView
     from .position import PositionView
+    from .spmd import SpmdView
 
 BlockKind = Literal["pre", "post", "sandwich", "parallel_shared", "parallel_separate"]
 
@@ -211,6 +211,7 @@ class ModelView:
         if self.experts is not None and (self.experts.is_router_fp32 or "F." in self.mlp.expression):
             return True
         has_sdpa = not self.attention.is_eager and (self.has_decode or "causal_attention" not in self.kernels)
+        has_sdpa = has_sdpa and self.spmd is None
         has_sdpa = has_sdpa and (self.cp is None or self.cp.kind == "ulysses")
         has_row_bias = self.tp is not None and (self.attention.out_bias or self.mlp.bias)
         is_tied = self.norm.unit_offset or (self.tie_embeddings and self.tp is None)
@@ -224,7 +225,6 @@ class ModelView:
             or (self.needs_positions and (self.cp is None or self.position.kind in ("rope", "sinusoidal")))
             or self.norm.unit_offset
             or self.attention.is_eager
-        has_sdpa = has_sdpa and self.spmd is None
             or self.head_softcap is not None
             or self.mlp.activation == "clamped_swiglu"
             or self.experts is not None
@@ -267,6 +267,7 @@ def lower_model(
     tp: TensorView | None = None,
     cp: ContextView | None = None,
     pp: PipelineView | None = None,
+    spmd: SpmdView | None = None,
     ep: int = 1,
     is_parallel: bool = False,
 ) -> ModelView:
@@ -281,7 +282,6 @@ def lower_model(
     position = lower_position(model, longest=longest)
     has_decode = spec.serve is not None
     experts = lower_experts(spec, tp=tp_size, ep=ep)
-    spmd: SpmdView | None = None,
     called = tuple(kernel.name for kernel in kernels if kernel.name in _MODEL_KERNELS)
     return ModelView(
         name=spec.name,
@@ -313,6 +313,7 @@ def lower_model(
         tp=tp,
         cp=cp,
         pp=pp,
+        spmd=spmd,
         is_parallel=is_parallel,
         loss_chunk=chunk_of(-(-model.vocab_size // tp_size), precision=spec.train[0].precision)
         if tp and spec.train
@@ -326,7 +327,6 @@ def longest_sequence(spec: Spec) -> int:
     lengths = [stage.seq_len for stage in spec.train or ()]
     if spec.serve is not None:
         lengths.append(spec.serve.max_seq_len)
-        spmd=spmd,
     return max(lengths, default=spec.model.max_seq_len)
 
 
