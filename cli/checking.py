@@ -24,7 +24,7 @@ def examine() -> int:
     for name in PACKAGES:
         _row(name, _version(name) or "not installed")
     print("\nmachine")
-    _row("processor", f"{_cpu_model()}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores for this process")
+    _row("processor", f"{cpu_model()}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores for this process")
     flags = _cpu_flags()
     _row("instructions", ", ".join(flag for flag in CPU_FLAGS if flag in flags) or "none of the known ones")
     _row("memory", _memory())
@@ -62,7 +62,7 @@ def _cpuinfo(key: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     return _cpuinfo("model name") or platform.processor() or "unknown processor"
 
 

@@ -201,8 +201,18 @@ def backtest(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Measure this machine's processor; a spec that extends FILE is planned for it."),
+    ] = None,
+) -> None:
     """Show versions, this machine, and what works here."""
+    if calibrate is not None:
+        from .calibrating import write_calibration
+
+        _exit(write_calibration(calibrate))
+        return
     from .checking import examine
 
     _exit(examine())

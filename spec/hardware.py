@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from .base import Node
-from .units import Count, Flag, GBPerSecond, GiB, NotAFlag, TeraFlops, Usd, Watts
+from .units import Count, Flag, GBPerSecond, GiB, NotAFlag, Positive, TeraFlops, Usd, Watts
 
 _TOPOLOGY = re.compile(r"[1-9]\d{0,4}(x[1-9]\d{0,4}){1,2}")
 
@@ -80,6 +80,10 @@ class Accelerator(Node):
     torus: Torus | None = Field(default=None, description="The wires of a torus, for devices built as one.")
     per_node: Count = Field(default=8, description="Devices in a node.")
     tdp_w: Watts | None = Field(default=None, description="Power a device draws at most.")
+    op_us: Positive | None = Field(
+        default=None,
+        description="Time that starting and ending a small op takes, measured; null: what the cost model has for the kind.",
+    )
 
 
 class Host(Node):

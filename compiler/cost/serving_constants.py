@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -62,6 +62,15 @@ class ServeConstants:
     flash_half_tokens: float
     memory_fraction: float
     spread: Spread
+    op_s: float = 0.0
+    """A small op's time for which `step_s` and `layer_floor_s` stand; 0 where neither is made of such."""
+
+    def of_machine(self, op_s: float | None) -> ServeConstants:
+        """For a machine on which a small op was measured: what a host does between products takes as much longer or shorter."""
+        if op_s is None or not self.op_s:
+            return self
+        ratio = op_s / self.op_s
+        return replace(self, step_s=self.step_s * ratio, layer_floor_s=self.layer_floor_s * ratio, op_s=op_s)
 
 
 @dataclass(frozen=True)

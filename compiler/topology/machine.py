@@ -55,6 +55,8 @@ class Machine:
     constants: DeviceConstants
     price_per_hour_usd: float | None
     tdp_w: float | None
+    op_s: float | None = None
+    """Of starting and ending a small op, where somebody measured it."""
 
     pod_size: int | None = None
     """Devices between which the network is as wide as their ports; beyond, it is `pod_bytes_per_s` a device."""
@@ -160,6 +162,7 @@ def machine_of(hardware: Hardware) -> Machine:
         constants=constants,
         price_per_hour_usd=hardware.price_per_hour_usd,
         tdp_w=device.tdp_w,
+        op_s=device.op_us * 1e-6 if device.op_us is not None else None,
         pod_size=hardware.pod.devices if hardware.pod is not None else None,
         pod_bytes_per_s=_pod_bytes_per_s(
             hardware, within=(slow or DEFAULT_INTER_NODE_BYTES_PER_S) * constants.network_share

@@ -1,0 +1,85 @@
+"""The plan of the CPU server beside what it does: time to first token, time per token and rate, at three loads.
+
+    python benchmarks/serving_prediction.py [--requests 60] [--preset smollm-135m]
+
+The machine is measured first (`llmc doctor --calibrate`); then the server is built from a spec that extends the result, started with
+random weights, and sent Poisson arrivals at 0.3, 0.5 and 0.7 of the rate that the plan holds. A busy machine spoils it: the
+script prints the load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+LLMC = [sys.executable, "-m", "llmc.cli.main"]
+LOADS = (0.3, 0.5, 0.7)
+INPUT, OUTPUT = 64, 32
+SPEC = """llmc: 1
+extends: here.yaml
+name: bench
+model: {{preset: {preset}}}
+serve:
+  max_seq_len: 256
+  weights: {{dtype: bf16}}
+  layout: {{max_batch: 8, prefill_chunk: 128}}
+  workload: {{input_tokens: {input}, output_tokens: {output}, requests_per_s: {rate}}}
+"""
+ROWS = ("ttft_p50_ms", "ttft_p99_ms", "tpot_p50_ms", "tpot_p99_ms", "output_tokens_per_s")
+
+
+def llmc(folder: Path, *words: str) -> str:
+    return subprocess.run([*LLMC, *words], cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def planned(folder: Path, *, preset: str, rate: float) -> dict[str, float]:
+    (folder / "spec.yaml").write_text(SPEC.format(preset=preset, input=INPUT, output=OUTPUT, rate=rate))
+    (plan,) = json.loads(llmc(folder, "plan", "spec.yaml", "--json"))
+    return plan["serve"]["predicted"]
+
+
+def capacity(folder: Path, preset: str) -> float:
+    """Requests a second that a full batch answers, by the plan: of each, its prompt and its share of the steps."""
+    at = planned(folder, preset=preset, rate=0.05)
+    return 1e3 / (at["ttft_p50_ms"] + OUTPUT * at["tpot_p50_ms"] / 4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=60)
+    parser.add_argument("--preset", default="smollm-135m")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print(llmc(folder, "doctor", "--calibrate", "here.yaml"))
+        rate = capacity(folder, args.preset)
+        llmc(folder, "build", "spec.yaml")
+        command = [sys.executable, "build/bench/serve.py", "--random", "--port", "0"]
+        server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().removeprefix("serving on ").strip()
+            for share in LOADS:
+                predicted = planned(folder, preset=args.preset, rate=rate * share)
+                words = ("--url", url, "--json", "--spread", "--requests", str(args.requests))
+                measured = json.loads(llmc(folder, "run", "bench", "spec.yaml", *words))
+                show(share, rate * share, measured, predicted)
+        finally:
+            server.terminate()
+            server.wait(60)
+
+
+def show(share: float, rate: float, measured: dict[str, float], predicted: dict[str, float]) -> None:
+    print(f"{rate:.2f} requests/s ({share:.0%} of what the plan holds), load of the machine {os.getloadavg()[0]:.1f}")
+    for row in ROWS:
+        error = predicted[row] / measured[row] - 1
+        print(f"  {row:<22}{measured[row]:>10.4g} measured{predicted[row]:>10.4g} planned{error:>+9.0%}")
+
+
+if __name__ == "__main__":
+    main()

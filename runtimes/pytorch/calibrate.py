@@ -1,0 +1,92 @@
+"""What this machine's processor does: bandwidth, matrix products and the time of a small op, as the cost model means them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .cpu import use_threads
+
+READ_BYTES = 256 * 2**20
+"""Well beyond the caches."""
+PRODUCT_SIZE = 1024
+SMALL = 16
+"""Elements of an op that does nothing but start and end."""
+TRIED_S = 2.0
+"""For each figure."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    threads: int
+    read_bytes_per_s: float
+    copied_bytes_per_s: float
+    """Read and written, half of it each."""
+    flops_per_s: dict[str, float]
+    """By format; those that torch cannot multiply here are not there."""
+    op_s: float
+
+
+def calibrate(threads: int | None = None, *, tried_s: float = TRIED_S) -> Calibration:
+    """Rates are those of the fastest twentieth of the turns, a small op's time is the median: others use the machine too."""
+    chosen = use_threads(threads)
+    large, other = torch.ones(READ_BYTES // 4), torch.empty(READ_BYTES // 4)
+    read_s = quickest(large.sum, tried_s)
+    copied_s = quickest(lambda: other.copy_(large), tried_s)
+    flops = {
+        name: 2 * PRODUCT_SIZE**3 / found for name, work in _products().items() if (found := quickest(work, tried_s))
+    }
+    small = torch.ones(SMALL)
+    return Calibration(
+        threads=chosen,
+        read_bytes_per_s=READ_BYTES / read_s,
+        copied_bytes_per_s=2 * READ_BYTES / copied_s,
+        flops_per_s=flops,
+        op_s=middle(lambda: small.add_(1), tried_s / 4),
+    )
+
+
+def _products() -> dict[str, Callable[[], object]]:
+    size = (PRODUCT_SIZE, PRODUCT_SIZE)
+    fp32, bf16 = torch.ones(size), torch.ones(size, dtype=torch.bfloat16)
+    int8 = torch.ones(size, dtype=torch.int8)
+    found = {
+        "fp32": lambda: torch.mm(fp32, fp32),
+        "bf16": lambda: torch.mm(bf16, bf16),
+        "int8": lambda: torch.ops.aten._int_mm(int8, int8),
+    }
+    return {name: work for name, work in found.items() if _works(work)}
+
+
+def _works(work: Callable[[], object]) -> bool:
+    try:
+        work()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def quickest(work: Callable[[], object], tried_s: float) -> float:
+    """Seconds of a turn, the fifth percentile of all."""
+    taken = sorted(_turns(work, tried_s))
+    return taken[len(taken) // 20]
+
+
+def middle(work: Callable[[], object], tried_s: float) -> float:
+    """The median."""
+    taken = sorted(_turns(work, tried_s))
+    return taken[len(taken) // 2]
+
+
+def _turns(work: Callable[[], object], tried_s: float) -> list[float]:
+    work()  # the first one prepares
+    taken = []
+    end_s = time.perf_counter() + tried_s
+    while not taken or time.perf_counter() < end_s:
+        began_s = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began_s)
+    return taken

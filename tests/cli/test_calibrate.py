@@ -1,0 +1,70 @@
+"""`llmc doctor --calibrate`: what it measures, and that a spec which extends it is planned for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmc.cli import calibrating
+from llmc.cli.calibrating import calibration_text
+from llmc.compiler.pipeline import plan_specs
+from llmc.runtimes.pytorch import calibrate as measuring
+from llmc.runtimes.pytorch.calibrate import Calibration, calibrate
+
+FOUND = Calibration(
+    threads=2,
+    read_bytes_per_s=40e9,
+    copied_bytes_per_s=36e9,
+    flops_per_s={"fp32": 0.4e12, "bf16": 2.4e12},
+    op_s=3e-6,
+)
+SPEC = """llmc: 1
+extends: here.yaml
+model: {preset: smollm-135m}
+serve: {max_seq_len: 512, workload: {input_tokens: 64, output_tokens: 64, requests_per_s: 0.5}}
+"""
+
+
+def tpot_ms(folder: Path, **changes: object) -> float:
+    found = Calibration(**(vars(FOUND) | changes))  # type: ignore[arg-type]
+    text = calibration_text(found, file="here.yaml", torch="2", processor="a CPU", memory_gib=16.0)
+    (folder / "here.yaml").write_text(text)
+    (folder / "spec.yaml").write_text(SPEC)
+    (entry,) = plan_specs([folder / "spec.yaml"])
+    assert [each.code for each in entry.diagnostics] == []
+    assert entry.spec is not None
+    assert entry.spec.hardware.accelerator.memory_gb_s == pytest.approx(found.read_bytes_per_s / 1e9)
+    assert entry.plan.serve is not None
+    return entry.plan.serve.predicted.tpot_p50_ms
+
+
+def test_a_spec_that_extends_a_calibration_is_planned_for_that_machine(tmp_path: Path):
+    measured = tpot_ms(tmp_path)
+    assert tpot_ms(tmp_path, read_bytes_per_s=20e9) > 1.3 * measured
+    assert tpot_ms(tmp_path, op_s=12e-6) > 1.3 * measured
+
+
+def test_every_figure_says_how_it_was_measured(tmp_path: Path):
+    text = calibration_text(FOUND, file="here.yaml", torch="2", processor="a CPU", memory_gib=16.0)
+    figures = [line for line in text.splitlines() if any(character.isdigit() for character in line)]
+    assert all("#" in line for line in figures)
+
+
+def test_this_machine_can_be_measured():
+    found = calibrate(1, tried_s=0.02)
+    assert found.threads == 1
+    assert min(found.read_bytes_per_s, found.copied_bytes_per_s, found.op_s, *found.flops_per_s.values()) > 0
+    assert {"fp32", "bf16"} <= set(found.flops_per_s)
+    assert found.op_s < 1e-3
+
+
+def test_the_command_writes_the_file_and_says_when_it_cannot(llmc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measuring, "calibrate", lambda: FOUND)
+    monkeypatch.setattr(calibrating.os, "getloadavg", lambda: (7.0, 0.0, 0.0))
+    ran = llmc("doctor", "--calibrate", tmp_path / "here.yaml")
+    assert ran.status == 0
+    assert (tmp_path / "here.yaml").read_text() in ran.out
+    assert "the load is 7.0" in ran.err
+    gone = llmc("doctor", "--calibrate", tmp_path / "nowhere/here.yaml")
+    assert (gone.status, "cannot be written: No such file" in gone.err) == (2, True)
