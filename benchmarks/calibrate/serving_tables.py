@@ -5,8 +5,8 @@
     python benchmarks/calibrate/serving_tables.py FOLDER --write   # and write compiler/cost/tables/
 
 A table holds measured / law on a coarse grid of shapes, the law fitted to all points of its op; between grid points the ratio is
-interpolated in log-shape space (compiler/cost/op_tables.py). Errors are over the shapes that are in no table. Runs with any
-interpreter that has this package, numpy and pyarrow; without the wheel it says so and does nothing.
+interpolated in log-shape space (compiler/cost/op_tables.py). Errors are those of a table made of one half of the shapes, over the
+other half. Runs with any interpreter that has this package, numpy and pyarrow; without the wheel it says so and does nothing.
 """
 
 from __future__ import annotations
@@ -50,6 +50,11 @@ HEAD_SIZES = (64, 128)
 KEYS = (2, 64, 256, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 SEQUENCE_KV_HEADS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096)
 QUERIES = (1, 4, 8, 16)
+
+NEAR = 0.02
+"""Closer than this, in logarithms, nothing is gained by coming closer still."""
+KEEP = 3.0
+"""Weight of a grid point's own measurement, beside 1 / NEAR for each shape that lies exactly there."""
 
 Columns = dict[str, np.ndarray]
 
@@ -169,8 +174,9 @@ def fit(op: Op, at: Columns, seconds: np.ndarray, device: dict[str, float]) -> l
     return [float(f"{value:.4g}") for value in np.exp(law)]
 
 
-def tabulate(op: Op, at: Columns, ratios: np.ndarray) -> dict[str, Any]:
-    """The grid's ratios; a point that was not measured takes its nearest measured neighbour's along the first axis that has one."""
+def filled(op: Op, at: Columns, ratios: np.ndarray) -> tuple[list[list[int]], np.ndarray]:
+    """The grid's axes and, for each of its points, what was measured there or at its nearest neighbour along the first axis
+    that has one."""
     known = dict(zip(zip(*(at[name] for name in op.axes), strict=True), ratios, strict=True))
     axes = [[value for value in axis if np.any(at[name] == value)] for name, axis in zip(op.axes, op.grid, strict=True)]
     cells = np.array([known.get(shape, np.nan) for shape in itertools.product(*axes)])
@@ -182,16 +188,54 @@ def tabulate(op: Op, at: Columns, ratios: np.ndarray) -> dict[str, Any]:
                 beside = cells[index - 1] if order.step == 1 else cells[index + 1]
                 cells[index] = np.where(np.isnan(cells[index]), beside, cells[index])
         cells = np.moveaxis(cells, 0, place)
-    return {"axes": dict(zip(op.axes, axes, strict=True)), "ratios": [round(float(r), 3) for r in cells.ravel()]}
+    return axes, cells.ravel()
 
 
-def held_out(op: Op, table: dict[str, Any], at: Columns, ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Errors of law and of table over the shapes that are not in the table."""
+def corners(axes: Sequence[Sequence[int]], columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The grid points around each shape and their weights, both [N, corners]: those of `op_tables.Grid`."""
+    around, weights = np.zeros((len(columns[0]), 1), dtype=int), np.ones((len(columns[0]), 1))
+    for axis, column in zip(axes, columns, strict=True):
+        if len(axis) == 1:
+            continue
+        places = np.log(np.array(axis, dtype=float))
+        place = np.clip(np.log(column), places[0], places[-1])
+        low = np.clip(np.searchsorted(places, place, side="right") - 1, 0, len(places) - 2)
+        share = ((place - places[low]) / (places[low + 1] - places[low]))[:, None]
+        below = around * len(axis) + low[:, None]
+        around, weights = np.hstack([below, below + 1]), np.hstack([weights * (1 - share), weights * share])
+    return around, weights
+
+
+def tabulate(op: Op, at: Columns, ratios: np.ndarray) -> dict[str, Any]:
+    """The grid's ratios: those whose interpolation is nearest to all points, in least absolute logarithms.
+
+    A single measurement carries noise, and kernels change from shape to shape; a grid point that stands for its surroundings
+    predicts them better than what was measured at it alone. KEEP holds points with few measurements around them to their own.
+    """
+    axes, start = filled(op, at, ratios)
+    around, weights = corners(axes, [at[name] for name in op.axes])
+    own, wanted = np.log(start), np.log(ratios)
+    values = own.copy()
+    for _ in range(15):  # least squares, reweighted towards absolute differences
+        pull = 1 / np.maximum(np.abs(wanted - (weights * values[around]).sum(axis=1)), NEAR)
+        normal, right = KEEP * np.eye(len(own)), KEEP * own
+        for first in range(around.shape[1]):
+            np.add.at(right, around[:, first], pull * weights[:, first] * wanted)
+            for second in range(around.shape[1]):
+                both = pull * weights[:, first] * weights[:, second]
+                np.add.at(normal, (around[:, first], around[:, second]), both)
+        values = np.linalg.solve(normal, right)
+    return {"axes": dict(zip(op.axes, axes, strict=True)), "ratios": [round(float(r), 3) for r in np.exp(values)]}
+
+
+def held_out(op: Op, at: Columns, ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of law and of a table made of one half of the shapes, over the other half."""
+    seen = np.random.default_rng(0).random(len(ratios)) < 0.5
+    table = tabulate(op, {name: column[seen] for name, column in at.items()}, ratios[seen])
     grid = Grid(tuple(tuple(axis) for axis in table["axes"].values()), tuple(table["ratios"]))
-    columns = [at[name] for name in op.axes]
-    out = ~np.all([np.isin(at[name], table["axes"][name]) for name in op.axes], axis=0)
-    predicted = np.array([grid.at(*(column[index] for column in columns)).value for index in np.flatnonzero(out)])
-    return np.abs(1 / ratios[out] - 1), np.abs(predicted / ratios[out] - 1)
+    columns = [at[name][~seen] for name in op.axes]
+    predicted = np.array([grid.at(*shape).value for shape in zip(*columns, strict=True)])
+    return np.abs(1 / ratios[~seen] - 1), np.abs(predicted / ratios[~seen] - 1)
 
 
 def all_reduces(data: Path, system: str) -> dict[str, Any] | None:
@@ -247,7 +291,7 @@ def main() -> None:
                 law = fit(op, at, seconds, figures)
                 ratios = seconds / op.law(at, law, figures)
                 table = tabulate(op, at, ratios)
-                by_law, by_table = held_out(op, table, at, ratios)
+                by_law, by_table = held_out(op, at, ratios)
                 tables[op.name].setdefault(name, {})[FORMATS[label]] = {
                     "version": file.parent.name,
                     "law": law,

@@ -1,6 +1,6 @@
 """The generated batch job on a real Slurm of one node: to the end, after a failure, after its time limit, after `scontrol requeue`."""
 
-from __future__ import annotations
+from __future__ import re
 
 import sys
 import tempfile
@@ -84,7 +84,7 @@ def test_before_the_time_limit_ranks_are_told_to_stop_and_the_job_is_queued_agai
     """The limit is a minute and the signal 60 s before it: Slurm sends it at its next look, well before the run could end."""
     job = submit(cluster, program(tmp_path, time_limit_h=1 / 60, signal_s=60.0), "--step-s", "1")
     run_dir = tmp_path / "runs/tiny"
-    ends_after_requeue(cluster, tmp_path, job, timeout_s=240)
+    ends_after_requeue(cluster, tmp_path, job, timeout_s=600)
     assert steps(run_dir) == list(range(1, STEPS + 1))  # no step twice: the ranks ended theirs
     firsts = [each["first"] for each in starts(run_dir)]
     assert 0 < max(firsts) < STEPS
@@ -96,7 +96,8 @@ def test_a_job_that_fails_at_once_is_given_up(cluster: Slurm, tmp_path: Path) ->
     (folder / "train.py").write_text("raise SystemExit(3)", encoding="utf-8")
     job = submit(cluster, folder)
     assert cluster.wait(job, "COMPLETED", "FAILED") == "FAILED"
-    assert "srun ended with status 3 after step 0" in log(folder, job)
+    # 143 where the other rank was ended before it could say 3 itself
+    assert re.search(r"srun ended with status (3|143) after step 0", log(folder, job))
 
 
 def ends_after_requeue(cluster: Slurm, folder: Path, job: str, *, timeout_s: float = 120) -> None:
