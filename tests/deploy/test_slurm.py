@@ -1,6 +1,6 @@
 """The generated batch job on a real Slurm of one node: to the end, after a failure, after its time limit, after `scontrol requeue`."""
 
-from __future__ import re
+from __future__ import annotations
 
 import sys
 import tempfile
