@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ...spec.units import GIB
 from ..deploy.monitoring.objectives import bounds_of, objectives_of
+from .buckets import buckets_of, last_pieces, padded_share
 from .experts import lower_experts
 from .numbers import gib
 
@@ -59,6 +60,9 @@ class ServeView:
     prefill_chunk: int
     """Prompt tokens computed in one step, over all prompts: the plan's `prefill_chunk`. Bounds how long a prompt delays others."""
     prefill_chunk_reason: str
+    prefill_lengths: tuple[int, ...]
+    """Lengths that a piece of a prompt is padded to, where shapes are fixed; the last is the chunk."""
+    prefill_lengths_reason: str
     max_waiting: int
     """Requests that may wait for a slot; more are refused with 429."""
     max_waiting_reason: str
@@ -99,6 +103,8 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
     bound = _queue_bound(spec, plan)
     max_blocks = -(-max_seq_len // block_tokens)
     chunk = layout.prefill_chunk + -layout.prefill_chunk % block_tokens if is_fixed else layout.prefill_chunk
+    pieces = last_pieces(serve.workload, chunk=chunk, longest=max_seq_len) if is_fixed else [1.0]
+    lengths = buckets_of(pieces, block_tokens=block_tokens)
     return ServeView(
         name=spec.name,
         origin=origin,
@@ -123,6 +129,8 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
         replicas=layout.replicas,
         prefill_chunk=chunk,
         prefill_chunk_reason="what a prompt may add to the step of running answers",
+        prefill_lengths=lengths,
+        prefill_lengths_reason=f"{padded_share(pieces, lengths):.0%} of the last pieces is padding",
         max_waiting=bound.requests,
         max_waiting_reason=bound.requests_reason,
         max_waiting_tokens=bound.tokens,

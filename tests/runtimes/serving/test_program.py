@@ -56,6 +56,8 @@ VIEW = ServeView(
     bounds=(),
     prefill_chunk=16,
     prefill_chunk_reason="9 ms",
+    prefill_lengths=(16,),
+    prefill_lengths_reason="9% of the last pieces is padding",
     max_waiting=32,
     max_waiting_reason="4 for each that runs",
     max_waiting_tokens=4000,
@@ -72,7 +74,7 @@ VARIANTS = {
     "guarded": replace(
         VIEW, asks_keys=True, has_tls=True, cors=("https://a.example", "http://b:8080"), requests_per_minute=60
     ),
-    "fixed": replace(VIEW, is_fixed=True, max_wait_steps=None),
+    "fixed": replace(VIEW, is_fixed=True, max_wait_steps=None, prefill_lengths=(4, 8, 16)),
     "gpu-fixed": replace(VIEW, device="cuda", is_fixed=True, has_prefix_cache=True),
     "gpu": replace(VIEW, device="cuda", is_bf16=True, is_kv_bf16=True),
     "hostile": replace(VIEW, name='a"""\nimport os\n{{ 7 * 7 }}', origin='"""; x', num_blocks_reason="\n1/0"),
