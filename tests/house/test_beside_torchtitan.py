@@ -1,0 +1,42 @@
+"""docs/beside-torchtitan.md: the lines it counts on our side are those of the program that its spec builds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from llmc.compiler.emit.tree import write_tree
+from llmc.compiler.pipeline import build
+
+RUNTIME = Path("runtimes/pytorch/parallel")
+
+
+def lines(path: Path) -> int:
+    return path.read_text(encoding="utf-8").count("\n")
+
+
+def test_our_lines_are_counted_right(root: Path, tmp_path: Path):
+    page = (root / "docs/beside-torchtitan.md").read_text(encoding="utf-8")
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(page.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
+    tree = build(spec, tmp_path / "build").tree
+    assert tree is not None
+    write_tree(tree, tmp_path / "build")
+    cells = [row.split("|") for row in page.splitlines() if re.match(r"\| [^*-].*\d \|", row)]
+    told = {row[1].strip(): (row[2], int(row[3])) for row in cells}
+    programs = [lines(tmp_path / "build" / name) for name in ("model.py", "parallel.py", "train.py")]
+    assert [told[row][1] for row in ("the model", "what is spread, in which order", "a step, the loop")] == programs
+    runtimes = 0
+    for row in ("tensor and sequence parallelism", "the pipeline"):
+        text, total = told[row]
+        found = {name: int(count) for name, count in re.findall(r"`(\w+\.py)` (\d+)", text)}
+        assert found == {name: lines(root / RUNTIME / name) for name in found}
+        assert total == sum(found.values())
+        runtimes += total
+    assert f"| **{sum(programs)}** |" in page
+    assert f"| **{sum(programs) + runtimes:,}** |" in page
+    theirs = [sum(int(count.replace(",", "")) for count in re.findall(r"py` ([\d,]+)", row[4])) for row in cells]
+    assert theirs == [int(row[5].replace(",", "")) for row in cells]
+    assert f"| **{sum(theirs):,}** |" in page
+    files = sum(len(re.findall(r"\.py`", row[4])) for row in cells)
+    assert f"| **{files}** | **{sum(theirs):,}** |" in page
