@@ -25,3 +25,7 @@ class Api(Node):
     cors: tuple[Origin, ...] = Field(
         default=(), description="Web pages of these origins may call, such as https://chat.example."
     )
+    tracing: Flag = Field(
+        default=False,
+        description="OpenTelemetry: a span for each completion, sent where OTEL_EXPORTER_OTLP_ENDPOINT says.",
+    )

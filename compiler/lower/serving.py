@@ -55,6 +55,8 @@ class ServeView:
     """Origins of web pages that may call."""
     requests_per_minute: int | None
     """Of one caller."""
+    has_tracing: bool
+    """A span of OpenTelemetry for each completion."""
     replicas: int
     """Servers that the plan wants; with several there is a router before them."""
     prefill_chunk: int
@@ -82,6 +84,11 @@ class ServeView:
     @property
     def has_middleware(self) -> bool:
         """Whether a request goes through something before its route."""
+        return self.has_door or self.has_tracing
+
+    @property
+    def has_door(self) -> bool:
+        """Whether some are not let in."""
         return bool(self.asks_keys or self.cors or self.requests_per_minute)
 
 
@@ -126,6 +133,7 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
         has_tls=serve.api.tls,
         cors=serve.api.cors,
         requests_per_minute=serve.api.requests_per_minute,
+        has_tracing=serve.api.tracing,
         replicas=layout.replicas,
         prefill_chunk=chunk,
         prefill_chunk_reason="what a prompt may add to the step of running answers",

@@ -51,6 +51,7 @@ VIEW = ServeView(
     has_tls=False,
     cors=(),
     requests_per_minute=None,
+    has_tracing=False,
     replicas=1,
     experts=None,
     bounds=(),
@@ -76,6 +77,7 @@ VARIANTS = {
     ),
     "fixed": replace(VIEW, is_fixed=True, max_wait_steps=None, prefill_lengths=(4, 8, 16)),
     "gpu-fixed": replace(VIEW, device="cuda", is_fixed=True, has_prefix_cache=True),
+    "traced": replace(VIEW, has_tracing=True),
     "gpu": replace(VIEW, device="cuda", is_bf16=True, is_kv_bf16=True),
     "hostile": replace(VIEW, name='a"""\nimport os\n{{ 7 * 7 }}', origin='"""; x', num_blocks_reason="\n1/0"),
 }
@@ -133,7 +135,8 @@ def test_a_server_of_a_dense_model_is_read_in_an_evening(folder: Path):
 
 def test_what_is_not_declared_is_not_imported():
     plain, guarded = text_of(VIEW), text_of(replace(VARIANTS["guarded"], has_prefix_cache=True))
-    for name in ("keys", "rates", "prefix"):
+    guarded += text_of(VARIANTS["traced"])
+    for name in ("keys", "rates", "prefix", "tracing"):
         assert f"llmc.runtimes.serving.{name}" not in plain
         assert f"llmc.runtimes.serving.{name}" in guarded
     assert "CORSMiddleware" not in plain
