@@ -223,11 +223,14 @@ def verify(
     target: SpecOrFolder,
     overrides: Overrides = None,
     json: Annotated[bool, typer.Option("--json", help="Print each claim with both figures as JSON.")] = False,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Only generated kernels: against float64, and compiled for the chip.")
+    ] = False,
 ) -> None:
     """Prove that a program does what its plan says, without the hardware. Exit code 4 if a claim does not hold."""
-    from .verifying import verify_target
+    from .verifying import verify_kernels_of, verify_target
 
-    _exit(verify_target(target, overrides or [], as_json=json))
+    _exit((verify_kernels_of if kernels else verify_target)(target, overrides or [], as_json=json))
 
 
 def _missing(command: str, capability: str) -> int:

@@ -7,12 +7,16 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..compiler.pipeline import build
 from ..compiler.verify.claims import Claim, Verdict
 from ..compiler.verify.dry import DryRunError
 from .faults import FINE, NOT_VERIFIED, WRONG_USAGE
 from .printing import print_diagnostics
+
+if TYPE_CHECKING:
+    from ..compiler.verify.kernels import KernelVerdict
 
 
 def verify_target(target: Path, overrides: Sequence[str], *, as_json: bool) -> int:
@@ -37,6 +41,85 @@ def verify_target(target: Path, overrides: Sequence[str], *, as_json: bool) -> i
         print(f"llmc verify: the program cannot be executed:\n{fault}", file=sys.stderr)
         return NOT_VERIFIED
     return _tell(verdict, as_json=as_json)
+
+
+def verify_kernels_of(target: Path, overrides: Sequence[str], *, as_json: bool) -> int:
+    """Only the kernels of a built folder, or of the program that a spec gives."""
+    from ..compiler.emit.tree import write_tree
+    from ..compiler.verify.kernels import KernelCheckError, verify_kernels
+
+    try:
+        if target.is_dir():
+            if not (target / "plan.json").exists():
+                print(f"llmc verify: {target} was not built by llmc: it has no plan.json", file=sys.stderr)
+                return WRONG_USAGE
+            return _tell_kernels(verify_kernels(target, progress=_progress, name=target.name), as_json=as_json)
+        with tempfile.TemporaryDirectory() as scratch:
+            result = build(target, Path(scratch) / "program", overrides)
+            print_diagnostics(result.diagnostics)
+            if result.tree is None:
+                return result.entry.exit_code
+            write_tree(result.tree, result.out_dir)
+            verdict = verify_kernels(result.out_dir, progress=_progress, name=result.entry.plan.name)
+    except KernelCheckError as fault:
+        print(f"llmc verify: the kernels cannot be checked:\n{fault}", file=sys.stderr)
+        return NOT_VERIFIED
+    return _tell_kernels(verdict, as_json=as_json)
+
+
+def _tell_kernels(verdict: KernelVerdict, *, as_json: bool) -> int:
+    print(json.dumps(verdict.to_json(), indent=1) if as_json else "\n".join(kernel_table(verdict)))
+    return FINE if verdict.holds else NOT_VERIFIED
+
+
+def kernel_table(verdict: KernelVerdict) -> list[str]:
+    """Both tables as text, and what is wrong below its row."""
+    wrong = sum(not each.holds for each in (*verdict.numerics, *verdict.compiled))
+    lines = [f"{verdict.name}: kernels, {f'{wrong} claims do not hold' if wrong else 'all claims hold'}"]
+    if verdict.numerics:
+        rows = [
+            (_mark(each.holds), each.kernel, each.case, f"{each.error:.1e}", f"{each.allowed:.1e}")
+            for each in verdict.numerics
+        ]
+        lines += _aligned(("", "kernel", "against float64", "error", "allowed"), rows, words=3)
+    if verdict.compiled:
+        heads = ("", "kernel", "function", "chip", "seconds", "registers", "spilled", "shared memory")
+        rows = [
+            (
+                _mark(each.holds),
+                each.kernel,
+                each.function,
+                each.chip,
+                f"{each.seconds:.1f}",
+                f"{each.registers} of {each.registers_allowed}",
+                f"{each.spill_bytes:,}",
+                f"{each.shared_bytes:,} of {each.shared_allowed:,}",
+            )
+            for each in verdict.compiled
+        ]
+        table = _aligned(heads, rows, words=4)
+        lines.append(table[0])
+        for line, each in zip(table[1:], verdict.compiled, strict=True):
+            lines += [line, f"    {each.complaint}"] if each.complaint else [line]
+    lines += [f"  - no {name} kernel: {reason}" for name, reason in verdict.left_alone.items()]
+    return [*lines, *(f"  ? not checked: {what}" for what in verdict.unchecked)]
+
+
+def _mark(holds: bool) -> str:
+    return "✓" if holds else "✗"
+
+
+def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> list[str]:
+    """The first `words` columns to the left, figures to the right."""
+    widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(width) if column < words else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (heads, *rows)
+    ]
 
 
 def _progress(what: str) -> None:

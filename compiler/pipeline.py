@@ -283,7 +283,7 @@ class _Compilation:
 
 
 def kernels_of(spec: Spec) -> frozenset[str]:
-    """Names of the kernels that the training program will have: those of one device, as others are not lowered yet."""
+    """Names of the kernels that the training program will have, on one device: those of several keep what separate ops keep."""
     from .kernels.setting import Setting
     from .kernels.table import choose_kernels
     from .lower.model import longest_sequence
@@ -291,7 +291,7 @@ def kernels_of(spec: Spec) -> frozenset[str]:
     if spec.train is None or spec.hardware.num_devices > 1 or spec.assume is not None:
         return frozenset()
     setting = Setting(spec, spec.train[0], grad_accumulation=1, longest=longest_sequence(spec))
-    return frozenset(kernel.template for kernel in choose_kernels(setting))
+    return frozenset(kernel.name for kernel in choose_kernels(setting))
 
 
 def run_passes(

@@ -1,8 +1,9 @@
 """Causal attention with rotary positions.
 
 Fuses    split_heads, rope x 2, attention: from the output of the fused qkv projection to the input of the output one.
-Applies  to CPU programs where every layer has the same mask and frequencies; whole heads rotated by halves, or none;
-         no cap, sink, ALiBi or norm between projection and scores; a head size that is a multiple of 16.
+Applies  where every layer has the same mask and frequencies; no sink, ALiBi or norm between projection and scores, no
+         sequences that are cut. C++ on one CPU: whole heads rotated by halves, no cap, heads of a multiple of 16. Triton on
+         GPUs: any rotary positions and caps, ranks of tp with their heads.
 Cost     a token: 4 T C H FLOPs forward and 2.5 times that backward, halved by the mask; reads qkv once a pass. Keeps
          qkv, the output, and one figure a head. PyTorch's own kernel for CPUs computes hidden scores too, and its
          backward pass reaches a tenth of the rate of its matrix products (benchmarks/README.md).
@@ -14,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .kernel import Kernel
+from .kernel import Kernel, LeftAlone
+from .tiles import AttentionTiles, attention_tiles, power_of_two
 
 if TYPE_CHECKING:
     from ...spec.model import Model
@@ -38,6 +40,48 @@ class CausalAttention(Kernel):
     has_rope: bool
     query_block: int = QUERY_BLOCK
     key_block: int = KEY_BLOCK
+    softcap: float | None = None
+    rotary_dims: int = 0
+    interleaved: bool = False
+    longest: int = 0
+    """Tokens of a sequence."""
+    tiles: AttentionTiles | None = None
+
+    @property
+    def python_side(self) -> str:
+        return "ops/causal_attention" if self.is_triton else super().python_side
+
+    @property
+    def fuses(self) -> str:
+        parts = ["rotation of queries and keys"] if self.has_rope else []
+        return ", ".join([*parts, "scores", *(["cap"] if self.softcap else []), "softmax", "weighted sum"])
+
+    @property
+    def width(self) -> int:
+        """Of a token's queries, keys and values."""
+        return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+
+    @property
+    def head_block(self) -> int:
+        """Of a head in Triton, whose blocks are powers of two."""
+        return power_of_two(max(self.head_dim, 16))
+
+    @property
+    def pair_block(self) -> int:
+        return power_of_two(max(1, self.rotary_dims // 2))
+
+    @property
+    def spared_bytes(self) -> float:
+        """Rotation in separate ops: four products in fp32, two sums, a join and a cast take 28 bytes a number more than one
+        pass in bf16. Scores in memory, where caps ask for separate ops, are written and read by five."""
+        heads = self.num_heads + self.num_kv_heads
+        scores = self.num_heads * self.longest * (6 * 4 + 4 * self.number_bytes) if self.softcap else 0
+        return float((28 + 3 * self.number_bytes) * heads * self.rotary_dims + scores)
+
+    @property
+    def spared_kept_bytes(self) -> float:
+        """Scores and weights, where caps ask for separate ops."""
+        return float(2 * self.number_bytes * self.num_heads * self.longest) if self.softcap else 0.0
 
     @property
     def saved_bytes(self) -> int:
@@ -47,42 +91,90 @@ class CausalAttention(Kernel):
 
     @property
     def why(self) -> str:
-        return (
-            f"It keeps {self.saved_bytes:,} bytes a token for the backward pass: qkv as the projection left it, the"
-            " output, and one figure a head."
-        )
+        qkv = "qkv, rotated" if self.is_triton and self.has_rope else "qkv as the projection left it"
+        return f"It keeps {self.saved_bytes:,} bytes a token for the backward pass: {qkv}, the output, and one figure a head."
 
 
-def choose(setting: Setting) -> CausalAttention | None:
-    model, dtype = setting.model, setting.cpu_dtype
-    if dtype is None or not _applies(model):
-        return None
-    attention = model.attention
+def choose(setting: Setting) -> CausalAttention | LeftAlone:
+    model, dtype, chip, tp = setting.model, setting.dtype, setting.chip, setting.layout.tp
+    reason = _reason(setting)
+    if reason is not None:
+        return LeftAlone(reason)
+    attention, position = model.attention, model.position
     assert attention.kind != "mla"
+    assert dtype is not None
     window = attention.window
+    heads, kv_heads = model.num_heads // tp, max(1, model.num_kv_heads // tp)
+    rotary = (position.rotary_dim or model.head_dim) if position.kind == "rope" else 0
     return CausalAttention(
         name="causal_attention",
         template="causal_attention",
         dtype=dtype,
-        is_native=True,
-        num_heads=model.num_heads,
-        num_kv_heads=model.num_kv_heads,
+        language="cpp" if chip is None else "triton",
+        chip="" if chip is None else setting.chip_name,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
         head_dim=model.head_dim,
         scale=model.head_dim**-0.5 if attention.scale is None else attention.scale,
         window=window if window is not None and window < setting.longest else None,
-        has_rope=model.position.kind == "rope",
+        has_rope=position.kind == "rope",
+        softcap=attention.softcap,
+        rotary_dims=rotary,
+        interleaved=position.kind == "rope" and position.interleaved,
+        longest=setting.longest,
+        tiles=None
+        if chip is None
+        else attention_tiles(
+            heads=heads + kv_heads,
+            head_dim=model.head_dim,
+            pairs=rotary // 2,
+            copied=kv_heads * model.head_dim if rotary == model.head_dim else (heads + 2 * kv_heads) * model.head_dim,
+            number_bytes=4 if dtype == "fp32" else 2,
+            chip=chip,
+        ),
     )
 
 
-def _applies(model: Model) -> bool:
+def _reason(setting: Setting) -> str | None:
+    """What stands against the kernel."""
+    if setting.cpu_dtype is None and setting.chip is None:
+        return setting.no_compiler
+    attention = setting.model.attention
+    if setting.chip is not None and setting.dtype == "fp32":
+        return "products in exact fp32 do not run on matrix units, and only small blocks fit into registers"
+    if setting.layout.devices > 1 and attention.kind != "mla" and attention.softcap is not None:
+        return "plans of several devices count capped scores as kept"
+    if setting.layout.cp > 1:
+        return "sequences are cut, and keys travel between ranks (runtimes/pytorch/parallel/context.py)"
+    return _of_model(setting.model) or (None if setting.chip is not None else _of_cpp(setting.model))
+
+
+def _of_model(model: Model) -> str | None:
     attention, position = model.attention, model.position
-    if attention.kind == "mla" or attention.softcap is not None or attention.sinks or attention.qk_norm is not None:
-        return False
+    if attention.kind == "mla":
+        return "latent attention has keys and values of its own shape"
+    if attention.sinks:
+        return "sinks take part in the softmax"
+    if attention.qk_norm is not None:
+        return "queries and keys are normed before they are rotated"
+    if position.kind == "alibi":
+        return "ALiBi adds to the scores"
     if attention.window is not None and attention.global_every is not None:
-        return False
-    if model.head_dim % VECTOR != 0 or position.kind == "alibi":
-        return False
-    if position.kind != "rope":
-        return True
-    is_whole = position.rotary_dim is None or position.rotary_dim == model.head_dim
-    return is_whole and not position.interleaved
+        return "windows differ from layer to layer"
+    if model.head_dim > 256:
+        return f"heads of {model.head_dim} do not fit beside their scores"
+    return None
+
+
+def _of_cpp(model: Model) -> str | None:
+    attention, position = model.attention, model.position
+    assert attention.kind != "mla"
+    if attention.softcap is not None:
+        return "there is no cap in C++"
+    if model.head_dim % VECTOR != 0:
+        return f"heads of {model.head_dim} are no whole vectors of {VECTOR}"
+    if position.kind == "rope":
+        is_whole = position.rotary_dim is None or position.rotary_dim == model.head_dim
+        if not is_whole or position.interleaved:
+            return "C++ rotates whole heads by halves"
+    return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .kernel import Kernel
+from .kernel import Kernel, LeftAlone
 
 if TYPE_CHECKING:
     from .setting import Setting
@@ -22,16 +22,20 @@ class Embed(Kernel):
     vocab_size: int
     hidden_size: int
 
+    @property
+    def fuses(self) -> str:
+        return "nothing; the gradient of a bf16 table is summed in fp32"
 
-def choose(setting: Setting) -> Embed | None:
+
+def choose(setting: Setting) -> Embed | LeftAlone:
     if setting.cpu_dtype != "bf16":
-        return None
+        return LeftAlone("PyTorch sums this gradient in fp32 on GPUs, and wherever weights are fp32")
     model = setting.model
     return Embed(
         name="embed",
         template="embed",
         dtype="bf16",
-        is_native=False,
+        language="pytorch",
         vocab_size=model.vocab_size,
         hidden_size=model.hidden_size,
     )

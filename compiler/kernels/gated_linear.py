@@ -1,9 +1,10 @@
-"""Gated activation + the projection after it.
+"""Gated activation, in C++ along with the projection after it.
 
-Fuses    split -> activation -> multiply -> linear, from the output of the fused gate and up projection.
-Applies  to CPU programs with swiglu or geglu_tanh, without experts.
-Cost     a token: reads 2F numbers and writes F, beside the product. Keeps gate and up alone: the active numbers, which
-         the weight's gradient needs, are computed again along with the gradient of gate and up.
+Fuses    split -> activation -> multiply [-> linear], from the output of the fused gate and up projection.
+Applies  to programs with swiglu or geglu_tanh, without experts: C++ on one CPU, Triton in every layout (the projection
+         may be cut, and is PyTorch's).
+Cost     a token: reads 2F numbers and writes F. C++ keeps gate and up alone: the active numbers, which the weight's gradient
+         needs, are computed again along with the gradient of gate and up.
 Truth    runtimes/reference/activation.py: swiglu, geglu_tanh
 """
 
@@ -12,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .kernel import Kernel
+from .kernel import Kernel, LeftAlone
+from .tiles import RowTile, stream
 
 if TYPE_CHECKING:
     from .setting import Setting
@@ -33,6 +35,20 @@ class GatedLinear(Kernel):
     formula: str
     activation: str
     has_bias: bool
+    tiles: RowTile | None = None
+
+    @property
+    def python_side(self) -> str:
+        return "ops/gated" if self.is_triton else super().python_side
+
+    @property
+    def fuses(self) -> str:
+        return f"{self.formula} * up" + ("" if self.is_triton else ", projection")
+
+    @property
+    def spared_bytes(self) -> float:
+        """The active gate is neither written nor read again."""
+        return 2.0 * self.size * self.number_bytes
 
     @property
     def saved_bytes(self) -> int:
@@ -47,20 +63,28 @@ class GatedLinear(Kernel):
         )
 
 
-def choose(setting: Setting) -> GatedLinear | None:
-    model, dtype = setting.model, setting.cpu_dtype
-    if dtype is None or model.moe is not None or model.mlp.activation not in ACTIVATIONS:
-        return None
+def choose(setting: Setting) -> GatedLinear | LeftAlone:
+    model, dtype, chip = setting.model, setting.dtype, setting.chip
+    if setting.cpu_dtype is None and chip is None:
+        return LeftAlone(setting.no_compiler)
+    if model.moe is not None:
+        return LeftAlone("experts compute theirs with matrices an expert")
+    if model.mlp.activation not in ACTIVATIONS:
+        return LeftAlone(f"there is no kernel for {model.mlp.activation}")
+    assert dtype is not None
     title, formula, activation = ACTIVATIONS[model.mlp.activation]
+    size = model.intermediate_size // setting.layout.tp
     return GatedLinear(
-        name=f"{model.mlp.activation}_linear",
-        template="gated_linear",
+        name=f"{model.mlp.activation}_linear" if chip is None else model.mlp.activation,
+        template="gated_linear" if chip is None else "gated",
         dtype=dtype,
-        is_native=True,
+        language="cpp" if chip is None else "triton",
+        chip="" if chip is None else setting.chip_name,
         eager=model.mlp.activation,
-        size=model.intermediate_size,
+        size=size,
         title=title,
         formula=formula,
         activation=activation,
-        has_bias=model.mlp.bias,
+        has_bias=model.mlp.bias and chip is None,
+        tiles=None if chip is None else stream(chip),
     )

@@ -1,7 +1,8 @@
 """Output projection + cross-entropy (+ z-loss).
 
 Fuses    linear [-> softcap] -> cross_entropy; the gradient is computed along with the loss.
-Applies  to every training program; C++ goes over the logits of CPU programs without a softcap.
+Applies  to every training program whose vocabulary no tp cuts; C++ goes over the logits of CPU programs without a softcap,
+         Triton over those of GPU programs.
 Cost     a token: 6 V D FLOPs; of the logits only a chunk's share exists. Keeps the gradients of hidden and weight.
 Truth    runtimes/reference/loss.py: linear_cross_entropy
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .kernel import Kernel
+from .kernel import Kernel, LeftAlone
+from .tiles import RowTile, long_row
 
 if TYPE_CHECKING:
     from .setting import Setting
@@ -31,6 +33,16 @@ class LinearCrossEntropy(Kernel):
     z_loss: float
     softcap: float | None
     has_bias: bool
+    tiles: RowTile | None = None
+
+    @property
+    def fuses(self) -> str:
+        return "output projection, cross-entropy, and their gradients"
+
+    @property
+    def spared_bytes(self) -> float:
+        """runtimes/reference/loss.py goes over a logit eight times, in fp32 and back; a kernel reads it twice and writes it once."""
+        return 0.0 if self.language == "pytorch" else float(self.vocab_size * (36 + self.number_bytes))
 
     @property
     def formula(self) -> str:
@@ -44,17 +56,25 @@ def chunk_of(vocab_size: int, *, precision: str) -> int:
     return max(1, _CHUNK_BYTES // (vocab_size * number_bytes) // _UNIT) * _UNIT
 
 
-def choose(setting: Setting) -> LinearCrossEntropy:
-    model, dtype = setting.model, setting.cpu_dtype
+def choose(setting: Setting) -> LinearCrossEntropy | LeftAlone:
+    model, chip = setting.model, setting.chip
+    if setting.layout.tp > 1:
+        return LeftAlone("ranks of tp have parts of the vocabulary, and sum between its passes")
+    if chip is not None:
+        language = "triton"
+    else:
+        language = "cpp" if setting.is_cpu and setting.dtype and model.head.softcap is None else "pytorch"
     return LinearCrossEntropy(
         name="linear_cross_entropy",
         template="linear_cross_entropy",
-        dtype=dtype or "fp32",
-        is_native=dtype is not None and model.head.softcap is None,
+        dtype=setting.dtype or "fp32",
+        language=language,
+        chip="" if chip is None else setting.chip_name,
         hidden_size=model.hidden_size,
         vocab_size=model.vocab_size,
         chunk=chunk_of(model.vocab_size, precision=setting.train.precision),
         z_loss=setting.train.z_loss,
         softcap=model.head.softcap,
         has_bias=model.head.bias,
+        tiles=None if chip is None else long_row(model.vocab_size, chip),
     )

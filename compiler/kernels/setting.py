@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
+
+from ..planner.layout import Layout
+from .chips import chip_of
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
     from ...spec.model import Model
     from ...spec.training import Train
+    from .chips import Chip
     from .kernel import DType
 
 
@@ -19,15 +24,50 @@ class Setting:
     grad_accumulation: int
     longest: int
     """Tokens of the longest sequence that the program will see, in training or serving."""
+    layout: Layout = field(default_factory=Layout)
 
     @property
     def model(self) -> Model:
         return self.spec.model
 
     @property
-    def cpu_dtype(self) -> DType | None:
-        """In what the program computes, if it is for a CPU, for which C++ is generated; None for other devices."""
-        if self.spec.hardware.accelerator.kind != "cpu":
-            return None
+    def dtype(self) -> DType | None:
+        """In what the program computes; None for numbers that no kernel is generated for."""
         precision = self.train.precision
         return precision if precision in ("bf16", "fp32") else None
+
+    @property
+    def cpu_dtype(self) -> DType | None:
+        """The same, if the program is for one CPU, for which C++ is generated; None for other devices."""
+        return self.dtype if self.is_cpu and self.layout.devices == 1 else None
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.spec.hardware.accelerator.kind == "cpu"
+
+    @cached_property
+    def chip(self) -> Chip | None:
+        """The GPU of a program for which Triton is generated; None for other devices."""
+        return chip_of(self.spec.hardware.accelerator) if self.dtype is not None else None
+
+    @property
+    def chip_name(self) -> str:
+        """As generated files name it."""
+        accelerator = self.spec.hardware.accelerator
+        assert self.chip is not None
+        return f"{accelerator.name or accelerator.like or 'GPUs'} ({self.chip.target})"
+
+    @property
+    def stream_dtype(self) -> DType:
+        """Of the residual stream: fp32 under autocast; FSDP gives a model whose every number is bf16."""
+        is_autocast = self.layout.data_parallel * self.layout.cp == 1
+        return "fp32" if self.dtype == "fp32" or is_autocast else "bf16"
+
+    @property
+    def no_compiler(self) -> str:
+        """Why neither C++ nor Triton is generated."""
+        if self.dtype is None:
+            return f"no kernel is generated for {self.train.precision}"
+        if self.is_cpu:
+            return "C++ kernels take no sharded weights or tokens"
+        return "Triton does not compile for this device"

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .kernel import Kernel
+    from .kernel import Kernel, LeftAlone
     from .setting import Setting
 
 KERNELS: dict[str, str] = {
     "adamw": ".adamw:choose",
-    "add_rms_norm": ".add_rms_norm:choose",
+    "add_norm": ".add_norm:choose",
     "causal_attention": ".causal_attention:choose",
     "embed": ".embed:choose",
     "gated_linear": ".gated_linear:choose",
@@ -23,10 +23,20 @@ KERNELS: dict[str, str] = {
 
 def choose_kernels(setting: Setting) -> tuple[Kernel, ...]:
     """The kernels of a training program, in the order of their names."""
+    from .kernel import LeftAlone
+
     chosen = (_function(target)(setting) for target in KERNELS.values())
-    return tuple(sorted((kernel for kernel in chosen if kernel is not None), key=lambda kernel: kernel.name))
+    return tuple(sorted((each for each in chosen if not isinstance(each, LeftAlone)), key=lambda kernel: kernel.name))
 
 
-def _function(target: str) -> Callable[[Setting], Kernel | None]:
+def left_alone(setting: Setting) -> dict[str, str]:
+    """Kernel that a program does not have -> the reason."""
+    from .kernel import LeftAlone
+
+    chosen = {name: _function(target)(setting) for name, target in KERNELS.items()}
+    return {name: each.reason for name, each in chosen.items() if isinstance(each, LeftAlone)}
+
+
+def _function(target: str) -> Callable[[Setting], Kernel | LeftAlone]:
     module, _, name = target.partition(":")
     return getattr(import_module(module, __package__), name)

@@ -1,4 +1,4 @@
-"""The kernels that a program imports: those of compiler/kernels/ that apply to its spec."""
+"""The kernels that a program imports: those of compiler/kernels/ that apply to its spec and layout."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ if TYPE_CHECKING:
 
 
 def lower_kernels(spec: Spec, plan: Plan) -> tuple[Kernel, ...]:
-    """In the order of their names; none without training.
+    """In the order of their names; none without training."""
+    setting = setting_of(spec, plan)
+    return () if setting is None else choose_kernels(setting)
 
-    Of programs for several devices only the loss is one, unless its vocabulary is cut: the others take no sharded weights
-    or tokens.
-    """
+
+def setting_of(spec: Spec, plan: Plan) -> Setting | None:
+    """What kernels are chosen for; None without training."""
     if spec.train is None or plan.train is None:
-        return ()
+        return None
     layout = plan.train.layout
-    accumulation = layout.grad_accumulation
-    chosen = choose_kernels(
-        Setting(spec, spec.train[0], grad_accumulation=accumulation, longest=longest_sequence(spec))
+    return Setting(
+        spec,
+        spec.train[0],
+        grad_accumulation=layout.grad_accumulation,
+        longest=longest_sequence(spec),
+        layout=layout,
     )
-    if layout.devices == 1:
-        return chosen
-    return tuple(kernel for kernel in chosen if kernel.name == "linear_cross_entropy" and layout.tp == 1)

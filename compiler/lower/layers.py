@@ -50,7 +50,7 @@ class LayersView:
     params: str
     """Parameters of a layer's forward."""
     block_params: str
-    """Parameters of a block's forward; with add_rms_norm the residual stream goes from block to block beside `x`."""
+    """Parameters of a block's forward; with a kernel for sum and norm the residual stream goes from block to block beside `x`."""
     args: str
     """What a block hands on to its attention after `x`, starting with a comma."""
     sdpa_args: str
@@ -94,7 +94,7 @@ def lower_layers(
     mask_params = [mask_type] if masks else []
     cache_params = ["cache: LayerCache | None = None"] if has_decode else []
     params = [*rope_params, *mask_params, *cache_params]
-    stream = ["stream: Tensor | None"] if "add_rms_norm" in kernels else []
+    stream = ["stream: Tensor | None"] if {"add_rms_norm", "add_layer_norm"} & set(kernels) else []
 
     return LayersView(
         is_mixed=is_mixed,

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 from ...spec.diagnostics import SpecError
 from ..backends.table import backend_for
+from ..emit.literals import json_text
 from ..emit.paths import relative
 from ..emit.program import Program
+from ..kernels.described import LISTED, describe
+from .kernels import setting_of
 from .refuse import refuse_program
 from .views import lower_views
 
@@ -25,6 +28,9 @@ def lower(spec: Spec, plan: Plan, *, place: Place) -> Program:
     views = lower_views(spec, plan, place=place)
     files = (*backend_for(spec.hardware.accelerator.kind)(views), *views.deploy.files)
     texts = {"plan.json": _without_paths(plan, place=place).to_text(), **views.deploy.texts}
+    setting = setting_of(spec, plan)
+    if setting is not None and views.kernels:
+        texts[LISTED] = json_text(describe(setting))
     return Program(name=spec.name, files=files, texts=texts)
 
 

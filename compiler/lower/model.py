@@ -52,6 +52,8 @@ class MlpView:
     bias: bool
     kernel: str | None
     """The kernel from the output of gate_up to that of down, where there is one."""
+    gate_kernel: str | None
+    """The kernel from the output of gate_up to the input of down."""
 
     @property
     def of_experts(self) -> str:
@@ -99,10 +101,10 @@ class ModelView:
     """Names of the kernels that this model calls, in the order of the alphabet."""
     tp: TensorView | None = None
     """Of a rank of several: then sizes above are those of its part."""
-    cp: ContextView | None = None
-    pp: PipelineView | None = None
     spmd: SpmdView | None = None
     """Of a program for TPUs, whose sizes are whole."""
+    cp: ContextView | None = None
+    pp: PipelineView | None = None
     is_parallel: bool = False
     """Whether the program is for several devices."""
     loss_chunk: int = 0
@@ -183,7 +185,18 @@ class ModelView:
         """Whether the backward pass computes the gated activation again, in place of keeping what it is made of."""
         is_training = self.has_loss and self.recompute != "full"
         has_dense = bool(self.mlp.sizes) and not self.has_summands
-        return is_training and has_dense and self.mlp.is_gated and self.mlp.kernel is None and not self.mlp.takes_size
+        has_kernel = self.mlp.kernel is not None or self.mlp.gate_kernel is not None
+        return is_training and has_dense and self.mlp.is_gated and not has_kernel and not self.mlp.takes_size
+
+    @property
+    def add_norm(self) -> str:
+        """The kernel of the residual sum and the norm after it; empty without one."""
+        return next((name for name in self.kernels if name.startswith("add_")), "")
+
+    @property
+    def attends_by_hand(self) -> bool:
+        """Whether scores are computed step by step anywhere: a kernel knows caps, and does no decoding."""
+        return self.attention.is_eager and (self.has_decode or "causal_attention" not in self.kernels)
 
     @property
     def has_final_norm(self) -> bool:
@@ -200,7 +213,7 @@ class ModelView:
     @property
     def uses_math(self) -> bool:
         rope = self.position.rope
-        is_masked_by_hand = self.attention.is_eager or self.position.kind == "alibi"
+        is_masked_by_hand = self.attends_by_hand or self.position.kind == "alibi"
         if self.experts is not None and (self.experts.groups > 1 or self.experts.capacity_factor is not None):
             return True
         return is_masked_by_hand or (rope is not None and rope.scaling == "llama3")
@@ -215,7 +228,8 @@ class ModelView:
         has_sdpa = has_sdpa and (self.cp is None or self.cp.kind == "ulysses")
         has_row_bias = self.tp is not None and (self.attention.out_bias or self.mlp.bias)
         is_tied = self.norm.unit_offset or (self.tie_embeddings and self.tp is None)
-        return is_tied or has_sdpa or has_row_bias or (self.mlp.kernel is None and "F." in self.mlp.expression)
+        has_kernel = self.mlp.kernel is not None or self.mlp.gate_kernel is not None
+        return is_tied or has_sdpa or has_row_bias or (not has_kernel and "F." in self.mlp.expression)
 
     @property
     def uses_torch(self) -> bool:
@@ -224,7 +238,7 @@ class ModelView:
             self.has_decode
             or (self.needs_positions and (self.cp is None or self.position.kind in ("rope", "sinusoidal")))
             or self.norm.unit_offset
-            or self.attention.is_eager
+            or self.attends_by_hand
             or self.head_softcap is not None
             or self.mlp.activation == "clamped_swiglu"
             or self.experts is not None
@@ -251,10 +265,8 @@ class AxesView:
         return tuple(name for name in self.names if not names or name in names)
 
 
-_MODEL_KERNELS = frozenset(
-    {"add_rms_norm", "causal_attention", "embed", "geglu_tanh_linear", "linear_cross_entropy", "swiglu_linear"}
-)
-"""Kernels that model.py calls; train.py calls the others."""
+_TRAIN_KERNELS = frozenset({"adamw"})
+"""Kernels that train.py calls; model.py calls the others."""
 
 
 def lower_model(
@@ -267,9 +279,9 @@ def lower_model(
     tp: TensorView | None = None,
     cp: ContextView | None = None,
     pp: PipelineView | None = None,
-    spmd: SpmdView | None = None,
     ep: int = 1,
     is_parallel: bool = False,
+    spmd: SpmdView | None = None,
 ) -> ModelView:
     """With `tp` and `ep`, sizes are those of one of their ranks."""
     model = spec.model
@@ -282,7 +294,7 @@ def lower_model(
     position = lower_position(model, longest=longest)
     has_decode = spec.serve is not None
     experts = lower_experts(spec, tp=tp_size, ep=ep)
-    called = tuple(kernel.name for kernel in kernels if kernel.name in _MODEL_KERNELS)
+    called = tuple(kernel.name for kernel in kernels if kernel.name not in _TRAIN_KERNELS)
     return ModelView(
         name=spec.name,
         origin=origin,
@@ -313,8 +325,8 @@ def lower_model(
         tp=tp,
         cp=cp,
         pp=pp,
-        spmd=spmd,
         is_parallel=is_parallel,
+        spmd=spmd,
         loss_chunk=chunk_of(-(-model.vocab_size // tp_size), precision=spec.train[0].precision)
         if tp and spec.train
         else 0,
@@ -374,6 +386,7 @@ def _mlp(model: Model, *, experts: ExpertsView | None, kernels: tuple[str, ...],
         is_gated=mlp.is_gated,
         bias=mlp.bias,
         kernel=kernel if (kernel := f"{mlp.activation}_linear") in kernels else None,
+        gate_kernel=mlp.activation if mlp.activation in kernels else None,
     )
 
 

@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 
 
 def fuse_rope_attention(graph: Graph) -> Graph:
-    """split_heads x 3 [, rope x 2], attention  become  rope_attention.
+    """split_heads x 3 [, rope x 2], attention (or eager_attention)  become  rope_attention.
 
     Applies where nothing else stands between the projection and the scores, for programs that have the kernel
     (compiler/kernels/causal_attention.py). Rotated queries and keys are never written: the backward pass turns them again.
     """
     rewriter = Rewriter(graph)
-    for attention in graph.ops("attention"):
+    for attention in (*graph.ops("attention"), *graph.ops("eager_attention")):
+        if attention.params:  # sinks, which the kernel does not know
+            continue
         between = [graph[source] for source in attention.inputs]
         between += [graph[op.inputs[0]] for op in between if op.kind == "rope"]
         views = [op for op in between if op.kind == "split_heads"]

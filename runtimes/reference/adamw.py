@@ -48,7 +48,7 @@ def adamw_step(
     (clipping), and on m and v, which started at zero: 1 / (1 - beta ** number of the step).
     """
     grad_scale, mean_scale, square_scale = scales
-    scaled = grad.float() * grad_scale
+    scaled = grad.to(mean.dtype) * grad_scale
     mean.lerp_(scaled, 1.0 - betas[0])
     square.lerp_(scaled.square_(), 1.0 - betas[1])
     root = (square * square_scale).sqrt_().add_(eps)

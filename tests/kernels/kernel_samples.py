@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from llmc.compiler.kernels.adamw import AdamW
-from llmc.compiler.kernels.add_rms_norm import AddRmsNorm
+from llmc.compiler.kernels.add_norm import AddNorm
 from llmc.compiler.kernels.causal_attention import CausalAttention
 from llmc.compiler.kernels.embed import Embed
 from llmc.compiler.kernels.gated_linear import ACTIVATIONS, GatedLinear
@@ -18,12 +18,12 @@ DTYPES: tuple[DType, ...] = ("fp32", "bf16")
 TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def add_rms_norm(dtype: DType, *, hidden_size: int, unit_offset: bool = False) -> AddRmsNorm:
-    return AddRmsNorm(
+def add_rms_norm(dtype: DType, *, hidden_size: int, unit_offset: bool = False) -> AddNorm:
+    return AddNorm(
         name="add_rms_norm",
         template="add_rms_norm",
         dtype=dtype,
-        is_native=True,
+        language="cpp",
         hidden_size=hidden_size,
         eps=1e-5,
         unit_offset=unit_offset,
@@ -36,7 +36,7 @@ def gated_linear(dtype: DType, *, eager: str, size: int, has_bias: bool = False)
         name=f"{eager}_linear",
         template="gated_linear",
         dtype=dtype,
-        is_native=True,
+        language="cpp",
         eager=eager,
         size=size,
         title=title,
@@ -53,7 +53,7 @@ def causal_attention(dtype: DType, **changes: Any) -> CausalAttention:
         name="causal_attention",
         template="causal_attention",
         dtype=dtype,
-        is_native=True,
+        language="cpp",
         scale=sizes["head_dim"] ** -0.5,
         **sizes,
     )
@@ -61,7 +61,7 @@ def causal_attention(dtype: DType, **changes: Any) -> CausalAttention:
 
 def linear_cross_entropy(dtype: DType, **changes: Any) -> LinearCrossEntropy:
     sizes: dict[str, Any] = {"hidden_size": 48, "vocab_size": 1003, "chunk": 64, "z_loss": 0.0, "softcap": None}
-    sizes |= {"has_bias": False, "is_native": True} | changes
+    sizes |= {"has_bias": False, "language": "cpp"} | changes
     return LinearCrossEntropy(name="linear_cross_entropy", template="linear_cross_entropy", dtype=dtype, **sizes)
 
 
@@ -70,7 +70,7 @@ def embed(*, vocab_size: int, hidden_size: int) -> Embed:
         name="embed",
         template="embed",
         dtype="bf16",
-        is_native=False,
+        language="pytorch",
         vocab_size=vocab_size,
         hidden_size=hidden_size,
     )
@@ -81,7 +81,7 @@ def adamw(grad_dtype: DType = "bf16") -> AdamW:
         name="adamw",
         template="adamw",
         dtype="bf16",
-        is_native=True,
+        language="cpp",
         betas=(0.9, 0.95),
         eps=1e-8,
         grad_dtype=grad_dtype,

@@ -105,7 +105,7 @@ def _at_least_fp32(x: Tensor) -> torch.dtype:
 @pytest.mark.parametrize("num_tokens", [1, 64, 150])
 @pytest.mark.parametrize(
     "choices",
-    [{}, {"z_loss": 1e-2}, {"has_bias": True}, {"softcap": 3.0, "is_native": False, "z_loss": 1e-2}],
+    [{}, {"z_loss": 1e-2}, {"has_bias": True}, {"softcap": 3.0, "language": "pytorch", "z_loss": 1e-2}],
     ids=["plain", "z-loss", "bias", "softcap"],
 )
 def test_linear_cross_entropy(workshop: Workshop, dtype: DType, num_tokens: int, choices: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.add_layer_norm import add_layer_norm
 from kernels.linear_cross_entropy import linear_cross_entropy
 
 
@@ -54,9 +55,11 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(64, eps=1e-05)
         self.mlp = Mlp()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.attn_norm(x))
-        return x + self.mlp(self.mlp_norm(x))
+    def forward(self, stream: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, T, D] is to be added to the residual stream first, as what comes back is by the next block."""
+        stream, normed = add_layer_norm(stream, x, self.attn_norm.weight, self.attn_norm.bias)
+        stream, normed = add_layer_norm(stream, self.attn(normed), self.mlp_norm.weight, self.mlp_norm.bias)
+        return stream, self.mlp(normed)
 
 
 class Model(nn.Module):
@@ -73,9 +76,10 @@ class Model(nn.Module):
         """Token ids [B, T] -> hidden states [B, T, D], normed."""
         positions = torch.arange(tokens.shape[1], device=tokens.device)  # [T]
         x = self.embed(tokens) + self.positions(positions)  # [B, T, D]
+        stream = None  # the residual stream, to which x is yet to be added
         for layer in self.layers:
-            x = layer(x)
-        return self.norm(x)
+            stream, x = layer(stream, x)
+        return add_layer_norm(stream, x, self.norm.weight, self.norm.bias)[1]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] -> logits [..., V]."""

@@ -1,0 +1,40 @@
+"""kernels/kernels.json: what a build says of its kernels, for `llmc verify --kernels`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from .table import choose_kernels, left_alone
+
+if TYPE_CHECKING:
+    from .kernel import Kernel
+    from .setting import Setting
+
+LISTED = "kernels/kernels.json"
+_HOW = frozenset({"chip", "key_block", "longest", "query_block", "tiles"})
+"""Fields that say how a kernel works, not what it computes."""
+
+
+def describe(setting: Setting) -> dict[str, Any]:
+    """The chip, the length of sequences, each kernel with its sizes, and what was left alone."""
+    chip = setting.chip
+    name = setting.chip_name if chip is not None else ""
+    return {
+        "chip": None
+        if chip is None
+        else {
+            "name": name,
+            "target": chip.target,
+            "shared_bytes": chip.shared_bytes,
+            "registers": chip.registers,
+        },
+        "seq_len": setting.train.seq_len,
+        "kernels": [sizes_of(kernel) for kernel in choose_kernels(setting)],
+        "left_alone": left_alone(setting),
+    }
+
+
+def sizes_of(kernel: Kernel) -> dict[str, Any]:
+    """What runtimes/kernels/checks/cases.py needs to know of a kernel."""
+    return {each.name: getattr(kernel, each.name) for each in fields(kernel) if each.name not in _HOW}

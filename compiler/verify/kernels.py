@@ -1,0 +1,156 @@
+"""`llmc verify --kernels`: every generated kernel of a build against float64, and compiled for the chip that the build is for.
+
+Two processes, since Triton is either interpreted or compiles: runtimes/kernels/checks/numerics.py and ahead.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..kernels.described import LISTED
+
+Progress = Callable[[str], None]
+NOT_EXECUTED = "nothing here ran on a GPU: kernels were interpreted on this machine's CPU, and compiled for the chip"
+
+
+class KernelCheckError(Exception):
+    """A check could not be run; the message says why."""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """A kernel on inputs of one size; error and allowed are those of the output that is nearest to its limit."""
+
+    kernel: str
+    case: str
+    language: str
+    what: str
+    error: float
+    allowed: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One function of a kernel, compiled ahead of time."""
+
+    kernel: str
+    function: str
+    chip: str
+    dtype: str
+    seconds: float
+    registers: int
+    registers_allowed: int
+    spill_bytes: int
+    shared_bytes: int
+    shared_allowed: int
+    fault: str = ""
+    """What the compiler ended with, where it did."""
+
+    @property
+    def holds(self) -> bool:
+        return not self.fault and self.spill_bytes == 0 and self.shared_bytes <= self.shared_allowed
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong, with its figures; empty if nothing is."""
+        if self.fault:
+            return f"does not compile: {self.fault}"
+        if self.shared_bytes > self.shared_allowed:
+            return f"takes {self.shared_bytes:,} bytes of shared memory, of which {self.chip} has {self.shared_allowed:,} for a block"
+        if self.spill_bytes:
+            return f"spills {self.spill_bytes:,} bytes: its {self.registers} registers a thread do not hold what it works on"
+        return ""
+
+
+@dataclass(frozen=True)
+class KernelVerdict:
+    name: str
+    numerics: tuple[Numerics, ...]
+    compiled: tuple[Compiled, ...]
+    left_alone: Mapping[str, str]
+    unchecked: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        return all(each.holds for each in (*self.numerics, *self.compiled))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "holds": self.holds,
+            "numerics": [asdict(each) for each in self.numerics],
+            "compiled": [{**asdict(each), "holds": each.holds} for each in self.compiled],
+            "left_alone": dict(self.left_alone),
+            "unchecked": list(self.unchecked),
+        }
+
+
+def verify_kernels(folder: Path, *, progress: Progress, name: str) -> KernelVerdict:
+    """All kernels of a built folder. Raises KernelCheckError where a check cannot be run."""
+    listed = folder / LISTED
+    if not listed.exists():
+        return KernelVerdict(name, (), (), {}, ("this program has no kernels",))
+    build = json.loads(listed.read_text(encoding="utf-8"))
+    has_triton = any(each["language"] == "triton" for each in build["kernels"])
+    if has_triton and importlib.util.find_spec("triton") is None:
+        raise KernelCheckError("Triton is not installed: pip install --no-deps triton==3.7.1")
+    progress(f"{len(build['kernels'])} kernels against float64")
+    environment = {"TRITON_INTERPRET": "1"} if has_triton else {}
+    numerics = [_numerics(row) for row in _rows("numerics", folder, environment=environment)]
+    compiled: list[Compiled] = []
+    if has_triton:
+        progress(f"compiling for {build['chip']['name']}")
+        compiled = list(compile_ahead(folder, build["chip"]))
+    unchecked = (NOT_EXECUTED,) if has_triton else ()
+    return KernelVerdict(name, tuple(numerics), tuple(compiled), build["left_alone"], unchecked)
+
+
+def compile_ahead(folder: Path, chip: Mapping[str, Any]) -> Iterator[Compiled]:
+    """Every function of every Triton kernel of a build, for one chip as kernels.json has it."""
+    with tempfile.TemporaryDirectory() as cache:  # so that the seconds are those of compiling
+        for row in _rows("ahead", folder, "--chips", chip["target"], environment={"TRITON_CACHE_DIR": cache}):
+            yield Compiled(
+                kernel=row["kernel"],
+                function=row["function"],
+                chip=row["chip"],
+                dtype=row["dtype"],
+                seconds=row["seconds"],
+                registers=row.get("registers", 0),
+                registers_allowed=chip["registers"],
+                spill_bytes=row.get("spill_bytes", 0),
+                shared_bytes=row.get("shared_bytes", 0),
+                shared_allowed=chip["shared_bytes"],
+                fault=row.get("fault", ""),
+            )
+
+
+def _numerics(row: Mapping[str, Any]) -> Numerics:
+    return Numerics(**{name: row[name] for name in Numerics.__dataclass_fields__})
+
+
+def _rows(check: str, folder: Path, *args: str, environment: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    command: Sequence[str] = (
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        f"llmc.runtimes.kernels.checks.{check}",
+        str(folder),
+        *args,
+    )
+    inherited = {key: value for key, value in os.environ.items() if key not in ("TRITON_INTERPRET", "LLMC_KERNELS")}
+    done = subprocess.run(command, env={**inherited, **environment}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise KernelCheckError("\n".join(done.stderr.strip().splitlines()[-4:]))
+    for line in done.stdout.splitlines():
+        yield json.loads(line)

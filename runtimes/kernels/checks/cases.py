@@ -1,0 +1,162 @@
+"""What to try a generated kernel on: inputs of its own sizes, few and odd rows, and the plain PyTorch that it has to agree with.
+
+A kernel is described by a mapping, as a build writes it to `kernels/kernels.json`: name, template, dtype, and its sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...reference import activation, norm
+from ...reference.adamw import adamw_step, join, split
+from ...reference.attention import causal_attention
+from ...reference.embedding import embed
+from ...reference.loss import linear_cross_entropy
+from .rule import random
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Description = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    function: Callable[..., Any]
+    eager: Callable[..., Any]
+    inputs: Sequence[Any]
+    eps: float | None = None
+    """Of what works in more digits than its narrowest input has."""
+
+
+def cases_of(kernel: Description, module: ModuleType, *, rows: Sequence[int]) -> Iterator[Case]:
+    """One case or more for each number of rows (tokens)."""
+    make = _MAKERS[kernel["template"]]
+    for count in rows:
+        for case in make(kernel, module, count):
+            yield Case(f"{case.name}, {count} rows", case.function, case.eager, case.inputs, case.eps)
+
+
+def _add_norm(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    size, dtype = kernel["hidden_size"], DTYPES[kernel["dtype"]]
+    stream = DTYPES[kernel["stream_dtype"]]
+    function = getattr(module, kernel["name"])
+    options = {"eps": kernel["eps"], "unit_offset": kernel["unit_offset"], "stream": stream}
+    eager = partial(getattr(norm, kernel["name"]), **options)
+    x, branch = random(rows, size, seed=1).to(stream), random(rows, size, seed=2).to(dtype)
+    weight = random(size, seed=3)
+    weight[0] = 0.0  # what is divided by it in some implementations
+    factors = (weight, random(size, seed=4)) if kernel["has_bias"] else (weight,)
+    factors = tuple(each.to(stream) for each in factors)
+    yield Case("sum and norm", function, eager, (x, branch, *factors))
+    yield Case("the first norm", partial(function, None), partial(eager, None), (branch, *factors))
+
+    def last(either: Callable[..., Any], *args: Tensor) -> Tensor:
+        return either(*args)[1]
+
+    yield Case("the last norm", partial(last, function), partial(last, eager), (x, branch, *factors))
+
+
+def _gated(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    gate_up = random(rows, 2 * kernel["size"], seed=1, scale=3.0).to(DTYPES[kernel["dtype"]])
+    yield Case("gate", getattr(module, kernel["name"]), getattr(activation, kernel["eager"]), (gate_up,))
+
+
+def _gated_linear(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    dtype, size = DTYPES[kernel["dtype"]], kernel["size"]
+    activate = getattr(activation, kernel["eager"])
+    bias = (random(11, seed=3, dtype=dtype),) if kernel["has_bias"] else ()
+    inputs = random(rows, 2 * size, seed=1, scale=3.0).to(dtype), random(11, size, seed=2).to(dtype), *bias
+    yield Case(
+        "gate and projection",
+        getattr(module, kernel["name"]),
+        lambda gate_up, *rest: F.linear(activate(gate_up), *rest),
+        inputs,
+    )
+
+
+def _causal_attention(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    heads, kv_heads, size = kernel["num_heads"], kernel["num_kv_heads"], kernel["head_dim"]
+    dtype = DTYPES[kernel["dtype"]]
+    qkv = random(1, rows, (heads + 2 * kv_heads) * size, dtype=dtype, scale=1.5)
+    rotary = kernel["rotary_dims"] or size
+    angles = torch.arange(rows)[:, None] * 100.0 ** -torch.linspace(0, 1, rotary // 2)
+    turns = (angles.cos(), angles.sin()) if kernel["has_rope"] else ()
+    function = getattr(module, kernel["name"])
+
+    def eager(qkv: Tensor) -> Tensor:
+        wide = torch.promote_types(qkv.dtype, torch.float32)
+        turned = (turns[0].to(wide), turns[1].to(wide)) if turns else None
+        return causal_attention(
+            qkv,
+            turned,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            scale=kernel["scale"],
+            window=kernel["window"],
+            softcap=kernel["softcap"],
+            interleaved=kernel["interleaved"],
+        )
+
+    yield Case("attention", lambda qkv: function(qkv, *turns), eager, (qkv,))
+
+
+def _linear_cross_entropy(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    """Hidden states are narrow here: the kernel is for the logits, and the product is PyTorch's."""
+    dtype, vocab = DTYPES[kernel["dtype"]], kernel["vocab_size"]
+    hidden, weight = random(rows, 16, seed=1), random(vocab, 16, seed=2, scale=0.5)
+    targets = torch.randint(0, vocab, (rows,), generator=torch.Generator().manual_seed(3))
+    bias = (random(vocab, seed=4).to(dtype),) if kernel["has_bias"] else ()
+    eager = partial(linear_cross_entropy, z_loss=kernel["z_loss"], softcap=kernel["softcap"])
+    yield Case("loss", getattr(module, kernel["name"]), eager, (hidden.to(dtype), weight.to(dtype), targets, *bias))
+
+
+def _embed(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    table = random(kernel["vocab_size"], 8, dtype=DTYPES[kernel["dtype"]])
+    tokens = torch.arange(rows) % 5
+    yield Case("rows of the table", getattr(module, kernel["name"]), embed, (tokens, table))
+
+
+def _adamw(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    shape = (rows, 37)
+    master, mean, square = random(*shape, seed=1), random(*shape, seed=2), random(*shape, seed=3).square()
+    grad = random(*shape, seed=4, dtype=DTYPES[kernel["grad_dtype"]])
+    group = {"lr": 1e-2, "weight_decay": 0.1}
+    betas = tuple(kernel["betas"])
+
+    def function(*args: Tensor) -> tuple[Tensor, ...]:
+        master, mean, square, grad = (each.detach().clone() for each in args)
+        weight, rest = split(master)
+        state = {"step": torch.tensor(3.0), "rest": rest, "exp_avg": mean, "exp_avg_sq": square}
+        module._step(torch.nn.Parameter(weight, requires_grad=False), state, grad, group, grad_scale=0.5)
+        return join(weight, rest), mean, square
+
+    def eager(*args: Tensor) -> tuple[Tensor, ...]:
+        master, mean, square, grad = (each.detach().clone() for each in args)
+        scales = 0.5, 1.0 / (1.0 - betas[0] ** 3), 1.0 / (1.0 - betas[1] ** 3)
+        grad = grad.to(master.dtype)
+        rate = {"lr": group["lr"], "shrink": 1.0 - group["lr"] * group["weight_decay"]}
+        adamw_step(master, None, mean, square, grad, betas=betas, eps=kernel["eps"], **rate, scales=scales)
+        return master, mean, square
+
+    yield Case("a step", function, eager, (master, mean, square, grad), eps=torch.finfo(torch.float32).eps)
+
+
+_MAKERS: dict[str, Callable[[Description, ModuleType, int], Iterator[Case]]] = {
+    "adamw": _adamw,
+    "add_norm": _add_norm,
+    "add_rms_norm": _add_norm,
+    "causal_attention": _causal_attention,
+    "embed": _embed,
+    "gated": _gated,
+    "gated_linear": _gated_linear,
+    "linear_cross_entropy": _linear_cross_entropy,
+}
+"""Template of a kernel -> its cases."""

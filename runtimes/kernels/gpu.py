@@ -1,0 +1,85 @@
+"""Triton kernels of a generated program: loaded when Triton is there, called through custom ops that work without it.
+
+A kernel is two files: `swiglu.py` with the function that model.py calls and its custom ops, `swiglu_gpu.py` with the kernels
+in Triton and the functions that start them.
+
+    gpu = load(__file__, price="4,096 bytes ...")     # swiglu.py -> swiglu_gpu.py
+    if not gpu.takes(gate_up, dtype=torch.bfloat16):
+        return eager_swiglu(gate_up)
+    gpu.call("forward", gate_up, out)                 # inside a custom op, which has shapes for tensors without memory
+
+Fake tensors are always taken, so that what a program keeps and moves is seen as the device will have it, on any machine.
+With TRITON_INTERPRET=1 tensors of the CPU are taken as well: then Triton's interpreter runs the kernels.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from .native import CHOICE
+
+
+class Gpu:
+    """The functions of one kernel; without Triton it takes nothing that has memory."""
+
+    def __init__(self, module: ModuleType | None, *, is_wanted: bool = True) -> None:
+        self.module = module
+        self._is_wanted = is_wanted
+        self._devices = ("cuda", "cpu") if is_interpreted() else ("cuda",)
+
+    def takes(self, *tensors: Tensor, dtype: torch.dtype) -> bool:
+        """Whether the kernel, generated for `dtype`, works on these tensors."""
+        if not self._is_wanted or any(each.dtype != dtype for each in tensors):
+            return False
+        if any(isinstance(each, FakeTensor) for each in tensors):
+            return True
+        return self.module is not None and all(each.device.type in self._devices for each in tensors)
+
+    def call(self, function: str, *args: Any) -> Any:
+        """Start a function of the kernel's file."""
+        assert self.module is not None, "call `takes` first"
+        return getattr(self.module, function)(*args)
+
+
+def load(module_file: str, *, price: str) -> Gpu:
+    """The kernel `<module>_gpu.py` beside `<module>.py`; `price` says what a program pays without it."""
+    file = Path(module_file)
+    if os.environ.get(CHOICE) == "eager":
+        return Gpu(None, is_wanted=False)
+    if importlib.util.find_spec("triton") is None:
+        if torch.cuda.is_available():
+            _warn(file.stem, price)
+        return Gpu(None)
+    return Gpu(
+        _import(file.with_name(f"{file.stem}_gpu.py")) if torch.cuda.is_available() or is_interpreted() else None
+    )
+
+
+def is_interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _import(file: Path) -> ModuleType:
+    """By its file: builds share their modules' names."""
+    spec = importlib.util.spec_from_file_location(f"{file.parent.name}.{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _warn(name: str, price: str) -> None:
+    print(
+        f"warning: no Triton on this machine: {name} runs in plain PyTorch, with the same results and {price}",
+        file=sys.stderr,
+    )

@@ -1,0 +1,106 @@
+"""Bugs to plant in Triton kernels: (kernel, rows, what stands there, what to put in its place)."""
+
+from __future__ import annotations
+
+import gpu_samples as samples
+
+from llmc.compiler.kernels.kernel import Kernel
+
+Bug = tuple[Kernel, int, str, str]
+
+_rms = samples.add_norm("fp32", hidden_size=100)
+_rms_bf16_stream = samples.add_norm("bf16", hidden_size=100, stream_dtype="bf16")
+_offset = samples.add_norm("fp32", hidden_size=7, unit_offset=True)
+_layer = samples.add_norm("fp32", hidden_size=100, is_layer=True, has_bias=True)
+_layer_normed = samples.add_norm("bf16", hidden_size=100, is_layer=True)
+_swiglu = samples.gated("fp32", eager="swiglu", size=1100)
+_geglu = samples.gated("fp32", eager="geglu_tanh", size=5)
+_attention = samples.causal_attention("fp32")
+_window = samples.causal_attention("fp32", num_kv_heads=4, head_dim=16, window=20)
+_capped = samples.causal_attention("fp32", head_dim=16, has_rope=False, softcap=3.0)
+_partial = samples.causal_attention("fp32", head_dim=48, rotary_dims=16, interleaved=True)
+_loss = samples.linear_cross_entropy("fp32", vocab_size=5003, z_loss=1e-2)
+_capped_loss = samples.linear_cross_entropy("fp32", softcap=3.0)
+_adamw = samples.adamw()
+
+BUGS: dict[str, list[Bug]] = {
+    "add_norm": [
+        (_rms, 5, "        v += tl.load(x + at, mask=mask, other=0.0).to(tl.float32)\n", "        pass\n"),
+        (_rms, 5, "tl.sum(v * v, axis=0) / D + EPS", "tl.sum(v * v, axis=0) / BLOCK + EPS"),
+        (
+            _rms,
+            5,
+            "1.0 / tl.sqrt(tl.sum(v * v, axis=0) / D + EPS)",
+            "1.0 / (tl.sqrt(tl.sum(v * v, axis=0) / D) + 1e-3)",
+        ),
+        (
+            _rms,
+            5,
+            "tl.store(h + at, y.to(h.dtype.element_ty), mask=mask)",
+            "tl.store(h + at, y.to(h.dtype.element_ty))",
+        ),
+        (_rms, 5, "        d_w += d_y * n\n", "        d_w = d_y * n\n"),
+        (_rms, 5, "- n * (tl.sum(g * n, axis=0) / D)", ""),
+        (_rms, 5, "d_v += tl.load(d_total + at", "d_v -= tl.load(d_total + at"),
+        (_rms_bf16_stream, 5, "        n *= scale\n", ""),
+        (_offset, 5, "1.0 + tl.load(weight", "tl.load(weight"),
+        (_layer, 5, "    v = tl.where(mask, v - middle, 0.0)\n", "    v = v - middle\n"),
+        (_layer, 5, "- tl.sum(g, axis=0) / D ", ""),
+        (_layer, 5, "        d_b += d_y\n", "        d_b += g\n"),
+        (_layer_normed, 5, "tl.store(normed + at, v", "tl.store(normed + at, stored"),
+    ],
+    "gated": [
+        (_swiglu, 3, "s + x * s * (1.0 - s)\n", "s + x * s\n"),
+        (_swiglu, 3, "f = tl.program_id(1) * BLOCK + ", "f = "),
+        (_swiglu, 3, "d_gate_up + row * 2 * F + F + f, (d * active)", "d_gate_up + row * 2 * F + F + f, (d * slope)"),
+        (_swiglu, 3, "mask = f < F", "mask = f <= F"),
+        (_geglu, 3, "0.21406444881780073", "0.0713548162726"),
+    ],
+    "causal_attention": [
+        (_attention, 150, "(key <= token)", "(key < token)"),
+        (_attention, 150, "b * c + a * s)", "b * c - a * s)"),
+        (_attention, 150, "DIRECTION=-1", "DIRECTION=1"),
+        (_attention, 150, "total * rescale + tl.sum", "total + tl.sum"),
+        (_attention, 150, "sums * rescale[:, None]", "sums"),
+        (_attention, 150, "(H + head // GROUP) * C\n", "(H + head % K) * C\n"),
+        (
+            _attention,
+            150,
+            "for head in range(key_head * GROUP, (key_head + 1) * GROUP)",
+            "for head in range(key_head * GROUP, key_head * GROUP + 1)",
+        ),
+        (_attention, 150, "tl.trans(d)) - dot[None, :])", "tl.trans(d)))"),
+        (_attention, 150, "(d_q * SCALE)", "d_q"),
+        (
+            _attention,
+            150,
+            "    edge = first // FORWARD_KEYS * FORWARD_KEYS",
+            "    edge = first // FORWARD_KEYS * FORWARD_KEYS + FORWARD_KEYS",
+        ),
+        (_attention, 150, "products * (SCALE * LOG2E)", "products * SCALE"),
+        (_attention, 150, "cos + token % T", "cos + token"),
+        (_window, 150, "key > token - WINDOW", "key >= token - WINDOW"),
+        (_window, 150, "        weights = tl.where(scores > -1e29, weights, 0.0)\n", "        pass\n"),
+        (_window, 150, "tl.minimum(start + KEYS_KEYS - 1 + WINDOW, T)", "tl.minimum(start + KEYS_KEYS, T)"),
+        (_capped, 70, " * slope", ""),
+        (_capped, 70, "2.0 * SCALE / CAP", "SCALE / CAP"),
+        (_partial, 70, "(i % C >= 16)", "(i % C > 16)"),
+        (_partial, 70, "second = first + 1", "second = first + 2"),
+    ],
+    "linear_cross_entropy": [
+        (_loss, 3, "total * tl.exp(most - now)", "total"),
+        (_loss, 3, "tl.where(v < V, tl.exp(x - now), 0.0)", "tl.exp(x)"),
+        (_loss, 3, "2.0 * Z_LOSS * lse", "Z_LOSS * lse"),
+        (_loss, 3, "tl.where(v == target, 1.0, 0.0)", "tl.where(v == target - 1, 1.0, 0.0)"),
+        (_loss, 3, "gradient.to(logits.dtype.element_ty), mask=v < V)", "gradient.to(logits.dtype.element_ty))"),
+        (_capped_loss, 3, "gradient *= 1.0 - turned * turned", "gradient *= 1.0"),
+        (_capped_loss, 3, "chosen = CAP * cap(chosen)", "chosen = chosen"),
+    ],
+    "adamw": [
+        (_adamw, 3, "master * shrink - lr", "master - lr"),
+        (_adamw, 3, ".to(tl.float32) * grad_scale", ".to(tl.float32)"),
+        (_adamw, 3, "tl.sqrt(v * square_scale) + EPS", "tl.sqrt(v) * square_scale + EPS"),
+        (_adamw, 3, "(bits + 0x8000) >> 16", "bits >> 16"),
+        (_adamw, 3, "(g * g - v) * (1.0 - BETA2)", "(g * g - v) * (1.0 - BETA1)"),
+    ],
+}
