@@ -47,6 +47,8 @@ def serve(
     if sockets:
         server.probe_url = _url("https" if tls else "http", host, sockets[0])
     server.run(sockets=[listener, *sockets])
+    if server.failure is not None:
+        raise server.failure
 
 
 def prepare(
@@ -90,13 +92,22 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.url = url
         self.probe_url: str | None = None
+        self.failure: RunError | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:
-            if self.probe_url is not None:
-                print(f"probes on {self.probe_url}", flush=True)
-            print(f"serving on {self.url}", flush=True)
+        if not self.started:
+            return
+        lines = [f"serving on {self.url}\n"]
+        if self.probe_url is not None:
+            lines.insert(0, f"probes on {self.probe_url}\n")
+        try:
+            sys.stdout.write("".join(lines))
+            sys.stdout.flush()
+        except OSError as error:  # a full disk; whoever started it waits for these lines
+            help = "standard output tells that the server is ready: make room where it goes"
+            self.failure = RunError(f"cannot write to standard output: {error.strerror}", help=help)
+            self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

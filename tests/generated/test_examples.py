@@ -20,6 +20,7 @@ BUILT = {
     "4-mixtral-moe.yaml",
     "train-on-slurm.yaml",
     "serve-on-kubernetes.yaml",
+    "serve-two-replicas.yaml",
 }
 """Those that are lowered today."""
 PROGRAM = {"model.py", "plan.json", "manifest.json", "README.md"}
@@ -27,6 +28,7 @@ SECTIONS = {"train": {"train.py"}, "serve": {"serve.py"}}
 LAUNCHED = {
     "train-on-slurm.yaml": {"launch/train.sbatch"},
     "serve-on-kubernetes.yaml": {"launch/serve.yaml", "launch/autoscale.yaml", "launch/monitoring/dashboard.json"},
+    "serve-two-replicas.yaml": {"router.py", "launch/compose.yaml", "launch/nginx.conf"},
 }
 
 

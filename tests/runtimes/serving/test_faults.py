@@ -36,9 +36,11 @@ from llmc.runtimes.serving.scheduler import Scheduler
 from llmc.runtimes.serving.server import serve
 from llmc.runtimes.serving.vocabulary import NumberVocabulary
 
+from llmc.runtimes.common.errors import run_program
+
 parser = argparse.ArgumentParser()
-parser.add_argument("--host")
-parser.add_argument("--port", type=int)
+parser.add_argument("--host", default="127.0.0.1")
+parser.add_argument("--port", type=int, default=0)
 parser.add_argument("--threads")
 args = parser.parse_args()
 
@@ -62,7 +64,7 @@ scheduler = Scheduler(KVBlocks(400, block_tokens=16), max_batch=8, max_seq_len=4
 metrics = Metrics()
 engine = Engine(Runner(), Sampler(), scheduler, metrics=metrics)
 service = Service(name="tiny", engine=engine, vocabulary=NumberVocabulary(100), metrics=metrics)
-serve(create_app(service), host=args.host, port=args.port, drain_s=20)
+run_program(lambda: serve(create_app(service), host=args.host, port=args.port, drain_s=20))
 '''
 ROUTER = """
 import sys
@@ -279,3 +281,29 @@ def test_replicas_do_not_outlive_a_router_that_is_killed(tmp_path: Path):
         router.process.wait(10)
         gone, alive = psutil.wait_procs(replicas, timeout=10)
         assert (len(gone), alive) == (2, [])
+
+
+def test_a_full_disk_under_the_log_changes_no_answer(tmp_path: Path):
+    (tmp_path / "serve.py").write_text(SERVE)
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.Popen(
+            [sys.executable, "serve.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=full, text=True
+        )
+        assert process.stdout is not None
+        seen = Seen()
+        url = process.stdout.readline().removeprefix("serving on ").strip()
+        asyncio.run(load(url, num_requests=30, in_flight=6, seen=seen))
+        process.terminate()
+        assert process.wait(20) == 0
+    assert (seen.wrong, seen.broken, seen.whole) == ([], 0, 30)
+
+
+def test_a_server_that_cannot_say_that_it_is_ready_ends_with_its_reason(tmp_path: Path):
+    (tmp_path / "serve.py").write_text(SERVE)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "serve.py"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode != 0
+    assert "error: cannot write to standard output: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
