@@ -1,9 +1,12 @@
 """A server at three times what it can do, with clients that leave, dawdle and send nonsense: what is promised, and what is left.
 
-    python benchmarks/serving_churn.py [--requests 10000]
+    [LLMC_CHURN_PACE=6] python benchmarks/serving_churn.py [--requests 10000]
 
 The server is ours on a real socket, with steps of a stated time in place of a model (20 ms and 50 us a token), and a queue
 bound as a plan derives it. First the peak: as much as it can do. Then three times that much, with every kind of trouble.
+
+Clients share the machine with the server. Where others do, too, LLMC_CHURN_PACE makes steps and the objective so many times longer and
+requests so many times rarer, so that it is the server's decisions that are measured; refusals are timed as they are.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import argparse
 import asyncio
 import json
 import math
+import os
 import random
 import re
 import subprocess
@@ -25,9 +29,10 @@ import psutil
 
 MAX_BATCH, PREFILL_CHUNK, MAX_SEQ_LEN, BLOCK_TOKENS = 16, 256, 512, 16
 PROMPT, ANSWER = 32, 24  # tokens
-STEP_S, TOKEN_S = 20e-3, 50e-6
+PACE = float(os.environ.get("LLMC_CHURN_PACE", "1"))
+STEP_S, TOKEN_S = 20e-3 * PACE, 50e-6 * PACE
 TPOT_S = STEP_S + (MAX_BATCH + PROMPT) * TOKEN_S  # a prompt rides along in most steps of a full batch
-TTFT_SLO_S = 0.5
+TTFT_SLO_S = 0.5 * PACE
 CAPACITY = MAX_BATCH / (ANSWER * TPOT_S)  # requests a second
 MAX_WAIT_STEPS = int((TTFT_SLO_S - 3 * TPOT_S) / TPOT_S)  # its own prompt, the step in progress, and one to spare
 
@@ -62,7 +67,7 @@ async def churn(url: str, *, num_requests: int, rate: float, has_trouble: bool, 
     pick, seen, began_s = random.Random(seed), Churned(), time.perf_counter()
     kinds, shares = [*TROUBLE, "stream"], [*TROUBLE.values(), 1 - sum(TROUBLE.values())]
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60 * PACE) as client:
         tasks, due_s = [], 0.0
         for _ in range(num_requests):
             due_s += pick.expovariate(rate)
@@ -108,7 +113,7 @@ async def _read(response: httpx.Response, kind: str, began_s: float, seen: Churn
         if kind == "leaves in the middle" and first_s is not None:
             return
         if kind == "dawdles":
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2 * PACE)
     if kind == "whole":
         choice = json.loads(last)["choices"][0]
         if choice["finish_reason"] != "length":
@@ -213,6 +218,7 @@ def main() -> None:
     status = server.stop()
     admitted = len(seen.first_s)
     in_time = sum(first_s <= TTFT_SLO_S for first_s in seen.first_s)
+    print(f"pace {PACE:g}, load of the machine at the end {os.getloadavg()[0]:.1f}")
     print(
         f"capacity {CAPACITY:.1f} requests/s, no wait beyond {MAX_WAIT_STEPS} steps, {args.requests} requests at three times that"
     )
