@@ -137,7 +137,7 @@ _SIZES_AMD = {
 _STAGES = {"FORWARD": 3, "KEYS": 2, "QUERIES": 2}
 _STAGES_AMD = {"FORWARD": 2, "KEYS": 1, "QUERIES": 2}
 """Blocks in flight, at most: on AMD GPUs what is loaded ahead waits in registers."""
-_MOST_SUMS = {"FORWARD": 100, "KEYS": 80, "QUERIES": 128}
+_MOST_SUMS = {"FORWARD": 100, "KEYS": 80, "QUERIES": 100}
 """Of a thread, in fp32, beyond which compilers spilled with a cap and a window: the rest is for operands and addresses."""
 _WHAT = {
     "FORWARD": "Forward",

@@ -5,12 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..kernels.table import left_alone
+
 if TYPE_CHECKING:
     from ...spec.document import Spec
+    from ..kernels.kernel import Kernel
+    from ..kernels.setting import Setting
     from ..planner.plan import Plan
     from .convert import ConvertView
     from .model import ModelView
     from .train import TrainView
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """What one kernel spares, against separate ops."""
+
+    name: str
+    language: str
+    fuses: str
+    spared: str
+    """Bytes through memory, forward."""
+    kept: str
+    """Bytes that are not kept for the backward pass."""
+
+
+_LANGUAGES = {"cpp": "C++", "triton": "Triton", "pytorch": "PyTorch"}
 
 
 @dataclass(frozen=True)
@@ -26,7 +46,9 @@ class ReadmeView:
     has_serve: bool
     replicas: int
     """Servers; with several there is a router."""
-    has_kernels: bool
+    kernels: tuple[KernelRow, ...]
+    left_alone: tuple[tuple[str, str], ...]
+    """Kernel that the program does not have, and why."""
     launch_target: str
     """What launch/ is for; empty without one."""
     model_type: str
@@ -40,8 +62,17 @@ class ReadmeView:
 
 
 def lower_readme(
-    spec: Spec, plan: Plan, *, model: ModelView, train: TrainView | None, convert: ConvertView | None, origin: str
+    spec: Spec,
+    plan: Plan,
+    *,
+    model: ModelView,
+    train: TrainView | None,
+    convert: ConvertView | None,
+    kernels: tuple[Kernel, ...],
+    setting: Setting | None,
+    origin: str,
 ) -> ReadmeView:
+    has_kernels = train is not None and train.device != "xla"  # which compiles what it fuses by itself
     return ReadmeView(
         name=spec.name,
         origin=origin,
@@ -51,7 +82,8 @@ def lower_readme(
         has_train=train is not None,
         has_serve=spec.serve is not None,
         replicas=plan.serve.layout.replicas if plan.serve else 1,
-        has_kernels=train is not None and train.device != "xla",
+        kernels=tuple(_kernel(each) for each in kernels) if has_kernels else (),
+        left_alone=tuple(left_alone(setting).items()) if setting is not None and has_kernels else (),
         launch_target=spec.deploy.target if spec.deploy is not None else "",
         model_type=convert.model_type if convert else "",
         run_dir=f"runs/{spec.name}",
@@ -67,6 +99,17 @@ def _hosts(spec: Spec, plan: Plan, train: TrainView) -> int:
     if train.device != "xla" or plan.train is None:
         return train.nodes
     return -(-plan.train.layout.devices // spec.hardware.accelerator.per_node)
+
+
+def _kernel(kernel: Kernel) -> KernelRow:
+    per = "a parameter" if kernel.template == "adamw" else "a token"
+    return KernelRow(
+        name=kernel.name,
+        language=_LANGUAGES[kernel.language],
+        fuses=kernel.fuses,
+        spared=f"{kernel.spared_bytes:,.0f} {per}" if kernel.spared_bytes else "",
+        kept=f"{kernel.spared_kept_bytes:,.0f} a token" if kernel.spared_kept_bytes else "",
+    )
 
 
 def _start(plan: Plan, train: TrainView) -> str:

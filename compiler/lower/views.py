@@ -9,7 +9,7 @@ from ..deploy.launch import lower_deploy
 from ..planner.layout import Layout
 from .convert import lower_convert
 from .data import lower_data
-from .kernels import lower_kernels
+from .kernels import lower_kernels, setting_of
 from .model import lower_model
 from .parallel import context_of, lower_parallel, tensor_of
 from .pipeline import pipeline_of
@@ -106,7 +106,16 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
         spmd=spmd,
         convert=convert,
         deploy=lower_deploy(spec, plan, steps=train.steps if train else None, serve=serve, origin=place.origin),
-        readme=lower_readme(spec, plan, model=model, train=train, convert=convert, origin=place.origin),
+        readme=lower_readme(
+            spec,
+            plan,
+            model=model,
+            train=train,
+            convert=convert,
+            kernels=kernels,
+            setting=setting_of(spec, plan),
+            origin=place.origin,
+        ),
     )
 
 

@@ -1,0 +1,134 @@
+"""Which kernels a program has: by device, precision and layout; what is left alone comes with its reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from architectures import ARCHITECTURES
+from programs import TINY, tiny_spec
+
+from llmc.compiler.ir import facts
+from llmc.compiler.kernels.add_norm import AddNorm
+from llmc.compiler.kernels.chips import CHIPS, chip_of
+from llmc.compiler.kernels.setting import Setting
+from llmc.compiler.kernels.table import choose_kernels, left_alone
+from llmc.compiler.kernels.tiles import attention_tiles
+from llmc.compiler.lower.model import longest_sequence
+from llmc.compiler.pipeline import build_graph, run_passes
+from llmc.compiler.planner.layout import Layout
+from llmc.spec.hardware import Accelerator
+
+ONE = Layout()
+DATA = Layout(dp_shard=8, zero=3)
+
+
+def setting(*, precision: str = "bf16", layout: Layout = ONE, name: str = "h100-sxm-80g", **fields: Any) -> Setting:
+    device = TINY["hardware"]["accelerator"] | {"name": name, "kind": "cpu" if name == "cpu" else "gpu"}
+    device |= {"architecture": "hopper"} if name.startswith("h100") else {}
+    spec = tiny_spec(
+        without=("serve",), hardware={"accelerator": device}, train=TINY["train"] | {"precision": precision}, **fields
+    )
+    assert spec.train is not None
+    return Setting(spec, spec.train[0], grad_accumulation=1, longest=longest_sequence(spec), layout=layout)
+
+
+def chosen(**changes: Any) -> dict[str, str]:
+    return {kernel.name: kernel.language for kernel in choose_kernels(setting(**changes))}
+
+
+EVERYTHING = {"adamw", "add_rms_norm", "causal_attention", "linear_cross_entropy", "swiglu"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, EVERYTHING),
+        ({"precision": "fp32"}, {"add_rms_norm", "linear_cross_entropy", "swiglu"}),
+        ({"layout": DATA}, EVERYTHING - {"adamw"}),
+        ({"layout": Layout(tp=2, sequence_parallel=True)}, {"add_rms_norm", "causal_attention", "swiglu"}),
+        ({"layout": Layout(pp=2, grad_accumulation=4)}, {"causal_attention", "linear_cross_entropy", "swiglu"}),
+        ({"layout": Layout(cp=2, cp_kind="ring")}, {"add_rms_norm", "linear_cross_entropy", "swiglu"}),
+        ({"model": ARCHITECTURES["gpt2"]}, {"adamw", "add_layer_norm", "causal_attention", "linear_cross_entropy"}),
+        ({"model": ARCHITECTURES["gemma2"]}, {"geglu_tanh", "linear_cross_entropy"}),
+        ({"model": ARCHITECTURES["qwen3"]}, EVERYTHING - {"causal_attention"}),
+        ({"name": "v100"}, {"linear_cross_entropy"}),
+    ],
+)
+def test_gpu_programs_have_the_kernels_that_apply(changes: dict[str, Any], names: set[str]) -> None:
+    found = chosen(**changes)
+    assert set(found) == names
+    assert set(found.values()) == ({"triton"} if changes.get("name") != "v100" else {"pytorch"})
+    others = left_alone(setting(**changes))
+    assert len(found) + len(others) == 6
+    assert all(others.values())
+
+
+def test_a_cpu_has_kernels_in_cpp() -> None:
+    found = chosen(name="cpu")
+    assert set(found) == {"adamw", "add_rms_norm", "causal_attention", "embed", "linear_cross_entropy", "swiglu_linear"}
+    assert found["causal_attention"] == "cpp"
+
+
+@pytest.mark.parametrize(
+    ("layout", "kernel", "words"),
+    [
+        (DATA, "adamw", "fused step takes sharded weights"),
+        (Layout(tp=2), "linear_cross_entropy", "parts of the vocabulary"),
+        (Layout(cp=2, cp_kind="ring"), "causal_attention", "keys travel between ranks"),
+        (Layout(pp=2), "add_norm", "hand on one tensor"),
+    ],
+)
+def test_what_is_left_alone_has_its_reason(layout: Layout, kernel: str, words: str) -> None:
+    assert words in left_alone(setting(layout=layout))[kernel]
+
+
+def test_ranks_of_tp_have_kernels_of_their_own_sizes() -> None:
+    whole = {kernel.name: kernel for kernel in choose_kernels(setting())}
+    part = {kernel.name: kernel for kernel in choose_kernels(setting(layout=Layout(tp=2)))}
+    assert 2 * part["swiglu"].size == whole["swiglu"].size  # pyright: ignore[reportAttributeAccessIssue]
+    assert 2 * part["causal_attention"].num_heads == whole["causal_attention"].num_heads  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_what_a_norm_spares_is_what_the_graph_says_it_reads() -> None:
+    """In bf16 throughout, as FSDP has it: the norm's own read of the residual stream."""
+    found = setting(layout=DATA)
+    norm = next(kernel for kernel in choose_kernels(found) if isinstance(kernel, AddNorm))
+    graph = run_passes(build_graph(found.spec))
+    op = next(op for op in graph.ops("rms_norm") if op.block is not None)
+    read = op.line.inputs[0].size({**op.sizes, **facts.extent(batch=1, tokens=1)}) * 2
+    assert norm.spared_bytes == read
+
+
+def test_a_fused_norm_keeps_less_only_where_the_stream_is_wider() -> None:
+    narrow, wide = (
+        next(kernel for kernel in choose_kernels(setting(layout=layout)) if isinstance(kernel, AddNorm))
+        for layout in (DATA, ONE)
+    )
+    assert narrow.spared_kept_bytes == 0
+    assert wide.spared_kept_bytes == 2 * 64
+    assert wide.price.endswith("128 more kept for the backward pass")
+
+
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=lambda chip: chip.target)
+@pytest.mark.parametrize("head_dim", [16, 64, 80, 128, 256])
+def test_every_chip_has_tiles_for_every_head(chip: Any, head_dim: int) -> None:
+    tiles = attention_tiles(heads=40, head_dim=head_dim, pairs=head_dim // 2, copied=512, number_bytes=2, chip=chip)
+    for tile in (tiles.forward, tiles.keys, tiles.queries):
+        assert tile.num_warps * chip.warp in (128, 256)
+        assert f"of {chip.shared_bytes // 1024} KiB" in tile.comment[1]
+
+
+def test_chips_go_by_name_and_architecture() -> None:
+    def target(**fields: Any) -> str | None:
+        device = {"kind": "gpu", "memory_gib": 80, "memory_gb_s": 2000, "peak_tflops": {"bf16": 300}} | fields
+        chip = chip_of(Accelerator.model_validate(device))
+        return chip.target if chip else None
+
+    assert target(architecture="hopper") == "sm_90"
+    assert target(name="mi355x", vendor="amd") == "gfx950"
+    assert target(name="a10") == "sm_86"
+    assert target(name="mine") == "sm_80"
+    assert target(name="v100-sxm-16g", vendor="nvidia") is None
+    assert target(name="arc-pro-b60", vendor="intel") is None
+    assert target(kind="tpu") is None
