@@ -18,6 +18,8 @@ def files(views: Views) -> tuple[File, ...]:
         File("parallel.py", "xla/parallel.py.j2", names, key="parallel"),
         File("train.py", "xla/train.py.j2", names, key="train"),
     ]
+    if views.spmd is not None and views.spmd.topology:
+        found.append(File("tpu.json", "xla/tpu.json.j2", names, key="hardware"))
     if views.data is not None:
         found.append(File("data.py", "pytorch/data.py.j2", {"d": views.data}, key="data"))
     if views.convert is not None:

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...spec.units import GIB
 from ..planner.layout import ORDER
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
+    from ...spec.hardware import Accelerator
     from ..planner.layout import Layout
 
 Spread = tuple[str | tuple[str, ...] | None, ...]
@@ -57,9 +59,24 @@ class SpmdView:
     """Rows that lie rank by rank, with tp."""
     tokens: str
     hidden: str
+    """Of hidden states [B, T, D] between blocks."""
+    features: str
+    """Of what matrices that tp cuts by rows give: [B, T, F], [B, T, V]."""
     heads: str
+    """In attention: [B, H, T, C]."""
+    tables: tuple[str, ...]
+    """Modules of the model that look things up."""
+    up: str
+    """The first matrix of the feed-forward part."""
     summary: tuple[str, ...]
     torus_words: str
+    topology: str
+    """What the TPU compiler calls the slice: `v5p:4x4x8`; empty where the spec gives no torus."""
+    num_layers: int
+    hbm_bytes: int
+    """Of a device."""
+    matrix_bytes: int
+    """Of the matrices of a layer, as they travel: whole, or what a rank of tp has of them."""
 
     @property
     def world_size(self) -> int:
@@ -95,10 +112,35 @@ def lower_spmd(spec: Spec, layout: Layout, *, origin: str) -> SpmdView:
         sections=tuple(_sections(spec)) if layout.tp > 1 else (),
         tokens=as_source((cut.data, cut.of("cp"))),
         hidden=as_source((cut.data, cut.of("cp", "tp") if layout.sequence_parallel else cut.of("cp"), None)),
+        features=as_source((cut.data, cut.of("cp"), cut.tp)),
+        tables=("embed", "positions") if spec.model.position.kind == "learned" else ("embed",),
+        up="gate_up" if spec.model.mlp.is_gated else "up",
         heads=as_source((cut.data, cut.of("tp", "cp"), None, None)),
         summary=tuple(_summary(layout, cut)),
         torus_words=_torus_words(axes, torus),
+        topology=f"{_generation(accelerator)}:{topology}" if topology is not None else "",
+        num_layers=spec.model.num_layers,
+        hbm_bytes=round(accelerator.memory_gib * GIB),
+        matrix_bytes=_matrix_bytes(spec) // layout.tp,
     )
+
+
+_GENERATIONS = {"ironwood": "tpu7x", "trillium": "v6e", "v7": "tpu7x", "v7x": "tpu7x"}
+"""Name in the catalog -> what the compiler calls it, where they differ."""
+
+
+def _generation(accelerator: Accelerator) -> str:
+    name = (accelerator.like or accelerator.name or "").removeprefix("tpu-")
+    return _GENERATIONS.get(name, name)
+
+
+def _matrix_bytes(spec: Spec) -> int:
+    model, train = spec.model, spec.train
+    kv_heads = 1 if model.attention.kind == "mqa" else model.num_kv_heads
+    attention = (2 * model.num_heads + 2 * kv_heads) * model.head_dim
+    feed_forward = (3 if model.mlp.is_gated else 2) * model.intermediate_size
+    number_bytes = 2 if train and train[0].precision == "bf16" else 4
+    return (attention + feed_forward) * model.hidden_size * number_bytes
 
 
 class _Axes:

@@ -11,7 +11,9 @@ from ..emit.manifest import MANIFEST
 from ..planner.claims import CLAIMS_FILE, TrainClaims
 from ..planner.plan import Plan
 from .claims import Verdict
+from .environments import python_of
 from .numerics import check_numerics
+from .tpu import NOT_HERE, check_tpu, is_for_tpus
 from .training import check_training
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ def verify_folder(folder: Path, *, spec: Spec | None, progress: Progress) -> Ver
     """All that can be told of a built program; with its spec, numerics as well. Raises FileNotFoundError without a plan."""
     plan = Plan.from_json(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
     unchecked = [EXECUTED_NOWHERE]
+    if is_for_tpus(folder):
+        return _verify_for_tpus(folder, plan, unchecked, progress=progress)
     if not (folder / CLAIMS_FILE).exists():
         return Verdict(
             plan.name, (), ("this program is for one device: its plan claims nothing that ranks do", *unchecked)
@@ -42,6 +46,18 @@ def verify_folder(folder: Path, *, spec: Spec | None, progress: Progress) -> Ver
         found += check_numerics(spec, plan, built=folder)
     unchecked += [f"{name} was edited after it was built" for name in edited_files(folder)]
     return Verdict(plan.name, tuple(found), tuple(unchecked))
+
+
+def _verify_for_tpus(folder: Path, plan: Plan, unchecked: list[str], *, progress: Progress) -> Verdict:
+    """The verdict of the TPU compiler, as far as it is here."""
+    assert plan.train is not None
+    missing = [name for name in ("xla", "tpu") if python_of(name) is None]
+    if missing:
+        return Verdict(plan.name, (), (NOT_HERE, *unchecked))
+    found = tuple(check_tpu(folder, plan.train, progress=progress))
+    unchecked.append("numerics of this program: tests/xla runs its like on eight virtual devices")
+    unchecked += [f"{name} was edited after it was built" for name in edited_files(folder)]
+    return Verdict(plan.name, found, tuple(unchecked))
 
 
 def edited_files(folder: Path) -> Iterator[str]:

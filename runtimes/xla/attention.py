@@ -46,26 +46,32 @@ class _FlashAttention(torch.autograd.Function):
             mesh,
             [True] * 3 + [False] * 7,
         )
-        ctx.save_for_backward(q, k, v, y, lse_sum, lse_max)
+        lse = lse_max + lse_sum.log()  # [B, H, T]
+        device.barrier(
+            [y, lse]
+        )  # else the compiler keeps the kernel's own 128 copies of it, and takes one when it needs it
+        ctx.save_for_backward(q, k, v, y, lse)
         ctx.options = (group, scale, spread)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         _, backward = _kernels()
-        q, k, v, y, lse_sum, lse_max = ctx.saved_tensors
+        q, k, v, y, lse = ctx.saved_tensors
         group, scale, spread = ctx.options
+        k, v, grad = k.clone(), v.clone(), grads[0].clone()
+        device.barrier([k, v, grad])  # else keys are repeated once, in the forward pass, and kept so
         wide_k, wide_v = _repeated(k, group), _repeated(v, group)
         mesh = str(device.mesh())
         shapes = (list(q.shape), list(wide_k.shape), None)
         dq, dk, dv, _ = backward(
-            grads[0],
+            grad,
             q,
             wide_k,
             wide_v,
             y,
-            lse_sum,
-            lse_max,
+            torch.ones_like(lse),  # of exp(score - lse), the sum
+            lse,
             None,
             None,
             None,

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import device
+from .device import Spread
+
 
 def linear_cross_entropy(
     hidden: Tensor,
@@ -13,15 +16,16 @@ def linear_cross_entropy(
     targets: Tensor,
     bias: Tensor | None = None,
     *,
+    spread: Spread,
     z_loss: float = 0.0,
     softcap: float | None = None,
 ) -> Tensor:
     """The loss summed over tokens, as runtimes/reference/loss.py has it: hidden [B, T, D], weight [V, D], targets [B, T].
 
     The target's logit is picked with a comparison, not with a lookup: where tp cuts the vocabulary, each device picks from its
-    own part, and one small sum does the rest. XLA keeps logits in the format of the product, and computes the rest as it reads them.
+    own part, and one small sum does the rest. `spread` is how logits [B, T, V] are cut. XLA keeps logits in the format of the product, and computes the rest as it reads them.
     """
-    x = F.linear(hidden, weight, bias)
+    x = device.annotated(F.linear(hidden, weight, bias), spread)
     x = x.to(torch.promote_types(x.dtype, torch.float32))  # [B, T, V]
     if softcap is not None:
         x = softcap * torch.tanh(x / softcap)

@@ -142,6 +142,11 @@ def spread_output(module: nn.Module, spread: Spread) -> None:
     module.register_forward_hook(hook)
 
 
+def give_bf16(module: nn.Module) -> None:
+    """What a module gives becomes bf16."""
+    module.register_forward_hook(lambda _module, _args, output: output.to(torch.bfloat16))
+
+
 def ranked_sections(x: Tensor, sizes: tuple[int, ...], *, tp: int) -> list[Tensor]:
     """[..., sum(sizes)], rank by rank -> [..., size] of each section, in the order of heads or columns; nothing moves."""
     by_rank = x.unflatten(-1, (tp, -1)).split([size // tp for size in sizes], dim=-1)

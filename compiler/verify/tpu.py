@@ -1,0 +1,196 @@
+"""`llmc verify` of a program for TPUs: its graphs, at the plan's shapes and on its mesh, compiled by the compiler of TPUs.
+
+Two models of few layers are compiled and the rest is told from them: each layer adds the same. The verdict on memory is the
+compiler's own; what devices send is read from the compiled program.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .claims import Claim
+from .dry import DryRunError
+from .environments import ROOT, python_of
+from .groups import axis_of
+from .hlo import Collective, collectives_of
+
+if TYPE_CHECKING:
+    from ..planner.layout import Layout
+    from ..planner.plan import TrainPlan
+
+TARGET = "tpu.json"
+FEW = (1, 2)
+"""Layers of the two models."""
+WITHIN = 0.05
+TRAFFIC_WITHIN = 0.25
+"""A ring that the compiler builds of permutations leaves out a hop or two, and norms travel beside matrices."""
+_NEEDS = re.compile(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm")
+_UNITS = {"G": 1 << 30, "M": 1 << 20}
+NOT_HERE = "the TPU compiler's verdict: `make setup-xla` brings torch-xla and libtpu"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a graph, on one device."""
+
+    layers: int
+    arguments: int
+    temporary: int
+    peak: int
+    collectives: tuple[Collective, ...]
+    refused: str = ""
+
+    @property
+    def num_bytes(self) -> int:
+        """Results lie where the arguments were that they replace."""
+        return self.arguments + self.temporary
+
+
+def is_for_tpus(folder: Path) -> bool:
+    return (folder / TARGET).exists()
+
+
+def check_tpu(
+    folder: Path, plan: TrainPlan, *, progress: Callable[[str], None], layers: Sequence[int] = FEW
+) -> Iterator[Claim]:
+    """The claims that the compiler can judge; with `layers` of one number, the model of so many alone."""
+    target = json.loads((folder / TARGET).read_text(encoding="utf-8"))
+    found = [compiled_program(folder, target, layers=each, progress=progress) for each in layers]
+    refused = next((each for each in found if each.refused), None)
+    if refused is not None:
+        yield _refusal(refused, plan, target)
+        return
+    fewer, more = found[0], found[-1]
+    yield from _memory(fewer, more, plan, target)
+    yield from _traffic(fewer, more, plan.layout, target)
+
+
+def _memory(fewer: Compiled, more: Compiled, plan: TrainPlan, target: dict[str, Any]) -> Iterator[Claim]:
+    """States to 5 %; the whole too, and whether it fits."""
+    memory = plan.predicted.memory_gib
+    gib = 1 << 30
+    states = (memory.parameters + memory.gradients) * gib
+    whole = [_at(fewer, more, target["layers"], name) for name in ("arguments", "temporary", "num_bytes")]
+    yield Claim("memory", "weights and gradients of a device", round(states), whole[0], "bytes", WITHIN)
+    # AdamW's moments lie beside the graph that accumulates: they are no arguments of it.
+    needed = whole[2] + round(memory.optimizer * gib)
+    yield Claim("memory", "all that a device holds at most", round(memory.peak * gib), needed, "bytes", WITHIN)
+    fits = "yes" if needed <= target["hbm_bytes"] else "no"
+    yield Claim("memory", f"{target['layers']} layers fit into {target['hbm_bytes'] / gib:.4g} GiB", "yes", fits)
+
+
+def _at(fewer: Compiled, more: Compiled, layers: int, name: str) -> int:
+    """A figure of the whole model: each layer adds what one more added."""
+    first, last = getattr(fewer, name), getattr(more, name)
+    if more.layers == fewer.layers:
+        return last
+    return round(first + (last - first) * (layers - fewer.layers) / (more.layers - fewer.layers))
+
+
+def _refusal(found: Compiled, plan: TrainPlan, target: dict[str, Any]) -> Claim:
+    """The compiler's refusal, beside what the plan has for as many layers."""
+    said = _NEEDS.search(found.refused)
+    if said is None:
+        return Claim("memory", f"{found.layers} layers compile", "yes", found.refused.splitlines()[0][:200])
+    needs = float(said[1]) * _UNITS[said[2]]
+    peak = plan.predicted.memory_gib.peak * (1 << 30)
+    planned = round(peak) if found.layers == target["layers"] else target["hbm_bytes"]
+    return Claim("memory", f"{found.layers} layers, which do not fit", planned, round(needs), "bytes", 0.1)
+
+
+def _traffic(fewer: Compiled, more: Compiled, layout: Layout, target: dict[str, Any]) -> Iterator[Claim]:
+    """No group that the plan has no axis for; what a layer's weights and gradients come to."""
+    groups = Counter(_axis(each, layout) for each in more.collectives)
+    strange = sorted(name for name in groups if name.startswith("devices "))
+    yield Claim("traffic", "groups that are no axis of the plan", "none", ", ".join(strange) or "none")
+    shards = layout.shards if layout.zero == 3 else 1
+    if shards == 1 or more.layers == fewer.layers:
+        return
+    gathers = 3 if layout.recompute == "full" else 2
+    planned = (gathers + 1) * target["matrix_bytes"] * (shards - 1) / shards
+    counts = Counter(each.kind for each in more.collectives)
+    counts.subtract(Counter(each.kind for each in fewer.collectives))
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()) if count)
+    sent = [
+        sum(_sent(each) for each in one.collectives if not _is_tensor_parallel(each, layout)) for one in (fewer, more)
+    ]
+    name = f"weights and gradients of a layer over its shards ({gathers} gathers, 1 reduction; compiled: {kinds})"
+    yield Claim("traffic", name, round(planned), sent[1] - sent[0], "bytes", TRAFFIC_WITHIN)
+
+
+def _axis(each: Collective, layout: Layout) -> str:
+    """Of a permutation only pairs are known, and those of a ring's first step at that."""
+    if each.kind == "collective-permute" or not each.group:
+        return "world"
+    return axis_of(layout, 0, each.group) or f"devices {', '.join(map(str, each.group[:4]))}, …"
+
+
+def _is_tensor_parallel(each: Collective, layout: Layout) -> bool:
+    return layout.tp > 1 and _axis(each, layout) == "tp"
+
+
+def _sent(each: Collective) -> int:
+    """Bytes that leave a device, by a ring."""
+    size = len(each.group)
+    share = (size - 1) / size if size else 1.0
+    factor = {"all-gather": share, "all-reduce": 2 * share, "reduce-scatter": size - 1, "all-to-all": share}
+    return round(each.num_bytes * factor.get(each.kind, 1.0))
+
+
+def compiled_program(folder: Path, target: dict[str, Any], *, layers: int, progress: Callable[[str], None]) -> Compiled:
+    """The first so many layers of a program, compiled for its slice."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch)
+        progress(f"the graph of {layers} layers")
+        staged(folder, out, layers=layers)
+        progress(f"{layers} layers compiled for {target['topology']}")
+        return compiled(out / "accumulate.mlir", target["topology"], target["devices"], layers=layers)
+
+
+def staged(folder: Path, out: Path, *, layers: int) -> None:
+    """accumulate.mlir and update.mlir of a program."""
+    python = python_of("xla")
+    assert python is not None, NOT_HERE
+    with tempfile.TemporaryDirectory() as shown:
+        Path(shown, "llmc").symlink_to(ROOT, target_is_directory=True)
+        environment = {**os.environ, "PYTHONPATH": shown}
+        _run([python, "-m", "llmc.runtimes.xla.stage", folder, out, "--layers", str(layers)], environment)
+
+
+def compiled(graph: Path, topology: str, devices: int, *, layers: int, quick: bool = True) -> Compiled:
+    """A graph's memory and collectives. Compiling with little effort takes half the time and gives nearly the same memory."""
+    python = python_of("tpu")
+    assert python is not None, NOT_HERE
+    out = graph.with_suffix(".hlo")
+    script = ROOT / "runtimes" / "xla" / "compile_for_tpu.py"
+    flags = ["--quick"] if quick else []
+    said = json.loads(
+        _run([python, script, graph, topology, str(devices), out, *flags], dict(os.environ)).splitlines()[-1]
+    )
+    if "refused" in said:
+        return Compiled(layers, 0, 0, 0, (), refused=said["refused"])
+    memory = said["memory"]
+    results = memory["output"] - memory["alias"]
+    return Compiled(
+        layers=layers,
+        arguments=memory["argument"],
+        temporary=memory["temp"] + results + memory["generated_code"],
+        peak=said["peak"] or 0,
+        collectives=tuple(collectives_of(out.read_text(encoding="utf-8"))),
+    )
+
+
+def _run(command: Sequence[str | Path], environment: dict[str, str]) -> str:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DryRunError("\n".join(done.stderr.strip().splitlines()[-6:]))
+    return done.stdout
