@@ -12,6 +12,10 @@ from .faults import FINE, WRONG_USAGE
 if TYPE_CHECKING:
     from ..runtimes.pytorch.calibrate import Calibration
 
+MANY_ROWS, WEIGHT_SIZE = 128, 1536
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
+"""Of the measured products, as runtimes/pytorch/calibrate.py has them; a test compares."""
+
 HEAD = """\
 # This machine, measured by `llmc doctor --calibrate`: torch {torch}, {threads} {words}, {processor}.
 # In a spec: `extends: {file}`. Measure on an idle machine, and again when it changes.
@@ -26,7 +30,7 @@ def write_calibration(file: Path) -> int:
     except ImportError as error:
         print(f"llmc doctor --calibrate: {error} (pip install 'llmc-compiler[torch]')", file=sys.stderr)
         return WRONG_USAGE
-    print("measuring, about ten seconds")
+    print("measuring, about fifteen seconds")
     found = calibrate()
     text = calibration_text(
         found, file=file.name, torch=torch.__version__, processor=_processor(), memory_gib=_memory_gib()
@@ -46,6 +50,7 @@ def write_calibration(file: Path) -> int:
 def calibration_text(found: Calibration, *, file: str, torch: str, processor: str, memory_gib: float) -> str:
     """YAML whose every figure says how it was measured."""
     peaks = ", ".join(f"{name}: {rate / 1e12:.3g}" for name, rate in found.flops_per_s.items())
+    rates = "\n".join(_rate(name, found) for name in found.products)
     words = "thread" if found.threads == 1 else "threads"
     head = HEAD.format(torch=torch, threads=found.threads, words=words, processor=processor, file=file)
     return f"""{head}hardware:
@@ -55,8 +60,20 @@ def calibration_text(found: Calibration, *, file: str, torch: str, processor: st
     memory_gb_s: {found.read_bytes_per_s / 1e9:.1f}  # torch sums 256 MiB of fp32
     peak_tflops: {{{peaks}}}  # torch multiplies matrices of 1024 x 1024
     intra_node: {{link: shared memory, gb_s: {found.copied_bytes_per_s / 2e9:.1f}, domain: 1}}  # half of what torch copies
+    products:  # torch.nn.functional.linear with weights of 1536 x 1536: of 128 rows, of one, and with nothing to compute
+{rates}
     op_us: {found.op_s * 1e6:.2f}  # torch adds to 16 numbers
 """
+
+
+def _rate(name: str, found: Calibration) -> str:
+    """A format's line: times as shares of what this machine could do."""
+    times = found.products[name]
+    launch_s = times.launch_s
+    flops, size = 2 * MANY_ROWS * WEIGHT_SIZE**2, WEIGHT_BYTES[name] * WEIGHT_SIZE**2
+    compute = flops / max(times.many_rows_s - launch_s, 1e-9) / found.flops_per_s[name]
+    memory = size / max(times.one_row_s - launch_s, 1e-9) / found.read_bytes_per_s
+    return f"      {name}: {{compute: {min(compute, 2):.2f}, memory: {min(memory, 2):.2f}, launch_us: {launch_s * 1e6:.1f}}}"
 
 
 def _processor() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, Strict
 from pydantic_core import PydanticCustomError
 
 from .base import Node
@@ -60,6 +60,24 @@ class Torus(Node):
     wrap_multiple: Count | None = Field(default=None, description="Sides that are a multiple of this close into rings.")
 
 
+Share = Annotated[float, Strict(), Field(gt=0, le=2, allow_inf_nan=False)]
+
+
+class ProductRate(Node):
+    """What matrix products of one format reach, measured."""
+
+    launch_us: Positive = Field(description="Time of a product that has nothing to compute.")
+    compute: Share = Field(description="Of the peak, at many rows.")
+    memory: Share = Field(description="Of the bandwidth, at one row.")
+
+
+class ProductRates(Node):
+    """By the format of the weights; those that are null go by the cost model."""
+
+    fp32: ProductRate | None = Field(default=None, description="Products in fp32.")
+    bf16: ProductRate | None = Field(default=None, description="Products in bf16.")
+
+
 class Accelerator(Node):
     """One device as the catalog describes it; a spec may override any figure beside `like:`."""
 
@@ -80,6 +98,9 @@ class Accelerator(Node):
     torus: Torus | None = Field(default=None, description="The wires of a torus, for devices built as one.")
     per_node: Count = Field(default=8, description="Devices in a node.")
     tdp_w: Watts | None = Field(default=None, description="Power a device draws at most.")
+    products: ProductRates = Field(
+        default_factory=ProductRates, description="What matrix products reach, where it was measured (a CPU's)."
+    )
     op_us: Positive | None = Field(
         default=None,
         description="Time that starting and ending a small op takes, measured; null: what the cost model has for the kind.",

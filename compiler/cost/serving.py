@@ -77,7 +77,9 @@ class Engine:
         self.bandwidth = machine.memory_bytes_per_s
         self.ops = alike.ops if alike is not None else self._own_ops()
         self.reprice(
-            serve_constants_of(architecture, kind=machine.kind).of_machine(machine.op_s),
+            serve_constants_of(architecture, kind=machine.kind).of_machine(
+                op_s=machine.op_s, product_rates=machine.product_rates
+            ),
             software or serving_software(architecture=architecture),
         )
 

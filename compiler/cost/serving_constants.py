@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .provenance import Spread
+
+if TYPE_CHECKING:
+    from ...spec.hardware import ProductRate
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,18 @@ class ServeConstants:
     op_s: float = 0.0
     """A small op's time for which `step_s` and `layer_floor_s` stand; 0 where neither is made of such."""
 
-    def of_machine(self, op_s: float | None) -> ServeConstants:
-        """For a machine on which a small op was measured: what a host does between products takes as much longer or shorter."""
+    def of_machine(self, *, op_s: float | None, product_rates: Mapping[str, ProductRate]) -> ServeConstants:
+        """For a machine that somebody measured: its products, and what a host does between them, which takes as much longer
+        or shorter as a small op does."""
+        measured = {
+            label: ProductLaw(rate.launch_us * 1e-6, compute_share=rate.compute, memory_share=rate.memory)
+            for label, rate in product_rates.items()
+        }
+        found = replace(self, products={**self.products, **measured}) if measured else self
         if op_s is None or not self.op_s:
-            return self
+            return found
         ratio = op_s / self.op_s
-        return replace(self, step_s=self.step_s * ratio, layer_floor_s=self.layer_floor_s * ratio, op_s=op_s)
+        return replace(found, step_s=self.step_s * ratio, layer_floor_s=self.layer_floor_s * ratio, op_s=op_s)
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,8 @@ class ServingOps:
         narrow = {"fp8": "fp8", "nvfp4": "fp4"}.get(label)
         if narrow in self.machine.peak_flops_per_s and label in products:
             return products[label], self.machine.peak_flops_per_s[narrow]
-        return products["bf16"], self.machine.peak("fp32" if label == "fp32" else "bf16")
+        wide = "fp32" if label == "fp32" else "bf16"
+        return products.get(wide, products["bf16"]), self.machine.peak(wide)
 
     def _work(self, op: Op, rows: int) -> _Work:
         key = (op.id, rows)

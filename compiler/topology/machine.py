@@ -8,6 +8,7 @@ graph.py draws the same machine as a graph, and tests hold both to the same band
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from ..cost.constants import DeviceConstants, constants_of
 from .torus import Factor, Torus
 
 if TYPE_CHECKING:
-    from ...spec.hardware import Accelerator, Hardware
+    from ...spec.hardware import Accelerator, Hardware, ProductRate
 
 TERA = 10**12
 
@@ -57,6 +58,8 @@ class Machine:
     tdp_w: float | None
     op_s: float | None = None
     """Of starting and ending a small op, where somebody measured it."""
+    product_rates: Mapping[str, ProductRate] = field(default_factory=dict)
+    """What products reach, by format, where somebody measured it."""
 
     pod_size: int | None = None
     """Devices between which the network is as wide as their ports; beyond, it is `pod_bytes_per_s` a device."""
@@ -163,6 +166,11 @@ def machine_of(hardware: Hardware) -> Machine:
         price_per_hour_usd=hardware.price_per_hour_usd,
         tdp_w=device.tdp_w,
         op_s=device.op_us * 1e-6 if device.op_us is not None else None,
+        product_rates={
+            label: rate
+            for label, rate in (("fp32", device.products.fp32), ("bf16", device.products.bf16))
+            if rate is not None
+        },
         pod_size=hardware.pod.devices if hardware.pod is not None else None,
         pod_bytes_per_s=_pod_bytes_per_s(
             hardware, within=(slow or DEFAULT_INTER_NODE_BYTES_PER_S) * constants.network_share

@@ -10,6 +10,11 @@ import torch
 
 from .cpu import use_threads
 
+WEIGHTS, WEIGHT_SIZE = 16, 1536
+"""Together beyond the caches."""
+MANY_ROWS = 128
+LAUNCH_SIZE = 64
+"""Of a weight that is in the caches and has next to nothing to compute, and is large enough for the library's own kernels."""
 READ_BYTES = 256 * 2**20
 """Well beyond the caches."""
 PRODUCT_SIZE = 1024
@@ -27,7 +32,19 @@ class Calibration:
     """Read and written, half of it each."""
     flops_per_s: dict[str, float]
     """By format; those that torch cannot multiply here are not there."""
+    products: dict[str, ProductTimes]
+    """By format, of those that weights are served in."""
     op_s: float
+
+
+@dataclass(frozen=True)
+class ProductTimes:
+    """Products with a weight [N, N] each, as a model has them: one after the other, none twice in a row."""
+
+    launch_s: float
+    """With nothing to compute."""
+    one_row_s: float
+    many_rows_s: float
 
 
 def calibrate(threads: int | None = None, *, tried_s: float = TRIED_S) -> Calibration:
@@ -45,8 +62,28 @@ def calibrate(threads: int | None = None, *, tried_s: float = TRIED_S) -> Calibr
         read_bytes_per_s=READ_BYTES / read_s,
         copied_bytes_per_s=2 * READ_BYTES / copied_s,
         flops_per_s=flops,
+        products={name: _times(dtype, tried_s) for name, dtype in SERVED.items()},
         op_s=middle(lambda: small.add_(1), tried_s / 4),
     )
+
+
+SERVED = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def _times(dtype: torch.dtype, tried_s: float) -> ProductTimes:
+    weights = [torch.ones(WEIGHT_SIZE, WEIGHT_SIZE, dtype=dtype) for _ in range(WEIGHTS)]
+
+    def product_s(rows: int, of: list[torch.Tensor]) -> float:
+        given = torch.ones(rows, of[0].shape[1], dtype=dtype)
+
+        def all_of_them() -> None:
+            for weight in of:
+                torch.nn.functional.linear(given, weight)
+
+        return quickest(all_of_them, tried_s / 2) / len(of)
+
+    small = [torch.ones(LAUNCH_SIZE, LAUNCH_SIZE, dtype=dtype) for _ in range(WEIGHTS)]
+    return ProductTimes(product_s(1, small), product_s(1, weights), product_s(MANY_ROWS, weights))
 
 
 def _products() -> dict[str, Callable[[], object]]:

@@ -10,13 +10,17 @@ from llmc.cli import calibrating
 from llmc.cli.calibrating import calibration_text
 from llmc.compiler.pipeline import plan_specs
 from llmc.runtimes.pytorch import calibrate as measuring
-from llmc.runtimes.pytorch.calibrate import Calibration, calibrate
+from llmc.runtimes.pytorch.calibrate import Calibration, ProductTimes, calibrate
 
 FOUND = Calibration(
     threads=2,
     read_bytes_per_s=40e9,
     copied_bytes_per_s=36e9,
     flops_per_s={"fp32": 0.4e12, "bf16": 2.4e12},
+    products={
+        "fp32": ProductTimes(launch_s=3e-6, one_row_s=300e-6, many_rows_s=2e-3),
+        "bf16": ProductTimes(launch_s=10e-6, one_row_s=200e-6, many_rows_s=0.4e-3),
+    },
     op_s=3e-6,
 )
 SPEC = """llmc: 1
@@ -41,14 +45,23 @@ def tpot_ms(folder: Path, **changes: object) -> float:
 
 def test_a_spec_that_extends_a_calibration_is_planned_for_that_machine(tmp_path: Path):
     measured = tpot_ms(tmp_path)
-    assert tpot_ms(tmp_path, read_bytes_per_s=20e9) > 1.3 * measured
     assert tpot_ms(tmp_path, op_s=12e-6) > 1.3 * measured
+    slow = FOUND.products | {"bf16": ProductTimes(launch_s=200e-6, one_row_s=700e-6, many_rows_s=1e-3)}
+    assert tpot_ms(tmp_path, products=slow) > 1.3 * measured
+
+
+def test_products_become_shares_of_what_the_machine_could_do():
+    assert (calibrating.MANY_ROWS, calibrating.WEIGHT_SIZE) == (measuring.MANY_ROWS, measuring.WEIGHT_SIZE)
+    text = calibration_text(FOUND, file="here.yaml", torch="2", processor="a CPU", memory_gib=16.0)
+    compute = 2 * 128 * 1536**2 / 0.39e-3 / 2.4e12
+    memory = 2 * 1536**2 / 190e-6 / 40e9
+    assert f"bf16: {{compute: {compute:.2f}, memory: {memory:.2f}, launch_us: 10.0}}" in text
 
 
 def test_every_figure_says_how_it_was_measured(tmp_path: Path):
     text = calibration_text(FOUND, file="here.yaml", torch="2", processor="a CPU", memory_gib=16.0)
     figures = [line for line in text.splitlines() if any(character.isdigit() for character in line)]
-    assert all("#" in line for line in figures)
+    assert all("#" in line for line in figures if "launch_us" not in line), "those of products have a line above them"
 
 
 def test_this_machine_can_be_measured():
@@ -56,6 +69,8 @@ def test_this_machine_can_be_measured():
     assert found.threads == 1
     assert min(found.read_bytes_per_s, found.copied_bytes_per_s, found.op_s, *found.flops_per_s.values()) > 0
     assert {"fp32", "bf16"} <= set(found.flops_per_s)
+    for times in found.products.values():
+        assert 0 < times.launch_s < times.many_rows_s
     assert found.op_s < 1e-3
 
 
