@@ -234,9 +234,11 @@ class _Compilation:
             self._tell(error.diagnostics)
             return None
         if entry.train is not None and entry.train.chosen.layout.devices > 1:
+            from .lower.kernels import lower_kernels
             from .planner.claims import claims_of
 
-            claims = claims_of(spec, entry.train)
+            kernels = frozenset(kernel.name for kernel in lower_kernels(spec, entry.plan))
+            claims = claims_of(spec, entry.train, kernels=kernels)
             program = replace(program, texts={**program.texts, "claims.json": claims.to_text()})
         return render_program(program, locate=locator(self.sources, spec_dir=self.path.parent))
 

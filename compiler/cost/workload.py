@@ -227,6 +227,18 @@ class Workload:
         counted = [op for op in self.graph.all_ops if op.group in ("matmul", "attention", "loss")]
         return sum(3 * flops(op, free) * self.graph.count(op.block) for op in counted) / self.seq_len
 
+    def with_graph(self, graph: Graph) -> Workload:
+        """The same stage of a model whose ops were rewritten."""
+        return Workload(
+            graph,
+            self.machine,
+            seq_len=self.seq_len,
+            precision=self.precision,
+            optimizer=self.optimizer,
+            program=self.program,
+            software=self.software,
+        )
+
     def ledger(self, layout: Layout) -> Ledger:
         """The ledger of the pipeline rank that needs most."""
         return max(self.ledgers(layout), key=lambda ledger: ledger.peak)

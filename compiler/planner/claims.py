@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..cost.inventory import Setting, Shipment, inventory, state_bytes_of
 from ..cost.stored import kv_copies
 from ..kernels.linear_cross_entropy import chunk_of
+from ..passes.fuse_rope_attention import fuse_rope_attention
 from .enumerate import SPLITS_BACKWARD
 from .layout import Layout
 
@@ -48,10 +49,15 @@ class TrainClaims(BaseModel):
         return self.model_dump_json(indent=1) + "\n"
 
 
-def claims_of(spec: Spec, outcome: TrainOutcome) -> TrainClaims:
-    """The claims for a program of several devices."""
-    chosen = outcome.chosen
-    return claims_of_layout(spec, outcome.work.graph, chosen.layout, peak=round(chosen.ledger.allocated))
+def claims_of(spec: Spec, outcome: TrainOutcome, *, kernels: frozenset[str] = frozenset()) -> TrainClaims:
+    """The claims for a program of several devices that has these kernels (compiler/kernels/).
+
+    The plan counts separate ops on several devices, since kernels depend on the layout; the claim is for the program as it is.
+    """
+    chosen, work, ledger = outcome.chosen, outcome.work, outcome.chosen.ledger
+    if "causal_attention" in kernels:
+        ledger = work.with_graph(fuse_rope_attention(work.graph)).ledger(chosen.layout)
+    return claims_of_layout(spec, work.graph, chosen.layout, peak=round(ledger.allocated))
 
 
 def claims_of_layout(spec: Spec, graph: Graph, layout: Layout, *, peak: int) -> TrainClaims:

@@ -20,6 +20,7 @@ _window = samples.causal_attention("fp32", num_kv_heads=4, head_dim=16, window=2
 _capped = samples.causal_attention("fp32", head_dim=16, has_rope=False, softcap=3.0)
 _partial = samples.causal_attention("fp32", head_dim=48, rotary_dims=16, interleaved=True)
 _loss = samples.linear_cross_entropy("fp32", vocab_size=5003, z_loss=1e-2)
+_loss_tail = samples.linear_cross_entropy("fp32", vocab_size=8150)  # 42 short of whole blocks, which guards reach over
 _capped_loss = samples.linear_cross_entropy("fp32", softcap=3.0)
 _adamw = samples.adamw()
 
@@ -57,31 +58,30 @@ BUGS: dict[str, list[Bug]] = {
         (_geglu, 3, "0.21406444881780073", "0.0713548162726"),
     ],
     "causal_attention": [
-        (_attention, 150, "(key <= token)", "(key < token)"),
-        (_attention, 150, "b * c + a * s)", "b * c - a * s)"),
-        (_attention, 150, "DIRECTION=-1", "DIRECTION=1"),
+        (_attention, 70, "(key <= token)", "(key < token)"),
+        (_attention, 70, "b * c + a * s)", "b * c - a * s)"),
+        (_attention, 70, "DIRECTION=-1", "DIRECTION=1"),
         (_attention, 150, "total * rescale + tl.sum", "total + tl.sum"),
         (_attention, 150, "sums * rescale[:, None]", "sums"),
-        (_attention, 150, "(H + head // GROUP) * C\n", "(H + head % K) * C\n"),
+        (_attention, 70, "(H + head // GROUP) * C\n", "(H + head % K) * C\n"),
         (
             _attention,
-            150,
+            70,
             "for head in range(key_head * GROUP, (key_head + 1) * GROUP)",
             "for head in range(key_head * GROUP, key_head * GROUP + 1)",
         ),
-        (_attention, 150, "tl.trans(d)) - dot[None, :])", "tl.trans(d)))"),
-        (_attention, 150, "(d_q * SCALE)", "d_q"),
+        (_attention, 70, "tl.trans(d)) - dot[None, :])", "tl.trans(d)))"),
+        (_attention, 70, "(d_q * SCALE)", "d_q"),
         (
             _attention,
             150,
             "    edge = first // FORWARD_KEYS * FORWARD_KEYS",
             "    edge = first // FORWARD_KEYS * FORWARD_KEYS + FORWARD_KEYS",
         ),
-        (_attention, 150, "products * (SCALE * LOG2E)", "products * SCALE"),
-        (_attention, 150, "cos + token % T", "cos + token"),
-        (_window, 150, "key > token - WINDOW", "key >= token - WINDOW"),
-        (_window, 150, "        weights = tl.where(scores > -1e29, weights, 0.0)\n", "        pass\n"),
-        (_window, 150, "tl.minimum(start + KEYS_KEYS - 1 + WINDOW, T)", "tl.minimum(start + KEYS_KEYS, T)"),
+        (_attention, 70, "products * (SCALE * LOG2E)", "products * SCALE"),
+        (_attention, 7, "cos + token % T", "cos + token"),
+        (_window, 70, "key > token - WINDOW", "key >= token - WINDOW"),
+        (_window, 70, "tl.minimum(start + KEYS_KEYS - 1 + WINDOW, T)", "tl.minimum(start + KEYS_KEYS, T)"),
         (_capped, 70, " * slope", ""),
         (_capped, 70, "2.0 * SCALE / CAP", "SCALE / CAP"),
         (_partial, 70, "(i % C >= 16)", "(i % C > 16)"),
@@ -92,7 +92,7 @@ BUGS: dict[str, list[Bug]] = {
         (_loss, 3, "tl.where(v < V, tl.exp(x - now), 0.0)", "tl.exp(x)"),
         (_loss, 3, "2.0 * Z_LOSS * lse", "Z_LOSS * lse"),
         (_loss, 3, "tl.where(v == target, 1.0, 0.0)", "tl.where(v == target - 1, 1.0, 0.0)"),
-        (_loss, 3, "gradient.to(logits.dtype.element_ty), mask=v < V)", "gradient.to(logits.dtype.element_ty))"),
+        (_loss_tail, 3, "gradient.to(logits.dtype.element_ty), mask=v < V)", "gradient.to(logits.dtype.element_ty))"),
         (_capped_loss, 3, "gradient *= 1.0 - turned * turned", "gradient *= 1.0"),
         (_capped_loss, 3, "chosen = CAP * cap(chosen)", "chosen = chosen"),
     ],

@@ -50,3 +50,15 @@ def test_planted_bugs_are_caught(kind: str, tmp_path: Path) -> None:
 
 def test_there_are_bugs_of_every_kind() -> None:
     assert sum(len(bugs) for bugs in BUGS.values()) + len(BUGS_IN_CPP) >= 80
+
+
+def test_a_model_with_all_its_kernels_agrees_with_float64(tmp_path: Path) -> None:
+    """Loss and the gradients of all weights of a two-layer Llama in bf16, as a rank of FSDP computes it."""
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("gpu_model_process.py")), str(tmp_path)]
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "generated")]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 16
+    assert [row for row in rows if not row["holds"]] == []

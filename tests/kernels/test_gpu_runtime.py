@@ -81,7 +81,11 @@ def test_what_a_norm_keeps_is_what_its_description_says(workshop: Workshop, stre
         assert kept_bytes(kernel, x, branch, torch.empty(64, requires_grad=True)) == 10 * view.saved_bytes
         total, h = kernel(x, branch, torch.empty(64))
     plain_total, plain_h = add_rms_norm(
-        torch.zeros(10, 64, dtype=x.dtype), torch.zeros(10, 64, dtype=torch.bfloat16), torch.ones(64), eps=1e-5, stream=x.dtype
+        torch.zeros(10, 64, dtype=x.dtype),
+        torch.zeros(10, 64, dtype=torch.bfloat16),
+        torch.ones(64),
+        eps=1e-5,
+        stream=x.dtype,
     )
     assert (total.dtype, h.dtype) == (plain_total.dtype, plain_h.dtype)
 

@@ -85,7 +85,8 @@ def _gated_linear(kernel: Description, module: ModuleType, rows: int) -> Iterato
 def _causal_attention(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
     heads, kv_heads, size = kernel["num_heads"], kernel["num_kv_heads"], kernel["head_dim"]
     dtype = DTYPES[kernel["dtype"]]
-    qkv = random(1, rows, (heads + 2 * kv_heads) * size, dtype=dtype, scale=1.5)
+    sequences = 2 if rows < 16 else 1
+    qkv = random(sequences, rows, (heads + 2 * kv_heads) * size, dtype=dtype, scale=1.5)
     rotary = kernel["rotary_dims"] or size
     angles = torch.arange(rows)[:, None] * 100.0 ** -torch.linspace(0, 1, rotary // 2)
     turns = (angles.cos(), angles.sin()) if kernel["has_rope"] else ()

@@ -76,7 +76,7 @@ def run(function: Callable[..., Any], inputs: Sequence[Any]) -> list[Tensor]:
         return [*outputs]
     grads = [_fixed_like(output, seed=number) for number, output in enumerate(outputs)]
     torch.autograd.backward(outputs, grads)
-    found = [leaf.grad for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
+    found = [leaf.grad for leaf in leaves if isinstance(leaf, Tensor) and leaf.grad is not None]
     return [*(output.detach() for output in outputs), *found]
 
 

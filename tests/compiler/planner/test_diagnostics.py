@@ -49,7 +49,7 @@ def test_a_model_too_large_for_its_machine(plan):
     assert diagnostic.message.endswith(" GiB per device, 79.7 GiB is available")
     assert (diagnostic.span.line, diagnostic.span.column) == (7, 13)
     assert diagnostic.label == "1 device of h100-sxm-80g"
-    assert diagnostic.notes[0].startswith("optimizer 59.8, parameters 44.9, gradients 29.9, ")
+    assert diagnostic.notes[0].startswith("optimizer 74.8, gradients 44.9, parameters 15.0, ")
     assert diagnostic.help.startswith("`per_node: 2` fits (")
     assert plan(hardware(1, 2), TRAIN).exit_code == 0
     assert entry.plan.train is not None
