@@ -59,3 +59,18 @@ def topology_stands_alone(hardware: Hardware) -> Iterator[Diagnostic]:
                 labels=[Label("", TOPOLOGY)],
                 fixes=[Fix(f"leave out `{name}`", (Edit("remove", path),))],
             )
+
+
+def only_processors_are_calibrated(hardware: Hardware) -> Iterator[Diagnostic]:
+    """What `llmc doctor --calibrate` measures is of a CPU; other devices go by fitted constants."""
+    accelerator = hardware.accelerator
+    if accelerator.kind == "cpu":
+        return
+    rates = (accelerator.products.fp32, accelerator.products.bf16)
+    given = (("op_us", accelerator.op_us is not None), ("products", any(rate is not None for rate in rates)))
+    for name, is_there in given:
+        if is_there:
+            path = ("hardware", "accelerator", name)
+            message = f"`{name}` is measured of a CPU, and {_name(hardware)} is a {accelerator.kind}"
+            fixes = [Fix(f"leave out `{name}`", (Edit("remove", path),))]
+            yield diagnose("S317", message, path=path, part="key", fixes=fixes)

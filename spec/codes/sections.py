@@ -39,6 +39,24 @@ class TorusSides(Code):
     """
 
 
+class NotCalibrated(Code):
+    """Figures of `llmc doctor --calibrate` beside an accelerator that is no CPU.
+
+    `op_us` and `products` say how far a processor's own programs are from its peaks. Other devices have constants that were
+    fitted on published measurements.
+    """
+
+    id, slug = "S317", "not-calibrated"
+    failing = """
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: {like: h100-sxm-80g, op_us: 3}, nodes: 1, per_node: 8}
+    """
+    fixed = """
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 1, per_node: 8}
+    """
+
+
 class WorkloadUnclear(Code):
     """The workload is not one of the four that a server can be planned for.
 
