@@ -101,6 +101,10 @@ def local_shards(tensor: Tensor) -> list[Any]:
 
 
 def load_local_shards(tensor: Tensor, shards: list[Any]) -> None:
+    """Put back what `local_shards` gave, with other contents."""
+    if shards[0].indices is Ellipsis:  # it is whole on every device
+        tensor.detach().copy_(shards[0].unpadded_data)
+        return
     xs.wrap_if_sharded(tensor).load_local_shards_(shards)
 
 

@@ -61,6 +61,19 @@ TINY: dict[str, Any] = {
     "serve": {"max_seq_len": 128, "weights": {"dtype": "fp32"}, "kv_cache": {"dtype": "fp32"}},
 }
 """A spec as data, for tests that vary it."""
+TPU: dict[str, Any] = {
+    "accelerator": {
+        "name": "tpu-v5e",
+        "kind": "tpu",
+        "memory_gib": 16,
+        "memory_gb_s": 819,
+        "peak_tflops": {"bf16": 197},
+        "torus": {"dims": 2, "gb_s": 50},
+        "per_node": 8,
+    },
+    "topology": "2x4",
+}
+"""A slice of eight, for `hardware`."""
 
 
 def tiny_spec(*, without: tuple[str, ...] = (), **changes: Any) -> Spec:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from architectures import ARCHITECTURES
-from programs import TINY, build, plan_of, tiny_spec
+from programs import TINY, TPU, build, plan_of, tiny_spec
 
 from llmc.compiler.planner.layout import Layout
 from llmc.compiler.planner.plan import Plan
@@ -70,6 +70,32 @@ LAYOUTS = {
 """Programs for several devices: of llama on GPUs in bf16, and of models with biases, caps and sinks on a CPU in fp32."""
 
 
+SLICES = {
+    "fsdp": ("llama", "bf16", Layout(dp_shard=8, zero=3, micro_batch=1)),
+    "hsdp-tp": (
+        "llama",
+        "fp32",
+        Layout(dp_replicate=2, dp_shard=2, zero=3, tp=2, sequence_parallel=True, micro_batch=2, recompute="full"),
+    ),
+    "cp": (
+        "gpt2",
+        "bf16",
+        Layout(dp_shard=2, cp=2, cp_kind="ulysses", zero=3, tp=2, micro_batch=1, grad_accumulation=4),
+    ),
+    "dp": ("qwen3", "fp32", Layout(dp_replicate=8, micro_batch=1, recompute="selective")),
+    "one": ("gemma", "bf16", Layout(micro_batch=8)),
+}
+"""Programs for TPUs: architecture, precision, layout."""
+
+
+def on_slices() -> Iterator[tuple[str, Any, Plan]]:
+    for name, (model, precision, layout) in SLICES.items():
+        hardware = TPU if layout.devices > 1 else TPU | {"topology": "1x1"}
+        changes = {"hardware": hardware, "train": train(precision=precision)}
+        spec = tiny_spec(without=("serve",), model=ARCHITECTURES[model], **changes)
+        yield f"{model}-{name}-tpu", spec, plan_of(spec, layout=layout)
+
+
 def distributed() -> Iterator[tuple[str, Any, Plan]]:
     for name, layout in LAYOUTS.items():
         if layout.ep > 1:
@@ -106,7 +132,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("llama", "gemma2"):
             spec = tiny_spec(model=ARCHITECTURES[name])
             build(spec, folder / f"{name}-{recompute}", plan=plan_of(spec, layout=layout))
-    for name, spec, plan in distributed():
+    for name, spec, plan in (*distributed(), *on_slices()):
         build(spec, folder / name, plan=plan)
     return folder
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from architectures import ARCHITECTURES
-from programs import TINY, tiny_spec, tree_of
+from programs import TINY, TPU, plan_of, tiny_spec, tree_of
 from syrupy.assertion import SnapshotAssertion
 
 from llmc.compiler.pipeline import build
+from llmc.compiler.planner.layout import Layout
 
 Compare = Callable[[str, Mapping[str, str]], None]
 
@@ -50,6 +51,12 @@ def test_tree_of_the_demo(golden: Compare, root: Path, monkeypatch: pytest.Monke
 def test_tree_of_a_gpt2_trained_in_fp32_on_a_gpu(golden: Compare) -> None:
     hardware = {"accelerator": TINY["hardware"]["accelerator"] | {"name": "gpu", "kind": "gpu"}}
     golden("gpt2-gpu", tree_of(tiny_spec(without=("serve",), hardware=hardware, model=ARCHITECTURES["gpt2"])).texts)
+
+
+def test_tree_for_a_slice_of_tpus(golden: Compare) -> None:
+    spec = tiny_spec(without=("serve",), hardware=TPU, train=TINY["train"] | {"precision": "bf16"})
+    layout = Layout(dp_shard=4, zero=3, tp=2, sequence_parallel=True, micro_batch=1, grad_accumulation=2)
+    golden("llama-tpu", tree_of(spec, plan=plan_of(spec, layout=layout)).texts)
 
 
 @pytest.mark.parametrize("name", ["gemma3", "bloom", "sinks"])

@@ -8,28 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from programs import build, plan_of
-from reference import MODELS, filled, run_alone, spec_of
+from reference import MODELS, filled, on_tpu, run_alone, spec_of
 from safetensors.torch import load_file
 from torch import Tensor
 
 from llmc.compiler.planner.layout import Layout
-from llmc.spec.base import place
-from llmc.spec.document import Spec
-from llmc.spec.hardware import Hardware
 
 CLOSE = 1e-5
-TPU = {
-    "accelerator": {
-        "name": "tpu-v5e",
-        "kind": "tpu",
-        "memory_gib": 16,
-        "memory_gb_s": 819,
-        "peak_tflops": {"bf16": 197},
-        "torus": {"dims": 2, "gb_s": 50},
-        "per_node": 8,
-    },
-    "topology": "2x4",
-}
 LAYOUTS = {
     "fsdp 8": Layout(dp_shard=8, zero=3),
     "fsdp 4 x tp 2": Layout(dp_shard=4, zero=3, tp=2),
@@ -40,13 +25,6 @@ LAYOUTS = {
     ),
     "replicas 8": Layout(dp_replicate=8),
 }
-
-
-def on_tpu(spec: Spec) -> Spec:
-    """The same training on a slice of eight."""
-    moved = spec.model_copy(update={"hardware": Hardware.model_validate(TPU)})
-    place(moved)
-    return moved
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ class SharedCheckpoints:
                 shutil.copyfile(file, work / file.name)
         dist.barrier(group=self.group)
         for name, pieces in parts.items():
-            save_pieces(pieces, work / name, group=self.group)
+            self.save_part(pieces, work / name)
         dist.barrier(group=self.group)
         sums = self._sums(work)
         if is_first_rank():
@@ -113,6 +113,10 @@ class SharedCheckpoints:
             for old in self.list()[: -self.keep]:
                 shutil.rmtree(old)
         dist.barrier(group=self.group)
+
+    def save_part(self, pieces: Sequence[Piece], folder: Path) -> None:
+        """Write this rank's pieces of the model, or of the optimizer's state."""
+        save_pieces(pieces, folder, group=self.group)
 
     def _sums(self, folder: Path) -> dict[str, str]:
         """Checksums of all files: every rank works out those of its turn, after pushing them to disk."""

@@ -76,7 +76,7 @@ class _SavePlanner(DefaultSavePlanner):
         self.tensors: dict[str, Tensor] = {}
         self.items: list[WriteItem] = []
         for piece in pieces:
-            name, offset, shape = _stored(piece)
+            name, offset, shape = stored_as(piece)
             self.tensors[name] = piece.tensor
             chunk = ChunkStorageMetadata(offsets=torch.Size(offset), sizes=piece.tensor.shape)
             properties = TensorProperties.create_from_tensor(piece.tensor)
@@ -129,7 +129,7 @@ class _LoadPlanner(LoadPlanner):
         """The tensor is a view of its target."""
 
 
-def _stored(piece: Piece) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+def stored_as(piece: Piece) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
     """What a piece is in a checkpoint: a name, where it begins in the tensor of that name, and that tensor's shape."""
     section = piece.part.section
     if section is None:

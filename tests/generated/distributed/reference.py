@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from architectures import ARCHITECTURES
-from programs import TINY, build, imported, plan_of, tiny_spec
+from programs import TINY, TPU, build, imported, plan_of, tiny_spec
 from safetensors.torch import save_file
 
 from llmc.compiler.planner.layout import Layout
 from llmc.runtimes.pytorch.weights import named_tensors
+from llmc.spec.base import place
 from llmc.spec.document import Spec
+from llmc.spec.hardware import Hardware
 
 STEPS = 20
 BATCH = 8
@@ -34,6 +36,13 @@ def spec_of(model: dict[str, Any]) -> Spec:
     train = TINY["train"] | {"global_batch": BATCH, "seq_len": 32, "z_loss": 1e-3}
     train |= {"optimizer": {"name": "adamw", "lr": 1e-3, "eps": 1e-6}}  # no blowing up of noise in gradients near zero
     return tiny_spec(without=("serve",), model={"vocab_size": 301, **model}, train=train)
+
+
+def on_tpu(spec: Spec) -> Spec:
+    """The same training on a slice of eight."""
+    moved = spec.model_copy(update={"hardware": Hardware.model_validate(TPU)})
+    place(moved)
+    return moved
 
 
 def run_alone(spec: Spec, folder: Path, *, micro_batch: int = BATCH) -> None:
