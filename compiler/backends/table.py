@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 BACKENDS = {
     "cpu": ".pytorch:files",
     "gpu": ".pytorch:files",
+    "npu": ".pytorch:files",
     "tpu": ".xla:files",
 }
-"""torch-npu for `npu` will be a line here."""
 
 
 def backend_for(kind: str) -> Backend:

@@ -64,6 +64,8 @@ def _network(machines: Machines, network: Network) -> Iterator[Variable]:
         reason = "the interface of first contact; the bulk goes over RDMA where there is any"
         if machines.kind == "gpu":
             yield Variable("NCCL_SOCKET_IFNAME", network.interface, reason, "deploy.network.interface")
+        if machines.kind == "npu":
+            yield Variable("HCCL_SOCKET_IFNAME", network.interface, reason, "deploy.network.interface")
         yield Variable("GLOO_SOCKET_IFNAME", network.interface, "the same for gloo", "deploy.network.interface")
     if machines.kind != "gpu" or machines.fabric not in ("infiniband", "roce"):
         return

@@ -23,7 +23,7 @@ _FABRICS: tuple[tuple[str, Fabric], ...] = (
     ("slingshot", "slingshot"),
     ("ethernet", "ethernet"),
 )
-_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
+_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "huawei": "huawei.com/Ascend910"}
 """Vendor -> what its device plugin calls a device on Kubernetes."""
 
 _LEAST_SIGNAL_S = 120
@@ -66,7 +66,7 @@ class Machines:
     @property
     def resource(self) -> str | None:
         """The name of a device on Kubernetes; None for CPUs."""
-        return _RESOURCES.get(self.vendor) if self.kind == "gpu" else None
+        return _RESOURCES.get(self.vendor) if self.kind in ("gpu", "npu") else None
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,8 @@ class ModelView:
     loss_chunk: int = 0
     """Tokens whose logits exist at a time, where the vocabulary is cut over tp."""
     z_loss: float = 0.0
+    has_npu_norm: bool = False
+    """Whether norms are the one kernel that torch-npu has for them."""
 
     @property
     def axes(self) -> AxesView:
@@ -327,6 +329,9 @@ def lower_model(
         pp=pp,
         is_parallel=is_parallel,
         spmd=spmd,
+        has_npu_norm=spec.hardware.accelerator.kind == "npu"
+        and model.norm.kind == "rmsnorm"
+        and not model.norm.unit_offset,
         loss_chunk=chunk_of(-(-model.vocab_size // tp_size), precision=spec.train[0].precision)
         if tp and spec.train
         else 0,

@@ -65,6 +65,8 @@ def refuse_program(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
     if accelerator.kind == "tpu":
         for place, message in spmd_faults(spec):
             yield _refused(message, place, part="key")
+    if accelerator.kind == "npu":
+        yield from _ascend(spec)
     for number, stage in enumerate(spec.train or ()):
         yield from _training(stage, ("train", number))
     if plan.train is not None:
@@ -117,6 +119,9 @@ def refuse_layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
     if layout.tp > 1 and position == "alibi":
         message = f"ALiBi with heads that tp {layout.tp} cuts is not lowered yet; with tp 1 it is"
         yield _refused(message, ("model", "position"), part="key")
+    if layout.cp > 1 and layout.cp_kind == "ring" and spec.hardware.accelerator.kind == "npu":
+        message = f"a ring of cp {layout.cp} is not lowered for an npu yet; `cp_kind: ulysses` is"
+        yield _refused(message, ("parallel", "cp"), part="key")
     if layout.cp > 1:
         beside = [name for name in ("window", "softcap", "sinks") if getattr(attention, name, None)]
         beside += ["alibi"] if position == "alibi" else []
@@ -128,6 +133,14 @@ def refuse_layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
     if spec.serve is not None and (layout.tp > 1 or layout.cp > 1 or layout.pp > 1):
         message = "a program that trains with tp, cp or pp serves nothing yet; a spec with `serve` alone, of its weights, does"
         yield _refused(message, ("serve",), part="key")
+
+
+def _ascend(spec: Spec) -> Iterator[Diagnostic]:
+    if spec.serve is not None:
+        yield _refused("servers for an npu are not lowered yet; training is", ("serve",), part="key")
+    if spec.model.moe is not None:
+        message = "mixtures of experts are not lowered for an npu yet; dense models are"
+        yield _refused(message, ("model", "moe"), part="key")
 
 
 def _training(stage: Train, path: Path) -> Iterator[Diagnostic]:

@@ -153,6 +153,11 @@ def _plan_lines(spec: Spec, plan: TrainPlan, *, batch: Batch) -> tuple[str, ...]
         f"Plan: {'' if plan.layout.devices > 1 else 'one '}{_devices(spec, plan.layout)}, {batch.steps:,} steps of {batch.global_batch} sequences of {batch.seq_len:,} tokens, in {spec.train[0].precision if spec.train else ''}.",
         f"Expected: {predicted.step_time_s:.3g} s a step, {predicted.tokens_per_s:,.0f} tokens/s, {gib(memory.peak * GIB)} of {accelerator.memory_gib:.4g} GiB{' a device' if plan.layout.devices > 1 else ''}:",
         f"{listed}.",
+        *(
+            ("Devices of type npu are those of torch-npu, which torch loads by itself.",)
+            if accelerator.kind == "npu"
+            else ()
+        ),
     )
 
 

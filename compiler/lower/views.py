@@ -69,7 +69,7 @@ class Place:
 def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
     """All views of a program that nothing in `refuse.py` stands against."""
     assert plan.model is not None
-    device = {"gpu": "cuda", "tpu": "xla"}.get(spec.hardware.accelerator.kind, "cpu")
+    device = {"gpu": "cuda", "npu": "npu", "tpu": "xla"}.get(spec.hardware.accelerator.kind, "cpu")
     layout = plan.train.layout if plan.train else Layout()
     spmd = lower_spmd(spec, layout, origin=place.origin) if device == "xla" else None
     kernels = lower_kernels(spec, plan) if spmd is None else ()

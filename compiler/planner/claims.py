@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -40,6 +40,7 @@ class TrainClaims(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    device: Literal["gpu", "tpu", "npu", "cpu"] = Field(description="What kind of device the program is for.")
     layout: Layout
     figures: Figures | None = Field(
         description="null: the inventory does not know this layout's traffic to the byte yet."
@@ -64,7 +65,11 @@ def claims_of_layout(spec: Spec, graph: Graph, layout: Layout, *, peak: int) -> 
     """The claims for a layout of several devices."""
     # Where the backward pass is split, ZeRO-2 sends the head's gradient as often as it happens to be there.
     has_figures = not (layout.schedule in SPLITS_BACKWARD and layout.pp > 1 and layout.zero == 2)
-    return TrainClaims(layout=layout, figures=_figures(spec, graph, layout, peak=peak) if has_figures else None)
+    return TrainClaims(
+        device=spec.hardware.accelerator.kind,
+        layout=layout,
+        figures=_figures(spec, graph, layout, peak=peak) if has_figures else None,
+    )
 
 
 def _figures(spec: Spec, graph: Graph, layout: Layout, *, peak: int) -> Figures:

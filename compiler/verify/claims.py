@@ -14,7 +14,7 @@ class Claim:
     """One line of the verdict. Figures have a unit; claims without figures have words."""
 
     topic: str
-    """`traffic`, `states`, `memory`, `order`, `numerics`, `files`"""
+    """`traffic`, `states`, `memory`, `kernels`, `order`, `numerics`, `files`"""
     name: str
     planned: float | str
     found: float | str

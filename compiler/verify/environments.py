@@ -1,4 +1,4 @@
-"""Where torch-xla and the TPU compiler live: each in an environment of its own, keyed by its pins (`make setup-xla`)."""
+"""Where torch-xla, the TPU compiler and torch-npu live: each in a folder of its own, keyed by its pins (`make setup-xla`, `make setup-npu`)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from hashlib import sha256
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+NPU_PINS = ROOT / "constraints-npu.txt"
 PINS = {"xla": ROOT / "constraints-xla.txt", "tpu": ROOT / "constraints-tpu.txt"}
 
 
 def folder_of(name: str) -> Path:
     """The folder of an environment, in the user's cache: it outlives checkouts."""
+    return _keyed(name, PINS[name])
+
+
+def _keyed(name: str, pins: Path) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "llmc" / f"{name}-{sha256(PINS[name].read_bytes()).hexdigest()[:12]}"
+    return cache / "llmc" / f"{name}-{sha256(pins.read_bytes()).hexdigest()[:12]}"
 
 
 def python_of(name: str) -> Path | None:
@@ -23,3 +28,18 @@ def python_of(name: str) -> Path | None:
         return Path(told)
     folder = folder_of(name)
     return folder / "bin" / "python" if (folder / "ready").exists() else None
+
+
+def npu_folder() -> Path:
+    """Where torch-npu lies beside this environment's torch (`make setup-npu`): `site/` and stand-ins for CANN in `stubs/`."""
+    return _keyed("npu", NPU_PINS)
+
+
+def npu_variables(folder: Path) -> dict[str, str]:
+    """The environment variables with which this interpreter imports torch_npu."""
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(folder / "site"), os.environ.get("PYTHONPATH", "")]),
+        "LD_LIBRARY_PATH": str(folder / "stubs"),
+        "ASCEND_OPP_PATH": str(folder / "stubs"),
+        "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",  # imported by those who ask for it
+    }

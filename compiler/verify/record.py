@@ -43,6 +43,8 @@ class Record:
     rank: int
     events: tuple[Event, ...]
     states: States | None
+    ops: tuple[str, ...] = ()
+    """Of the dispatcher."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Record:
@@ -59,4 +61,4 @@ class Record:
             for each in data["events"]
         )
         states = States(**data["states"]) if data.get("states") else None
-        return cls(rank=data["rank"], events=events, states=states)
+        return cls(rank=data["rank"], events=events, states=states, ops=tuple(data.get("ops", ())))

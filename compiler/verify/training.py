@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .ascend import check_kernels, has_torch_npu
 from .claims import WITHIN_2_PERCENT, Claim
 from .dry import dry_runs
 from .groups import AXES, OF_EXPERTS, ranks_along
@@ -37,6 +38,9 @@ def check_training(
     progress(f"the order of {len(players)} ranks' collectives")
     records = list(runs(folder, players, micro_batches=_few(layout), layers=2))
     hang = find_hang({each.rank: each.events for each in records})
+    if claims.device == "npu" and has_torch_npu():
+        progress("kernels of torch-npu")
+        yield from check_kernels({name for each in records for name in each.ops})
     yield Claim("order", f"{len(players)} ranks, all kinds of groups among them, end together", "yes", hang or "yes")
 
 

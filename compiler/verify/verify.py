@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..emit.manifest import MANIFEST
 from ..planner.claims import CLAIMS_FILE, TrainClaims
 from ..planner.plan import Plan
+from .ascend import NOT_SET_UP, has_torch_npu
 from .claims import Verdict
 from .environments import python_of
 from .numerics import check_numerics
@@ -38,6 +39,8 @@ def verify_folder(folder: Path, *, spec: Spec | None, progress: Progress) -> Ver
         unchecked.append(
             "traffic, states and memory: plans of pipelines, experts and cut sequences claim no exact figures yet"
         )
+    if claims.device == "npu" and not has_torch_npu():
+        unchecked.append(NOT_SET_UP)
     found = list(check_training(folder, claims, progress=progress))
     if spec is None:
         unchecked.append("numerics: give the spec instead of the folder")

@@ -166,8 +166,8 @@ def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Moments by parameter name; the step count is the checkpoint's own."""
     tensors = {"rng.cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    if (device := next(model.parameters()).device.type) != "cpu":
+        tensors[f"rng.{device}"] = torch.get_device_module(device).get_rng_state()
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
             if key != "step":
@@ -199,9 +199,9 @@ def _load_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], *, step: int
 ) -> None:
     torch.set_rng_state(tensors.pop("rng.cpu"))
-    cuda_state = tensors.pop("rng.cuda", None)
-    if cuda_state is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(cuda_state)
+    states = {name.removeprefix("rng."): tensors.pop(name) for name in list(tensors) if name.startswith("rng.")}
+    if (device := next(model.parameters()).device.type) in states:
+        torch.get_device_module(device).set_rng_state(states[device])
     keys = {name.partition(".")[0] for name in tensors}
     for name, parameter in model.named_parameters():
         found = {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in tensors}

@@ -48,6 +48,13 @@ def test_tree_of_the_demo(golden: Compare, root: Path, monkeypatch: pytest.Monke
     golden("tiny-code", result.tree.texts)
 
 
+def test_tree_of_a_program_for_ascend(golden: Compare, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    result = build("examples/7-ascend.yaml")
+    assert result.tree is not None, result.diagnostics
+    golden("ascend", {path: text for path, text in result.tree.texts.items() if path.endswith(".py")})
+
+
 def test_tree_of_a_gpt2_trained_in_fp32_on_a_gpu(golden: Compare) -> None:
     hardware = {"accelerator": TINY["hardware"]["accelerator"] | {"name": "gpu", "kind": "gpu"}}
     golden("gpt2-gpu", tree_of(tiny_spec(without=("serve",), hardware=hardware, model=ARCHITECTURES["gpt2"])).texts)

@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from .device_ops import ops_of_accelerators
 from .memory import LiveBytes
+from .seen_ops import SeenOps
 from .traffic import Call, Traffic
 from .world import fake_world
 
@@ -72,14 +73,14 @@ class DryProgram:
         return torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
 
     def _step(self, place: Any, micro_batches: int) -> dict[str, Any]:
-        train, memory, traffic = self.train, LiveBytes(), Traffic()
+        train, memory, traffic, ops = self.train, LiveBytes(), Traffic(), SeenOps()
         with memory.counting():
             model, optimizer = train.build(place)
             optimizer_step(optimizer, model)  # the first step makes the moments, the second is like all others
             parameters = _bytes_of(model.parameters())
             batches = [self._batch(place) for _ in range(micro_batches)]
             memory.restart_peak()
-            with traffic.recording():
+            with traffic.recording(), ops:
                 train.accumulate_gradients(model, place, batches)
                 gradients = _bytes_of(each.grad for each in model.parameters())
                 train.update(optimizer, lr=train.LR)
@@ -93,6 +94,7 @@ class DryProgram:
                 "optimizer": _bytes_of(each for each in states if isinstance(each, torch.Tensor) and each.dim()),
                 "peak": memory.peak,
             },
+            "ops": sorted(ops.names),
             **_as_json(traffic.calls),
         }
 

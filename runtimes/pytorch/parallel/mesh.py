@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from ...common.errors import RunError
 
 _LONG = timedelta(days=2)
+_BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "npu": "cpu:gloo,npu:hccl"}
 """What others wait for rank 0 to prepare a corpus."""
 
 
@@ -68,16 +69,16 @@ def run_processes(main: Callable[[], None], *, device: str, world_size: int) -> 
 
 @contextmanager
 def process_group(device: str, *, world_size: int) -> Iterator[None]:
-    """Join the other processes; on a GPU machine, take the GPU of this process' place."""
+    """Join the other processes; on a machine with accelerators, take the one of this process' place."""
     found = int(os.environ.get("WORLD_SIZE", "1"))
     if found != world_size:
         raise RunError(
             f"this program is for {world_size} processes, and {found} {'was' if found == 1 else 'were'} started",
             help=f"start it with `torchrun --nproc-per-node {world_size} train.py` on one machine, or `llmc run train`",
         )
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(backend="cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+    if device != "cpu":
+        torch.get_device_module(device).set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(backend=_BACKENDS[device])
     yield
     dist.barrier()
     dist.destroy_process_group()

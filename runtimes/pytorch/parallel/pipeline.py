@@ -58,8 +58,10 @@ class Pipeline(nn.Module):
         self._loss_share = 1.0
         self._router_losses: list[Tensor] = []
         self._schedules: dict[tuple[int, ...], Any] = {}
-        if self.device.type == "cuda":
-            dist.barrier(group=pp.group)  # NCCL: messages in batches want a group that all its ranks have entered
+        if self.device.type in ("cuda", "npu"):
+            dist.barrier(
+                group=pp.group
+            )  # NCCL and HCCL: messages in batches want a group that all its ranks have entered
 
     @property
     def device(self) -> torch.device:
