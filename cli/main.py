@@ -204,7 +204,9 @@ def backtest(
 def doctor(
     calibrate: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Measure this machine's processor; a spec that extends FILE is planned for it."),
+        typer.Option(
+            metavar="FILE", help="Measure this machine's processor; a spec that extends FILE is planned for it."
+        ),
     ] = None,
 ) -> None:
     """Show versions, this machine, and what works here."""
