@@ -17,8 +17,8 @@ def power_of_two(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-MAX_ROW = 32768
-"""Numbers of a row that the registers of one block hold, with the other rows that a norm needs."""
+MAX_ROW = 8192
+"""Numbers of a row that the registers of one block hold beside the other rows that a norm needs: 16,384 spilled on sm_90 and sm_100."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RowTile:
 def whole_row(size: int, chip: Chip) -> RowTile:
     """A row at once, so that it is read once: norms."""
     block = power_of_two(size)
-    warps = min(max(block // (8 * chip.warp), 1), 1024 // chip.warp)
+    warps = min(max(block // (16 * chip.warp), 1), 512 // chip.warp)  # more threads would have fewer registers each
     return RowTile(
         block=block,
         num_warps=warps,
