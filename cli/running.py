@@ -71,6 +71,8 @@ def _processes(folder: Path) -> int:
     """Processes that a built training program consists of."""
     from ..compiler.planner.plan import Plan
 
+    if (folder / "tpu.json").exists():
+        return 1  # one a host, for all of its devices
     plan = Plan.from_json((folder / PLAN).read_text(encoding="utf-8"))
     return plan.train.layout.devices if plan.train is not None else 1
 

@@ -280,8 +280,7 @@ def spmd_faults(spec: Spec) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     if model.position.kind == "alibi":
         yield ("model", "position"), "ALiBi on TPUs is not lowered yet; rotary, learned and sinusoidal positions are"
-    if spec.deploy is not None and spec.deploy.target != "kubernetes":
-        yield (
-            ("deploy", "target"),
-            f"launch files for {spec.deploy.target} on TPUs are not written yet; those for kubernetes are",
-        )
+    if spec.deploy is not None:
+        yield ("deploy",), "launch files for TPUs are not written yet; each host of a slice runs `python train.py`"
+    if spec.train is not None and spec.hardware.num_devices > 1 and spec.hardware.topology is None:
+        yield ("hardware",), "a slice of TPUs needs its sides, which `topology` gives, such as 2x4"

@@ -33,7 +33,7 @@ FEW = (1, 2)
 WITHIN = 0.05
 TRAFFIC_WITHIN = 0.15
 """A ring that the compiler builds of permutations leaves out a hop, and norms travel beside matrices."""
-_NEEDS = re.compile(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm")
+_NEEDS = re.compile(r"\(([\d.]+)([GM])\) exceeds available HBM")
 _UNITS = {"G": 1 << 30, "M": 1 << 20}
 NOT_HERE = "the TPU compiler's verdict: `make setup-xla` brings torch-xla and libtpu"
 

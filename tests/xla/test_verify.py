@@ -1,0 +1,64 @@
+"""`llmc verify` of programs for TPUs: the compiler's own verdict, and what it must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from programs import TPU, build, plan_of, tiny_spec
+
+from llmc.compiler.emit.tree import write_tree
+from llmc.compiler.pipeline import build as build_spec
+from llmc.compiler.pipeline import plan_file
+from llmc.compiler.planner.layout import Layout
+from llmc.compiler.verify.tpu import check_tpu, compiled, staged
+
+SMALL = """\
+llmc: 1
+name: small
+model: {preset: llama-3-8b, num_layers: 6, hidden_size: 512, num_heads: 8, num_kv_heads: 4, head_dim: 128, intermediate_size: 1024, vocab_size: 4096}
+hardware: {accelerator: tpu-v5e, topology: 2x4}
+train: {objective: causal_lm, tokens: 1B, seq_len: 1024, global_batch: 64, precision: bf16}
+parallel: {dp_shard: 8, zero: 3, micro_batch: 8}
+"""
+OVERFULL = SMALL.replace("num_layers: 6", "num_layers: 1").replace("global_batch: 64", "global_batch: 4096")
+OVERFULL = OVERFULL.replace("hidden_size: 512", "hidden_size: 1024").replace("micro_batch: 8", "micro_batch: 512")
+
+
+@pytest.mark.slow
+def test_states_fit_and_traffic_agree_with_the_tpu_compiler(
+    xla: Callable[..., str], tpu_compiler: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL, encoding="utf-8")
+    result = build_spec(tmp_path / "small.yaml", tmp_path / "program")
+    assert result.tree is not None, result.diagnostics
+    assert result.entry.plan.train is not None
+    write_tree(result.tree, result.out_dir)
+    claims = list(check_tpu(result.out_dir, result.entry.plan.train, progress=lambda _: None))
+    assert len(claims) == 5
+    kept = [each for each in claims if "all that a device holds" not in each.name]
+    assert [each for each in kept if not each.holds] == []
+
+
+def test_a_spec_that_cannot_fit_is_refused_by_planner_and_compiler(
+    xla: Callable[..., str], tpu_compiler: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "over.yaml").write_text(OVERFULL, encoding="utf-8")
+    entry = plan_file(tmp_path / "over.yaml")
+    assert [each.code for each in entry.diagnostics if each.severity == "error"] == ["P201"]
+    assert entry.spec is not None
+    layout = Layout(dp_shard=8, zero=3, micro_batch=512)
+    program = build(entry.spec, tmp_path / "program", plan=plan_of(entry.spec, layout=layout))
+    staged(program, tmp_path, layers=1)
+    found = compiled(tmp_path / "accumulate.mlir", "v5e:2x4", 8, layers=1)
+    assert "exceeds available HBM" in found.refused
+
+
+def test_the_mesh_lies_on_the_torus_as_the_plan_numbers_it() -> None:
+    from llmc.compiler.lower.spmd import lower_spmd
+
+    spec = tiny_spec(without=("serve",), hardware=TPU)
+    view = lower_spmd(spec, Layout(dp_shard=4, zero=3, tp=2), origin="tiny.yaml")
+    assert view.topology == "v5e:2x4"
+    assert view.torus_words == "tp takes 2 along the 1st; dp_shard takes 4 along the 2nd"
