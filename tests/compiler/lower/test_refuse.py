@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from programs import TINY, plan_of, tiny_spec
+from programs import TINY, TPU, plan_of, tiny_spec
 
 from llmc.compiler.lower.lower import lower
 from llmc.compiler.lower.refuse import refuse_program, refuse_spec
@@ -51,7 +51,7 @@ def test_a_spec_that_no_pass_understands_is_refused_before_planning(
 @pytest.mark.parametrize(
     ("changes", "place", "words"),
     [
-        (accelerator("tpu"), "hardware.accelerator", "those for cpu and gpu are"),
+        (accelerator("tpu"), "serve", "training is"),
         (
             {"model": {"attention": MLA, "norm": {"kind": "rmsnorm", "unit_offset": True}}},
             "model.attention.latent_norm_eps",
@@ -115,3 +115,28 @@ def test_lower_raises_all_that_stands_against_a_program(tmp_path) -> None:
     with pytest.raises(SpecError) as error:
         lower(spec, plan_of(spec), place=Place(tmp_path / "tiny.yaml", tmp_path))
     assert len(error.value.diagnostics) == 2
+
+
+@pytest.mark.parametrize(
+    ("layout", "model", "place", "words"),
+    [
+        (Layout(dp_shard=4, pp=2, zero=3), {}, "parallel.pp", "data parallelism are"),
+        (Layout(dp_shard=8, zero=1), {}, "parallel.zero", "(zero: 3)"),
+        (Layout(dp_shard=4, cp=2, cp_kind="ring", zero=3), {}, "parallel.cp_kind", "ulysses"),
+        (Layout(dp_shard=2, tp=4, zero=3), {}, "parallel.tp", "2 key/value heads"),
+        (
+            Layout(dp_shard=8, zero=3),
+            {"attention": {"kind": "gqa", "window": 16}},
+            "model.attention.window",
+            "plain causal",
+        ),
+        (Layout(dp_shard=8, zero=3), {"position": {"kind": "alibi"}}, "model.position", "rotary"),
+    ],
+)
+def test_what_programs_for_tpus_do_not_have_is_refused(
+    layout: Layout, model: dict[str, Any], place: str, words: str
+) -> None:
+    spec = tiny_spec(without=("serve",), hardware=TPU, model=model)
+    found = list(refuse_program(spec, plan_of(spec, layout=layout)))
+    assert [(each.code, ".".join(map(str, each.path or ()))) for each in found] == [("L301", place)]
+    assert words in found[0].message
