@@ -155,7 +155,8 @@ def _expert_parallel_s(
     if layout.ep == 1 or dispatch is None:
         return 0.0
     group, _ = expert_groups(layout, machine)
-    row_bytes = hidden_bytes / (layout.tp if layout.sequence_parallel else 1)
+    # Ours: each rank of tp sends all tokens, to the ranks that have its part of the experts.
+    row_bytes = hidden_bytes / (layout.tp if layout.sequence_parallel and is_hierarchical else 1)
     passes = 4 + (2 if is_repeated else 0)
     copies = dispatch.sizes["X"]
     if is_hierarchical:

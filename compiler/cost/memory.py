@@ -136,13 +136,21 @@ class KeptBytes:
         return max(self.full, self.none - sum(self.of_parts.get(part, 0.0) for part in parts))
 
 
-def kept_bytes(ops: Iterable[Op], degrees: Degrees, *, tokens: int, values: DType) -> KeptBytes:
+def kept_bytes(ops: Iterable[Op], degrees: Degrees, *, tokens: int, values: DType, is_ours: bool = False) -> KeptBytes:
     """What a block keeps for one sequence of `tokens` on one device.
 
-    `selective` computes attention again from its normed input; `full` the whole layer from its input.
+    `selective` computes attention again from its normed input; `full` the whole layer from its input. `is_ours`: as our programs for
+    several devices do, values are copied out of a fused projection, and with sequence parallelism a rank of tp has all tokens from
+    the router to the sum of what experts gave.
     """
     local = [shard(op, degrees) for op in ops]
-    sizes = {each.key: _saved_bytes(each, degrees, tokens=tokens, values=values) for each in saved_tensors(local)}
+    has_experts = any(op.kind == "dispatch" for op in local)
+    whole = {each.key for each in saved_tensors(filter(_serves_experts, local))} if is_ours and has_experts else set()
+    plain = degrees._replace(sequence_parallel=False)
+    sizes = {
+        each.key: _saved_bytes(each, plain if each.key in whole else degrees, tokens=tokens, values=values)
+        for each in saved_tensors(local, copies_values=is_ours)
+    }
     everything = sum(sizes.values())
     of_attention = {op.id for op in local if op.name == "attn" or op.name.startswith("attn.")}
     attention = sum(size for key, size in sizes.items() if key.partition("#")[0] in of_attention)
@@ -161,6 +169,10 @@ def kept_bytes(ops: Iterable[Op], degrees: Degrees, *, tokens: int, values: DTyp
         two_largest=sum(largest),
         of_parts=of_parts,
     )
+
+
+def _serves_experts(op: Op) -> bool:
+    return op.group == "routing" or op.kind.startswith("expert") or op.name.startswith(("mlp.router", "mlp.shared"))
 
 
 def _parts_that_write(op: Op, *, is_own: bool) -> Sequence[str]:

@@ -76,6 +76,9 @@ class Rank:
         return dense, experts
 
 
+_RICHEST_FIRST = ("none", "selective", "full", "mixed")
+
+
 class Workload:
     """One training stage on one machine. `part` is a block's name, or `before` or `after` the layers."""
 
@@ -163,7 +166,13 @@ class Workload:
         """Bytes that one layer keeps for one sequence on one device."""
         key = (part, self._degrees_of(part, degrees))
         if key not in self._kept:
-            self._kept[key] = kept_bytes(self.ops_of[part], degrees, tokens=self.seq_len, values=self.formats.values)
+            self._kept[key] = kept_bytes(
+                self.ops_of[part],
+                degrees,
+                tokens=self.seq_len,
+                values=self.formats.values,
+                is_ours=self.program == "fsdp",
+            )
         return self._kept[key]
 
     def parameters(self, part: str, degrees: Degrees) -> tuple[int, int]:
@@ -243,18 +252,31 @@ class Workload:
         """The ledger of the pipeline rank that needs most."""
         return max(self.ledgers(layout), key=lambda ledger: ledger.peak)
 
-    def ledgers(self, layout: Layout) -> list[Ledger]:
-        """Of each kind of pipeline rank, from the first to the last."""
-        return [self.rank_ledger(rank, layout) for rank in self.ranks(layout)]
+    def ledgers(self, layout: Layout, *, in_order: bool = False) -> list[Ledger]:
+        """Of each kind of pipeline rank, from the first to the last.
+
+        `in_order`: layers that compute most again come first on a rank, as the search has them. Else they may come in any order,
+        which the search's own budgets suppose.
+        """
+        return [self.rank_ledger(rank, layout, in_order=in_order) for rank in self.ranks(layout)]
 
     def rank_ledger(
-        self, rank: Rank, layout: Layout, *, kept: float | None = None, one_layer: float | None = None
+        self,
+        rank: Rank,
+        layout: Layout,
+        *,
+        kept: float | None = None,
+        one_layer: float | None = None,
+        in_order: bool = False,
     ) -> Ledger:
         """Of one pipeline rank; with `kept` and `one_layer` bytes of a sequence in place of what its layers keep and rebuild.
 
         Grows with both, and is convex in them and in the number of layers: the search relies on it.
         """
-        micro_batch, holds = layout.micro_batch, self.contents(rank, layout.degrees, recompute=layout.recompute)
+        micro_batch = layout.micro_batch
+        holds = self.contents(
+            rank, layout.degrees, recompute=layout.recompute, is_one_run=in_order and layout.virtual_stages == 1
+        )
         if kept is not None and one_layer is not None:
             holds = Contents(
                 holds.dense, holds.experts, kept, one_layer, holds.two_largest, holds.largest_block
@@ -299,7 +321,7 @@ class Workload:
             root=sum(self.parameters(part, layout.degrees)[0] for part in rank.parts),
             head=self.parameters(head, layout.degrees)[0] if has_head else 0,
             largest_block=holds.largest_block,
-            kept=holds.kept
+            kept=(holds.kept + self._outputs(rank, layout))
             * micro_batch
             * in_flight(
                 layout.schedule,
@@ -323,6 +345,14 @@ class Workload:
         )
         return ledger_of_program(held, sharding, kind=self.machine.kind)
 
+    def _outputs(self, rank: Rank, layout: Layout) -> float:
+        """Bytes of a sequence's hidden states that a rank's stages passed on: torch's pipelines keep them until their backward pass."""
+        if layout.pp == 1:
+            return 0.0
+        parts = layout.cp * (layout.tp if layout.sequence_parallel else 1)
+        hidden = -(-self.seq_len // parts) * self.graph.sizes["D"] * self.formats.values.size_bytes
+        return (layout.virtual_stages - ("after" in rank.parts)) * hidden
+
     def _program_loss_bytes(self, layout: Layout) -> float:
         """What our loss works with; cut over tp, also the gathered hidden states, their gradient, and fp32 logits of a chunk."""
         held = self._loss_bytes(layout.degrees, micro_batch=layout.micro_batch)
@@ -331,24 +361,30 @@ class Workload:
         rows = layout.micro_batch * -(-self.seq_len // layout.cp)
         return held + 2 * rows * self.graph.sizes["D"] * self.formats.values.size_bytes + LOSS_CHUNK_BYTES
 
-    def contents(self, rank: Rank, degrees: Degrees, *, recompute: str) -> Contents:
-        """What a pipeline rank holds, before sharding over data-parallel ranks."""
-        key = (rank.by_recompute(recompute), rank.parts, degrees, recompute)
+    def contents(self, rank: Rank, degrees: Degrees, *, recompute: str, is_one_run: bool = False) -> Contents:
+        """What a pipeline rank holds, before sharding over data-parallel ranks.
+
+        `is_one_run`: its layers follow one another, those that compute most again first (planner/assign.py). While one of these
+        is rebuilt, what the layers after it kept is free already.
+        """
+        key = (rank.by_recompute(recompute), rank.parts, degrees, recompute, is_one_run)
         if key not in self._contents:
-            self._contents[key] = self._add_up(rank, degrees, recompute=recompute)
+            self._contents[key] = self._add_up(rank, degrees, recompute=recompute, is_one_run=is_one_run)
         return self._contents[key]
 
-    def _add_up(self, rank: Rank, degrees: Degrees, *, recompute: str) -> Contents:
+    def _add_up(self, rank: Rank, degrees: Degrees, *, recompute: str, is_one_run: bool) -> Contents:
         dense = experts = largest = 0
+        freed = 0.0
         kept = one_layer = two_largest = 0.0
-        for block, how, count in rank.by_recompute(recompute):
+        for block, how, count in sorted(rank.by_recompute(recompute), key=lambda each: _RICHEST_FIRST.index(each[1])):
             block_dense, block_experts = self.parameters(block, degrees)
             saved = self.kept(block, degrees)
             stays = saved.of(how, self.software.selective)
             dense, experts = dense + count * block_dense, experts + count * block_experts
             largest = max(largest, block_dense + block_experts)
             kept += count * stays
-            one_layer = max(one_layer, saved.none - stays)
+            one_layer = max(one_layer, saved.none - stays - freed)
+            freed += count * stays if is_one_run else 0.0
             two_largest = max(two_largest, saved.two_largest)
         for part in rank.parts:
             dense += self.parameters(part, degrees)[0]

@@ -136,10 +136,11 @@ class Saved:
         return self.term.size({**self.sizes, **free}) * dtype.size_bytes
 
 
-def saved_tensors(ops: Iterable[Op]) -> tuple[Saved, ...]:
+def saved_tensors(ops: Iterable[Op], *, copies_values: bool = False) -> tuple[Saved, ...]:
     """What autograd keeps of these ops, each tensor once however many ops need it.
 
-    A view (a slice of a fused projection) keeps the whole tensor that it looks into.
+    A view (a slice of a fused projection) keeps the whole tensor that it looks into. `copies_values`: of a fused projection
+    whose queries and keys are rotated copies the values are copied as well, and it is free.
     """
     ops = tuple(ops)
     by_id = {op.id: op for op in ops}
@@ -147,6 +148,8 @@ def saved_tensors(ops: Iterable[Op]) -> tuple[Saved, ...]:
     for op in ops:
         for number, what in enumerate(KINDS[op.kind].saves):
             saved = _saved(op, what, number=number, by_id=by_id)
+            if copies_values and op.kind == "attention" and what == "x2":
+                saved = _copied(op, by_id) or saved
             kept.setdefault(saved.key, saved)
     return tuple(kept.values())
 
@@ -174,3 +177,11 @@ def _saved_input(op: Op, index: int, *, dtype: DType | None, by_id: Mapping[str,
     if source is None:
         return Saved(key=op.inputs[index], term=op.line.inputs[index], sizes=op.sizes, dtype=dtype)
     return Saved(key=source.id, term=source.line.output, sizes=source.sizes, dtype=dtype)
+
+
+def _copied(attention: Op, by_id: Mapping[str, Op]) -> Saved | None:
+    """The values by themselves, where queries and keys are rotated and values are a part of a fused projection."""
+    queries, values = (by_id.get(attention.inputs[index]) for index in (0, 2))
+    if queries is None or queries.kind != "rope" or values is None or values.kind != "split_heads":
+        return None
+    return Saved(key=values.id, term=values.line.output, sizes=values.sizes, dtype=None)

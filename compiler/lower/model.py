@@ -201,6 +201,11 @@ class ModelView:
         return self.attention.is_eager and (self.has_decode or "causal_attention" not in self.kernels)
 
     @property
+    def experts_gate_again(self) -> bool:
+        """The same for the activation of experts."""
+        return self.has_loss and self.recompute != "full" and self.experts is not None and self.mlp.is_gated
+
+    @property
     def has_final_norm(self) -> bool:
         """A post-norm block ends with a norm of its own."""
         return self.block != "post"
@@ -223,7 +228,7 @@ class ModelView:
     @property
     def uses_functional(self) -> bool:
         """Whether anything of torch.nn.functional is called."""
-        if self.experts is not None and (self.experts.is_router_fp32 or "F." in self.mlp.expression):
+        if self.experts is not None and "F." in self.mlp.expression:
             return True
         has_sdpa = not self.attention.is_eager and (self.has_decode or "causal_attention" not in self.kernels)
         has_sdpa = has_sdpa and self.spmd is None

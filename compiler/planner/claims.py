@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,10 +24,11 @@ CLAIMS_FILE = "claims.json"
 
 
 class Figures(BaseModel):
-    """Of rank 0, in bytes."""
+    """Of one rank, in bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    rank: int
     traffic: tuple[Shipment, ...] = Field(description="Everything that the rank sends in a step, by axis and kind.")
     parameters: int = Field(description="Bytes of the rank's shards of the weights.")
     gradients: int
@@ -42,8 +44,8 @@ class TrainClaims(BaseModel):
 
     device: Literal["gpu", "tpu", "npu", "cpu"] = Field(description="What kind of device the program is for.")
     layout: Layout
-    figures: Figures | None = Field(
-        description="null: the inventory does not know this layout's traffic to the byte yet."
+    figures: tuple[Figures, ...] = Field(
+        description="Of rank 0 and, in a pipeline, of one with the last stage and one that needs most memory. Empty: the inventory does not know this layout's traffic to the byte yet."
     )
 
     def to_text(self) -> str:
@@ -55,24 +57,27 @@ def claims_of(spec: Spec, outcome: TrainOutcome, *, kernels: frozenset[str] = fr
 
     The plan counts separate ops on several devices, since kernels depend on the layout; the claim is for the program as it is.
     """
-    chosen, work, ledger = outcome.chosen, outcome.work, outcome.chosen.ledger
-    if "causal_attention" in kernels:
-        ledger = work.with_graph(fuse_rope_attention(work.graph)).ledger(chosen.layout)
-    return claims_of_layout(spec, work.graph, chosen.layout, peak=round(ledger.allocated))
+    work, layout = outcome.work, outcome.chosen.layout
+    priced = work.with_graph(fuse_rope_attention(work.graph)) if "causal_attention" in kernels else work
+    ledgers = dict(
+        zip((rank.first for rank in priced.ranks(layout)), priced.ledgers(layout, in_order=True), strict=True)
+    )
+    worst = max(ledgers, key=lambda stage: ledgers[stage].peak)
+    peaks = {stage: round(ledgers[stage].allocated) for stage in sorted({0, worst, layout.pp - 1})}
+    return claims_of_layout(spec, work.graph, layout, peaks=peaks)
 
 
-def claims_of_layout(spec: Spec, graph: Graph, layout: Layout, *, peak: int) -> TrainClaims:
-    """The claims for a layout of several devices."""
+def claims_of_layout(spec: Spec, graph: Graph, layout: Layout, *, peaks: Mapping[int, int]) -> TrainClaims:
+    """The claims for a layout of several devices; `peaks` are those of the ranks of the pipeline that are looked at."""
     # Where the backward pass is split, ZeRO-2 sends the head's gradient as often as it happens to be there.
     has_figures = not (layout.schedule in SPLITS_BACKWARD and layout.pp > 1 and layout.zero == 2)
+    figures = [_figures(spec, graph, layout, stage_rank=stage, peak=peak) for stage, peak in peaks.items()]
     return TrainClaims(
-        device=spec.hardware.accelerator.kind,
-        layout=layout,
-        figures=_figures(spec, graph, layout, peak=peak) if has_figures else None,
+        device=spec.hardware.accelerator.kind, layout=layout, figures=tuple(figures) if has_figures else ()
     )
 
 
-def _figures(spec: Spec, graph: Graph, layout: Layout, *, peak: int) -> Figures:
+def _figures(spec: Spec, graph: Graph, layout: Layout, *, stage_rank: int, peak: int) -> Figures:
     assert spec.train is not None
     train = spec.train[0]
     vocab = -(-spec.model.vocab_size // layout.tp)
@@ -80,9 +85,11 @@ def _figures(spec: Spec, graph: Graph, layout: Layout, *, peak: int) -> Figures:
         seq_len=train.seq_len,
         values=2 if train.precision == "bf16" else 4,
         loss_chunk=chunk_of(vocab, precision=train.precision),
+        stage_rank=stage_rank,
     )
     parameters, optimizer = state_bytes_of(graph, layout, setting, optimizer=train.optimizer.name)
     return Figures(
+        rank=stage_rank * layout.stride("pp"),
         traffic=inventory(graph, layout, setting),
         parameters=parameters,
         gradients=parameters,

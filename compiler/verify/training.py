@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,13 @@ def check_training(
 ) -> Iterator[Claim]:
     """What a training program for several devices sends, holds, and in which order its ranks meet."""
     layout = claims.layout
-    if claims.figures is not None:
-        progress("one step of rank 0")
-        record, sums = _step(folder, layout, claims.figures, runs)
-        yield from compare(planned_sums(claims.figures.traffic, layout, 0), sums)
-        yield from _states(record, claims.figures)
+    for figures in claims.figures:
+        progress(f"one step of rank {figures.rank}")
+        record, sums = _step(folder, layout, figures, runs)
+        of_rank = "" if len(claims.figures) == 1 else f" of rank {figures.rank}"
+        for claim in compare(planned_sums(figures.traffic, layout, figures.rank), sums):
+            yield replace(claim, name=claim.name + of_rank)
+        yield from _states(record, figures)
     players = sorted(_players(layout))
     progress(f"the order of {len(players)} ranks' collectives")
     records = list(runs(folder, players, micro_batches=_few(layout), layers=2))
@@ -47,14 +50,14 @@ def check_training(
 def _step(
     folder: Path, layout: Layout, figures: Figures, runs: DryRuns
 ) -> tuple[Record, dict[tuple[str, str], tuple[int, int]]]:
-    """Rank 0's step as the plan has it, from as few micro-batches as tell it."""
+    """A rank's step as the plan has it, from as few micro-batches as tell it."""
     several, few = layout.grad_accumulation, _few(layout)
-    (record,) = runs(folder, [0], micro_batches=min(several, few))
+    (record,) = runs(folder, [figures.rank], micro_batches=min(several, few))
     sums = found_sums(record, layout, kv_copies=figures.kv_copies)
     if several <= few:
         return record, sums
     counts = (few, few + layout.pp)
-    (longer,) = runs(folder, [0], micro_batches=counts[1])
+    (longer,) = runs(folder, [figures.rank], micro_batches=counts[1])
     more = found_sums(longer, layout, kv_copies=figures.kv_copies)
     return record, extrapolated(sums, more, counts=counts, micro_batches=several)
 
@@ -67,10 +70,11 @@ def _few(layout: Layout) -> int:
 def _states(record: Record, figures: Figures) -> Iterator[Claim]:
     found = record.states
     assert found is not None
-    yield Claim("states", "weights of a rank", figures.parameters, found.parameters, "bytes")
-    yield Claim("states", "gradients of a rank", figures.gradients, found.gradients, "bytes")
-    yield Claim("states", "moments of a rank", figures.optimizer, found.optimizer, "bytes")
-    yield Claim("memory", "most that tensors of a rank take", figures.peak, found.peak, "bytes", WITHIN_2_PERCENT)
+    rank = figures.rank
+    yield Claim("states", f"weights of rank {rank}", figures.parameters, found.parameters, "bytes")
+    yield Claim("states", f"gradients of rank {rank}", figures.gradients, found.gradients, "bytes")
+    yield Claim("states", f"moments of rank {rank}", figures.optimizer, found.optimizer, "bytes")
+    yield Claim("memory", f"most that tensors of rank {rank} take", figures.peak, found.peak, "bytes", WITHIN_2_PERCENT)
 
 
 def _players(layout: Layout) -> set[int]:

@@ -77,6 +77,47 @@ def _flops_of_outer(y: Sequence[int], x: Sequence[int], ends: Sequence[int], **_
     return 2 * y[0] * y[1] * x[1]
 
 
+def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear in fp32, whatever the formats of x [N, D] and weight [E, D]. Keeps x as it came: half the memory of a wide copy."""
+    y = _WideLinear.apply(x, weight, bias)
+    assert isinstance(y, Tensor)
+    return y
+
+
+class _WideLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        return F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, weight = ctx.saved_tensors
+        grad = grads[0]  # [N, E]
+        to_bias = None if ctx.bias_dtype is None else grad.sum(0).to(ctx.bias_dtype)
+        return (grad @ weight.float()).to(x.dtype), (grad.T @ x.float()).to(weight.dtype), to_bias
+
+
+def put_back(y: Tensor, order: Tensor) -> Tensor:
+    """Row i of y [N, D] becomes row order[i], in an order of all N. Keeps the order alone for the gradient: index_copy keeps y."""
+    back = _PutBack.apply(y, order)
+    assert isinstance(back, Tensor)
+    return back
+
+
+class _PutBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return torch.empty_like(y).index_copy_(0, order, y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (order,) = ctx.saved_tensors
+        return grads[0].index_select(0, order), None
+
+
 def _has_grouped_mm(*operands: Tensor) -> bool:
     """On GPUs in bf16, with aligned rows. On a CPU it is a loop over experts too."""
     return all(

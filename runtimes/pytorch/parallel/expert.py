@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ..experts import put_back
 from .mesh import Axis
 
 
@@ -54,7 +55,7 @@ def to_experts(x: Tensor, ends: Tensor, ep: Axis) -> tuple[Tensor, Way]:
 
 def from_experts(y: Tensor, way: Way) -> Tensor:
     """What the experts of this rank made of the rows that `to_experts` brought, back where the rows came from -> [M, D]."""
-    rows = torch.empty_like(y).index_copy(0, way.order, y)  # in the order in which they arrived
+    rows = put_back(y, way.order)  # in the order in which they arrived
     return _all_to_all(rows, way.received, way.sent, way.ep)
 
 

@@ -81,7 +81,7 @@ SEEN_DRY = (
         "self.qkv(all_gather(x, self.tp))",
         "all_gather over tp",
     ),
-    Fault("a layer lost", "model.py", "range(3)", "range(2)", "weights of a rank"),
+    Fault("a layer lost", "model.py", "range(3)", "range(2)", "weights of rank 0"),
     Fault(
         "norms of a layer not summed",
         "train.py",
@@ -105,7 +105,7 @@ SEEN_DRY = (
         "train.py",
         "matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]",
         "matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2][::2]",
-        "moments of a rank",
+        "moments of rank 0",
     ),
     Fault(
         "gradients of one micro-batch",
@@ -208,7 +208,7 @@ def claims_for(spec: Any) -> TrainClaims:
     from llmc.compiler.pipeline import run_passes
     from llmc.compiler.planner.claims import claims_of_layout
 
-    return claims_of_layout(spec, run_passes(build_graph(spec)), LAYOUT, peak=0)
+    return claims_of_layout(spec, run_passes(build_graph(spec)), LAYOUT, peaks={0: 0})
 
 
 def with_fault(fault: Fault, built: Path, folder: Path) -> Path:
