@@ -96,7 +96,8 @@ class Run:
         """Until all ranks have started so many times."""
         deadline = time.monotonic() + PATIENCE_S
         while min(sum("pid" in line for line in self.lines(rank)) for rank in range(RANKS)) < number:
-            assert time.monotonic() < deadline and self.process.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
+            assert self.process.poll() is None, self.said()
             time.sleep(0.05)
 
     def finish(self) -> None:
@@ -122,7 +123,7 @@ def losses(run: Run) -> list[tuple[int, float]]:
 def samples(run: Run, *, steps: int) -> dict[int, int]:
     """Sample -> window, as training took them in the end; a step that was taken back took the same."""
     found: dict[int, int] = {}
-    for rank in range(0, RANKS):
+    for rank in range(RANKS):
         for line in run.lines(rank):
             for number, window in enumerate(line.get("windows", ())):
                 sample = line["sample"] + number
