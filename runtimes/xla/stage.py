@@ -35,8 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     device.start()
     sys.path.insert(0, str(args.folder))
-    parallel = importlib.import_module("parallel")
-    program = importlib.import_module("train")
+    parallel, program = (importlib.import_module(name) for name in ("parallel", "train"))  # of the folder
     _pretend(parallel.WORLD_SIZE)
     if args.layers is not None:
         _shorten(parallel, layers=args.layers)
