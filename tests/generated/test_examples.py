@@ -18,6 +18,8 @@ BUILT = {
     "2-llama3-8b-64xh100.yaml",
     "3-llama3-405b-fixed.yaml",
     "4-mixtral-moe.yaml",
+    "6-tpu.yaml",
+    "7-ascend.yaml",
     "train-on-slurm.yaml",
     "serve-on-kubernetes.yaml",
     "serve-two-replicas.yaml",
