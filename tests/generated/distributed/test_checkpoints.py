@@ -24,6 +24,7 @@ LAYOUTS = {
     "hsdp 2 x 2": Layout(dp_replicate=2, dp_shard=2, zero=2),
     "dp 2 x tp 2": Layout(dp_shard=2, zero=1, tp=2),
     "cp 2, replicated": Layout(cp=2, cp_kind="ring", zero=0),
+    "tp 2 x pp 2": Layout(tp=2, pp=2, zero=0),
 }
 
 
