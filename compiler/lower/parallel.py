@@ -340,23 +340,15 @@ def _shared_comment(model: ModelView) -> Iterator[str]:
 
 def _cuts(spec: Spec, model: ModelView) -> list[CutView]:
     """Parameters of model.py that tp and ep cut, and those that each rank sees a share of, in the order of its modules."""
-    tp, mlp = model.tp, spec.model.mlp
+    tp = model.tp
     if tp is None:
         return list(expert_cuts(spec, model)) if model.ep else []
     cuts = [CutView("embed.weight", f"Rows({tp.vocab_size})", "of the vocabulary")]
     cuts += _latent_cuts(model.attention, tp) if isinstance(model.attention, LatentView) else _head_cuts(spec, tp)
     cuts.append(CutView("attn.out.weight", "Columns()", "heads"))
     cuts += expert_cuts(spec, model)
-    if model.experts is not None and not model.experts.layer_condition:
-        pass  # no dense layer
-    elif mlp.is_gated:
-        size = spec.model.intermediate_size
-        up = f"Sections(({size}, {size}), copies=(1, 1))"
-        cuts += [CutView(f"mlp.gate_up.{kind}", up, "gate, up") for kind in _kinds(mlp.bias)]
-    else:
-        cuts += [CutView(f"mlp.up.{kind}", f"Rows({spec.model.intermediate_size})", "") for kind in _kinds(mlp.bias)]
-    if model.experts is None or model.experts.layer_condition:
-        cuts.append(CutView("mlp.down.weight", "Columns()", ""))
+    if model.experts is None or model.experts.layer_condition:  # some layers are dense
+        cuts += _dense_cuts(spec)
     if not spec.model.tie_embeddings:
         cuts.append(CutView("head.weight", f"Rows({tp.vocab_size})", "of the vocabulary"))
     if spec.model.head.bias:
@@ -376,6 +368,17 @@ def _head_cuts(spec: Spec, tp: TensorView) -> Iterator[CutView]:
         )
     if attention.sinks:
         yield CutView("attn.sinks", f"Rows({tp.num_heads})", "a head each")
+
+
+def _dense_cuts(spec: Spec) -> Iterator[CutView]:
+    """Of a feed-forward block that every token goes through."""
+    size, mlp = spec.model.intermediate_size, spec.model.mlp
+    if mlp.is_gated:
+        up = f"Sections(({size}, {size}), copies=(1, 1))"
+        yield from (CutView(f"mlp.gate_up.{kind}", up, "gate, up") for kind in _kinds(mlp.bias))
+    else:
+        yield from (CutView(f"mlp.up.{kind}", f"Rows({size})", "") for kind in _kinds(mlp.bias))
+    yield CutView("mlp.down.weight", "Columns()", "")
 
 
 def _latent_cuts(attention: LatentView, tp: TensorView) -> Iterator[CutView]:

@@ -101,7 +101,7 @@ def _products() -> dict[str, Callable[[], object]]:
 def _works(work: Callable[[], object]) -> bool:
     try:
         work()
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:  # torch has no kernel for it here
         return False
     return True
 
