@@ -27,6 +27,7 @@ class Launcher:
 LAUNCHERS = {
     "torchrun": Launcher("torchrun.sh", ("bash",)),
     "slurm": Launcher("train.sbatch", ("sbatch", "--export=ALL,PROGRAM={folder}")),
+    "queued_resource": Launcher("queued_resource.sh", ("bash",)),
     "ray": Launcher("ray_train.py", (sys.executable,)),
     "kubernetes": Launcher("train.yaml", ("kubectl", "apply", "-f"), takes_arguments=False),
 }

@@ -148,7 +148,7 @@ def _no_train(spec: Spec) -> str | None:
 
 
 def _one_node(spec: Spec) -> str | None:
-    return "there is one node" if spec.hardware.nodes == 1 else None
+    return "there is one node" if spec.hardware.nodes == spec.hardware.slices == 1 else None
 
 
 def _no_load(spec: Spec) -> str | None:

@@ -144,6 +144,24 @@ class Kubernetes(_Training, _Serving):
     )
 
 
+class QueuedResource(_Target):
+    """A queued resource of Cloud TPU, and what its hosts run."""
+
+    target: Literal["queued_resource"] = Field(description="A queued resource of Cloud TPU, and what its hosts run.")
+    project: Name = Field(description="The project that pays.")
+    zone: Name = Field(description="The zone of the chips.")
+    run_dir: FullPath = Field(
+        description="Folder of the run on the hosts; several hosts share it, by Filestore or a mounted bucket."
+    )
+    spot: Flag = Field(default=False, description="Take chips that may be taken back, for less.")
+    reservation: Name | None = Field(default=None, description="Reservation that the chips come from.")
+    runtime: Name | None = Field(default=None, description="Image of the hosts; null: the plain one of the generation.")
+    python: OneLine = Field(default="python3", description="The interpreter, on every host.")
+    max_restarts: CountOrZero = Field(
+        default=3, description="Times that a failed run is started again, from its latest checkpoint."
+    )
+
+
 class Ray(_Training, _Serving):
     """A Ray job."""
 
@@ -171,7 +189,9 @@ class Systemd(_Serving):
     )
 
 
-Deploy = Annotated[Torchrun | Slurm | Kubernetes | Ray | Docker | Systemd, Field(discriminator="target")]
+Deploy = Annotated[
+    Torchrun | Slurm | Kubernetes | QueuedResource | Ray | Docker | Systemd, Field(discriminator="target")
+]
 
 
 class Compress(Node):

@@ -153,6 +153,9 @@ class Hardware(Node):
     topology: Topology | None = Field(
         default=None, description="Sides of a torus, such as 4x4x8, in place of nodes and per_node."
     )
+    slices: Count = Field(
+        default=1, description="Slices with that topology; between them goes the data centre's network."
+    )
     intra_node_gb_s: GBPerSecond | None = Field(
         default=None, description="Bandwidth inside a node, a device; null: the catalog's."
     )
@@ -173,9 +176,9 @@ class Hardware(Node):
 
     @property
     def num_devices(self) -> int:
-        """Devices in all: nodes x per_node, or the product of the torus' sides."""
+        """Devices in all: nodes x per_node, or the product of the torus' sides for each slice."""
         if self.topology is not None:
-            product = 1
+            product = self.slices
             for side in self.topology.split("x"):
                 product *= int(side)
             return product

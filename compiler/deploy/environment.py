@@ -30,7 +30,12 @@ def variables(
     machines: Machines, network: Network, extra: Mapping[str, str], *, is_torchrun: bool = False
 ) -> tuple[Variable, ...]:
     """Those of the machines, then the user's own, which win."""
-    found = [*_torch(machines, is_torchrun=is_torchrun), *_links(machines), *_network(machines, network)]
+    found = [
+        *_torch(machines, is_torchrun=is_torchrun),
+        *_maker(machines),
+        *_links(machines),
+        *_network(machines, network),
+    ]
     own = [Variable(name, value, "from the spec", "deploy.environment") for name, value in extra.items()]
     return (*(each for each in found if each.name not in extra), *own)
 
@@ -41,6 +46,24 @@ def _torch(machines: Machines, *, is_torchrun: bool) -> Iterator[Variable]:
         yield Variable("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1", reason, "deploy.target")
     if machines.ranks > 1 and machines.kind == "gpu":
         yield Variable("NCCL_DEBUG", "WARN", "a failing link or rank is named; nothing else is printed", "hardware")
+
+
+def _maker(machines: Machines) -> Iterator[Variable]:
+    """What libraries of AMD and Huawei do not do unasked, as their own guides have it; RCCL reads NCCL's variables."""
+    if machines.vendor == "amd":
+        reason = "products by hipBLASLt, whatever this build of PyTorch prefers"
+        yield Variable("TORCH_BLAS_PREFER_HIPBLASLT", "1", reason, "hardware.accelerator")
+        reason = "arguments of kernels lie in device memory: kernels start microseconds sooner"
+        yield Variable("HIP_FORCE_DEV_KERNARG", "1", reason, "hardware.accelerator")
+        if machines.per_node == 8 and machines.device.startswith("mi3"):
+            reason = "as many channels as all xGMI links between eight devices can take"
+            yield Variable("NCCL_MIN_NCHANNELS", "112", reason, "hardware.accelerator")
+    if machines.kind == "npu":
+        reason = "memory of one size serves others: gathered weights leave holes"
+        yield Variable("PYTORCH_NPU_ALLOC_CONF", "expandable_segments:True", reason, "hardware.accelerator")
+        if machines.ranks > 1:
+            reason = "a rank that reads its checkpoint for long is waited for; HCCL gives up after 120 s"
+            yield Variable("HCCL_CONNECT_TIMEOUT", "900", reason, "hardware.accelerator")
 
 
 def _links(machines: Machines) -> Iterator[Variable]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ...spec.units import GIB
+from ..planner.layout import ORDER
+from ..topology.slices import Slices, slices_of, torus_words
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
@@ -79,6 +81,14 @@ class TrainJob:
     steps: int
     signal_s: int
     signal_reason: str
+    slices: Slices | None = None
+    """Of TPUs, whose programs have a process a host."""
+    torus_words: str = ""
+    """What the axes of the mesh take of a slice."""
+
+    @property
+    def words(self) -> str:
+        return self.slices.words if self.slices is not None else self.machines.words
 
     @property
     def object_name(self) -> str:
@@ -163,7 +173,13 @@ def train_job(spec: Spec, plan: Plan, *, origin: str, steps: int) -> TrainJob:
     save_s = held * machines.per_node * GIB / _SAVED_BYTES_PER_S
     signal_s = max(_LEAST_SIGNAL_S, math.ceil(2 * predicted.step_time_high_s + save_s))
     reason = f"two steps of {predicted.step_time_high_s:.3g} s and {save_s:.0f} s to save, at least {_LEAST_SIGNAL_S} s"
-    return TrainJob(spec.name, origin, machines, steps, signal_s, reason)
+    slices = slices_of(spec.hardware)
+    words = ""
+    if slices is not None:
+        layout, sides = plan.train.layout, tuple(int(side) for side in slices.topology.split("x"))
+        axes = tuple((name, getattr(layout, name)) for name in reversed(layout.order or ORDER))
+        words = torus_words(tuple(axis for axis in axes if axis[1] > 1), sides, slices=slices.count)
+    return TrainJob(spec.name, origin, machines, steps, signal_s, reason, slices, words)
 
 
 def server(spec: Spec, plan: Plan, *, view: ServeView, origin: str, port: int, is_scaled: bool) -> Server:

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from .facts import Server
 
 
-def dockerfile(*, has_train: bool, server: Server | None) -> Files:
+def dockerfile(*, has_train: bool, server: Server | None, is_xla: bool = False) -> Files:
     """The image runs the server if there is one; a training job names its own command."""
     command = serve_command(server, None, guards=COMPOSED) if server is not None else ()
-    names = {"has_train": has_train, "server": server, "command": command}
+    names = {"has_train": has_train, "server": server, "command": command, "is_xla": is_xla}
     return Files(
         (
             launch_file("Dockerfile", "docker/Dockerfile.j2", **names),

@@ -16,6 +16,7 @@ from .target import Files, launch_file
 
 if TYPE_CHECKING:
     from ...spec.deploy import Kubernetes
+    from ..topology.slices import Slices
     from .facts import Server, TrainJob
 
 _RDMA = {"infiniband": "rdma/ib", "roce": "rdma/roce", "efa": "vpc.amazonaws.com/efa"}
@@ -71,7 +72,8 @@ class ServingPod:
 
 
 def files(deploy: Kubernetes, train: TrainJob | None, serve: Server | None) -> Files:
-    found = dockerfile(has_train=train is not None, server=serve)
+    is_xla = train is not None and train.slices is not None
+    found = dockerfile(has_train=train is not None, server=serve, is_xla=is_xla)
     if train is not None:
         found += _training(deploy, train)
     if serve is not None:
@@ -80,6 +82,8 @@ def files(deploy: Kubernetes, train: TrainJob | None, serve: Server | None) -> F
 
 
 def _training(deploy: Kubernetes, job: TrainJob) -> Files:
+    if job.slices is not None:
+        return _slices(deploy, job, job.slices)
     several = job.machines.nodes > 1
     pod = TrainingPod(
         image=deploy.image,
@@ -110,6 +114,26 @@ def _training(deploy: Kubernetes, job: TrainJob) -> Files:
     template = f"kubernetes/{deploy.train_as}.yaml.j2"
     names = {"job": job, "pod": pod, "max_restarts": deploy.max_restarts, "replicas": replicas}
     return Files((script, launch_file("train.yaml", template, **names)))
+
+
+def _slices(deploy: Kubernetes, job: TrainJob, slices: Slices) -> Files:
+    """A job a slice, a pod a host, and a process a pod: the program is started as it is."""
+    chips = Device("google.com/tpu", slices.chips_of_a_host, f"all chips of a host: {slices.words}")
+    pod = TrainingPod(
+        image=deploy.image,
+        namespace=deploy.namespace,
+        queue=deploy.queue,
+        topology_level=None,
+        main_address=f"{job.object_name}-slice-0-0.{job.object_name}" if slices.count * slices.hosts > 1 else None,
+        variables=variables(job.machines, deploy.network, deploy.environment),
+        cpus=deploy.cpus,
+        memory=_quantity(deploy.memory_gib),
+        devices=(chips,),
+        has_rdma=False,
+        claim=deploy.claim,
+    )
+    names = {"job": job, "pod": pod, "slices": slices, "max_restarts": deploy.max_restarts}
+    return Files((launch_file("train.yaml", "kubernetes/slices.yaml.j2", **names),))
 
 
 def _serving(deploy: Kubernetes, server: Server) -> Files:

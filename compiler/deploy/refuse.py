@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...spec.deploy import Kubernetes
 from ...spec.diagnostics import diagnose
+from ..topology.slices import slices_of
 from .autoscaling import can_scale
 from .facts import machines_of
 from .kubernetes import serve_kind
@@ -29,10 +30,38 @@ def refuse_deploy(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
         others = ", ".join(name for name, able in LAUNCHES.items() if set(sections) & set(able))
         message = f"`{spec.deploy.target}` launches `{launches[0]}`, and this spec has only `{sections[0]}`"
         yield diagnose("D101", message, path=("deploy", "target"), notes=(f"targets for `{sections[0]}`: {others}",))
+    if spec.train is not None and "train" in launches:
+        yield from _slices(spec, spec.deploy.target)
     if spec.serve is not None and spec.deploy.target == "ray":
         yield from _guarded(spec.serve)
     if isinstance(spec.deploy, Kubernetes) and plan.serve is not None:
         yield from _serving_on_kubernetes(spec, plan, spec.deploy)
+
+
+_FOR_SLICES = ("kubernetes", "queued_resource")
+
+
+def _slices(spec: Spec, target: str) -> Iterator[Diagnostic]:
+    """Other targets start a process a device; on TPUs there is one a host, which takes all chips of it."""
+    path = ("deploy", "target")
+    if spec.hardware.accelerator.kind != "tpu":
+        if target == "queued_resource":
+            message = "queued resources are TPUs, and the accelerator is none"
+            yield diagnose("D104", message, path=path, notes=("other targets start programs on such machines",))
+        return
+    if target not in _FOR_SLICES:
+        message = f"`{target}` starts a process a device, and a program for TPUs has one a host"
+        yield diagnose("D104", message, path=path, notes=(f"targets for TPUs: {', '.join(_FOR_SLICES)}",))
+        return
+    slices = slices_of(spec.hardware)
+    if slices is None:
+        message = (
+            "launch files for TPUs need to know their generation and the sides of the slice, which `topology` gives"
+        )
+        yield diagnose("D104", message, path=("hardware", "accelerator"))
+    elif target == "queued_resource" and slices.generation.api is None:
+        message = f"{slices.device} is rented through GKE, not as a queued resource"
+        yield diagnose("D104", message, path=path, notes=("`kubernetes` launches it",))
 
 
 def _guarded(serve: Serve) -> Iterator[Diagnostic]:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from ...spec.units import GIB
 from ..planner.layout import ORDER
+from ..topology.slices import generation_of, torus_words
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
-    from ...spec.hardware import Accelerator
     from ..planner.layout import Layout
 
 Spread = tuple[str | tuple[str, ...] | None, ...]
@@ -72,6 +72,8 @@ class SpmdView:
     torus_words: str
     topology: str
     """What the TPU compiler calls the slice: `v5p:4x4x8`; empty where the spec gives no torus."""
+    slices: int
+    """How many of it the data centre's network joins."""
     num_layers: int
     hbm_bytes: int
     """Of a device."""
@@ -99,6 +101,7 @@ def lower_spmd(spec: Spec, layout: Layout, *, origin: str) -> SpmdView:
     cut = _Axes(spec, layout, names=tuple(name for name, _ in axes))
     topology = spec.hardware.topology
     torus = tuple(int(side) for side in topology.split("x")) if topology is not None else None
+    generation = generation_of(accelerator)
     return SpmdView(
         name=spec.name,
         origin=origin,
@@ -117,21 +120,13 @@ def lower_spmd(spec: Spec, layout: Layout, *, origin: str) -> SpmdView:
         up="gate_up" if spec.model.mlp.is_gated else "up",
         heads=as_source((cut.data, cut.of("tp", "cp"), None, None)),
         summary=tuple(_summary(layout, cut)),
-        torus_words=_torus_words(axes, torus),
-        topology=f"{_generation(accelerator)}:{topology}" if topology is not None else "",
+        torus_words=torus_words(axes, torus, slices=spec.hardware.slices),
+        topology=f"{generation.compiler}:{topology}" if topology is not None and generation is not None else "",
+        slices=spec.hardware.slices,
         num_layers=spec.model.num_layers,
         hbm_bytes=round(accelerator.memory_gib * GIB),
         matrix_bytes=_matrix_bytes(spec) // layout.tp,
     )
-
-
-_GENERATIONS = {"ironwood": "tpu7x", "trillium": "v6e", "v7": "tpu7x", "v7x": "tpu7x"}
-"""Name in the catalog -> what the compiler calls it, where they differ."""
-
-
-def _generation(accelerator: Accelerator) -> str:
-    name = (accelerator.like or accelerator.name or "").removeprefix("tpu-")
-    return _GENERATIONS.get(name, name)
 
 
 def _matrix_bytes(spec: Spec) -> int:
@@ -218,23 +213,6 @@ def _summary(layout: Layout, cut: _Axes) -> Iterator[str]:
         yield f"There are {layout.dp_replicate} replicas of these, whose gradients are summed (HSDP)."
 
 
-def _torus_words(axes: tuple[tuple[str, int], ...], torus: tuple[int, ...] | None) -> str:
-    """`tp: 4 along the 1st side; dp_shard: …`"""
-    if torus is None:
-        return ""
-    names, found, stride = ("1st", "2nd", "3rd"), [], 1
-    for name, size in reversed(axes):
-        parts = []
-        for side, extent in enumerate(torus):
-            below = math.prod(torus[:side])
-            first, last = max(stride, below), min(stride * size, below * extent)
-            if last > first:
-                parts.append(f"{last // first} along the {names[side]}")
-        found.append(f"{name} takes {' and '.join(parts)}" if parts else f"{name} takes none")
-        stride *= size
-    return "; ".join(found)
-
-
 # ------------------------------------------------------------------------------------------------ what is not lowered yet
 
 
@@ -280,7 +258,5 @@ def spmd_faults(spec: Spec) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     if model.position.kind == "alibi":
         yield ("model", "position"), "ALiBi on TPUs is not lowered yet; rotary, learned and sinusoidal positions are"
-    if spec.deploy is not None:
-        yield ("deploy",), "launch files for TPUs are not written yet; each host of a slice runs `python train.py`"
     if spec.train is not None and spec.hardware.num_devices > 1 and spec.hardware.topology is None:
         yield ("hardware",), "a slice of TPUs needs its sides, which `topology` gives, such as 2x4"

@@ -79,7 +79,8 @@ def _headline(plan: Plan, spec: Spec, train: TrainOutcome | None, serve: ServeOu
     where = machine.accelerator if devices == 1 else f"{devices:,} × {machine.accelerator}"
     detail = []
     if spec.hardware.topology is not None:
-        detail.append(f"torus {spec.hardware.topology}")
+        slices = f"{spec.hardware.slices} slices × " if spec.hardware.slices > 1 else ""
+        detail.append(f"{slices}torus {spec.hardware.topology}")
     elif devices > 1:
         detail.append(f"{devices // machine.per_node:,} nodes × {machine.per_node}")
     if devices > 1 and machine.fast_link:

@@ -94,13 +94,19 @@ def _networks(hardware: Hardware, device: Accelerator) -> Iterator[tuple[str, Ha
     if device.torus is not None and hardware.topology is not None:
         torus = device.torus.model_copy(update={"gb_s": device.torus.gb_s * MORE})
         yield "10 % more bandwidth on the torus", _with(hardware, torus=torus)
+        yield from _between(hardware, device)
         return
     inside = hardware.intra_node_gb_s or device.intra_node.gb_s
     if inside is not None:
         name = device.intra_node.link or "bandwidth inside a node"
         yield f"10 % more {name}", hardware.model_copy(update={"intra_node_gb_s": inside * MORE})
+    yield from _between(hardware, device)
+
+
+def _between(hardware: Hardware, device: Accelerator) -> Iterator[tuple[str, Hardware]]:
+    """Of the network between nodes, or between slices."""
     between = hardware.inter_node_gb_s or device.inter_node.gb_s
-    if between is not None and hardware.nodes > 1:
+    if between is not None and max(hardware.nodes, hardware.slices) > 1:
         name = device.inter_node.link or "bandwidth between nodes"
         yield f"10 % more {name}", hardware.model_copy(update={"inter_node_gb_s": between * MORE})
 

@@ -24,13 +24,20 @@ if TYPE_CHECKING:
 
 def topology_graph(machine: Machine) -> nx.Graph:
     """All of a machine; thousands of devices take seconds."""
-    return _torus(machine.torus) if machine.torus is not None else _switched(machine)
-
-
-def _torus(torus: Torus) -> nx.Graph:
+    if machine.torus is None:
+        return _switched(machine)
     graph = nx.Graph()
+    for first in range(0, machine.num_devices, machine.domain):
+        _add_torus(graph, machine.torus, first=first)
+    if machine.num_devices > machine.domain:
+        _add_network(graph, machine)
+    return graph
+
+
+def _add_torus(graph: nx.Graph, torus: Torus, *, first: int) -> None:
+    """One slice, whose devices have the numbers from `first` on."""
     places = list(itertools.product(*(range(side) for side in reversed(torus.sides))))
-    number = {place[::-1]: index for index, place in enumerate(places)}  # the first side changes fastest
+    number = {place[::-1]: index for index, place in enumerate(places, start=first)}  # the first side changes fastest
     for place, index in number.items():
         graph.add_node(index, kind="device", place=place)
     for place, index in number.items():
@@ -40,7 +47,6 @@ def _torus(torus: Torus) -> nx.Graph:
                 continue
             other = (*place[:side], following % extent, *place[side + 1 :])
             _wire(graph, index, number[other], torus.link, level="torus")
-    return graph
 
 
 def _switched(machine: Machine) -> nx.Graph:

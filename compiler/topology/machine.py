@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ...spec.units import GB, GIB
 from ..cost.collectives import Group, Link
 from ..cost.constants import DeviceConstants, constants_of
-from .torus import Factor, Torus
+from .torus import Factor, Torus, split
 
 if TYPE_CHECKING:
     from ...spec.hardware import Accelerator, Hardware, ProductRate
@@ -81,9 +81,10 @@ class Machine:
 
     def _group_of(self, factors: tuple[Factor, ...]) -> Group:
         size, inside = math.prod(size for size, _ in factors), _inside(factors, reach=self.domain)
-        if self.torus is not None and inside == size:
-            share = self.torus.exchange_share(factors)
-            return Group(inside, 1, self.torus.ring_link(factors), self.slow, fast_exchange=share)
+        if self.torus is not None:
+            here, _ = split(factors, first=inside)  # of a slice
+            share = self.torus.exchange_share(here)
+            return Group(inside, size // inside, self.torus.ring_link(here), self.slow, fast_exchange=share)
         fast, slow, exchange = self.fast, self.slow, 1.0
         if self.is_mesh and 1 < inside < self.domain:
             fast = replace(fast, bytes_per_s=fast.bytes_per_s * (inside - 1) / (self.domain - 1))
@@ -199,7 +200,7 @@ def _domain(hardware: Hardware, *, num_devices: int, per_node: int) -> int:
     """Devices that fast links join, in equal groups: of a rack's 72, 256 devices use 64 each."""
     device = hardware.accelerator
     if hardware.topology is not None:
-        return num_devices
+        return num_devices // hardware.slices
     joined = device.intra_node.domain or 0
     reach = joined if joined > device.per_node else per_node  # a rack of several hosts, or what one host holds
     return max(size for size in range(1, min(reach, num_devices) + 1) if num_devices % size == 0)

@@ -7,12 +7,11 @@ Axes that follow each other make one run; with another axis between them, two. T
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ..cost.collectives import Group
-from .torus import Factor
+from .torus import Factor, split
 
 if TYPE_CHECKING:
     from ..planner.layout import Axis, Layout
@@ -35,18 +34,6 @@ def _merged(axes: tuple[Factor, ...]) -> tuple[Factor, ...]:
         else:
             found.append((size, stride))
     return tuple(found)
-
-
-def split(factors: tuple[Factor, ...], *, first: int) -> tuple[tuple[Factor, ...], tuple[Factor, ...]]:
-    """The first so many ranks of a group, and the ranks that have the same place in groups of so many."""
-    inner: list[Factor] = []
-    outer: list[Factor] = []
-    for size, stride in factors:
-        here = math.gcd(size, first)
-        first //= here
-        inner += [(here, stride)] if here > 1 else []
-        outer += [(size // here, stride * here)] if size > here else []
-    return tuple(inner), tuple(outer)
 
 
 def group(layout: Layout, machine: Machine, *axes: Axis) -> Group:

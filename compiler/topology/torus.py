@@ -78,3 +78,15 @@ class Span:
     @property
     def hops(self) -> float:
         return self.ranks / 2 if self.is_ring else self.ranks - 1
+
+
+def split(factors: tuple[Factor, ...], *, first: int) -> tuple[tuple[Factor, ...], tuple[Factor, ...]]:
+    """The first so many ranks of a group, and the ranks that have the same place in groups of so many."""
+    inner: list[Factor] = []
+    outer: list[Factor] = []
+    for size, stride in factors:
+        here = math.gcd(size, first)
+        first //= here
+        inner += [(here, stride)] if here > 1 else []
+        outer += [(size // here, stride * here)] if size > here else []
+    return tuple(inner), tuple(outer)

@@ -157,7 +157,8 @@ def compiled_program(folder: Path, target: dict[str, Any], *, layers: int, progr
         progress(f"the graph of {layers} layers")
         staged(folder, out, layers=layers)
         progress(f"{layers} layers compiled for {target['topology']}")
-        return compiled(out / "accumulate.mlir", target["topology"], target["devices"], layers=layers)
+        graph, slices = out / "accumulate.mlir", target["slices"]
+        return compiled(graph, target["topology"], target["devices"], layers=layers, slices=slices)
 
 
 def staged(folder: Path, out: Path, *, layers: int) -> None:
@@ -170,13 +171,13 @@ def staged(folder: Path, out: Path, *, layers: int) -> None:
         _run([python, "-m", "llmc.runtimes.xla.stage", folder, out, "--layers", str(layers)], environment)
 
 
-def compiled(graph: Path, topology: str, devices: int, *, layers: int, quick: bool = True) -> Compiled:
+def compiled(graph: Path, topology: str, devices: int, *, layers: int, slices: int = 1, quick: bool = True) -> Compiled:
     """A graph's memory and collectives. Compiling with little effort takes half the time and gives nearly the same memory."""
     python = python_of("tpu")
     assert python is not None, NOT_HERE
     out = graph.with_suffix(".hlo")
     script = ROOT / "runtimes" / "xla" / "compile_for_tpu.py"
-    flags = ["--quick"] if quick else []
+    flags = ["--slices", str(slices), *(["--quick"] if quick else [])]
     said = json.loads(
         _run([python, script, graph, topology, str(devices), out, *flags], dict(os.environ)).splitlines()[-1]
     )

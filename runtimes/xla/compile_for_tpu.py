@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("graph", type=Path)
     parser.add_argument("topology", help="such as v5p:4x4x8")
     parser.add_argument("devices", type=int)
+    parser.add_argument("--slices", type=int, default=1, help="how many of the topology; devices are those of all")
     parser.add_argument("out", type=Path, help="where the compiled program's text goes")
     parser.add_argument("--quick", action="store_true", help="optimise little: half the time, nearly the same memory")
     parser.add_argument("--donate-all", action="store_true", help="every argument's memory may be used for results")
@@ -44,9 +45,12 @@ def compiled(args: argparse.Namespace) -> dict[str, Any]:
     from jax.experimental import topologies  # pyright: ignore[reportMissingImports]
     from jaxlib.mlir import ir  # pyright: ignore[reportMissingImports]
 
-    own = {"chip_config_name": "megacore"} if args.topology.startswith("v4:") else {}
+    own: dict[str, Any] = {"chip_config_name": "megacore"} if args.topology.startswith("v4:") else {}
+    if args.slices > 1:
+        own["num_slices"] = args.slices
     devices = topologies.get_topology_desc(platform="tpu", topology_name=args.topology, **own).devices
-    devices = sorted(devices, key=lambda each: tuple(each.coords)[::-1])[: args.devices]  # the plan's order
+    places = {each.id: (each.slice_index, tuple(each.coords)[::-1]) for each in devices}
+    devices = sorted(devices, key=lambda each: places[each.id])[: args.devices]  # the plan's order
     options = xla_client.CompileOptions()
     options.num_replicas, options.num_partitions = 1, len(devices)
     build = options.executable_build_options

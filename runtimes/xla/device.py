@@ -49,12 +49,12 @@ def is_tpu() -> bool:
     return xr.device_type() == "TPU"
 
 
-def coordinates() -> list[tuple[int, ...]] | None:
-    """Where each device is on the torus, by device number; None where there is none."""
+def places() -> list[tuple[int, tuple[int, ...]]] | None:
+    """The slice of each device and where it is on its torus, by device number; None where there is no torus."""
     attributes = xr.global_runtime_device_attributes()
     if not attributes or "coords" not in attributes[0]:
         return None
-    return [tuple(each["coords"]) for each in attributes]
+    return [(each.get("slice_index", 0), tuple(each["coords"])) for each in attributes]
 
 
 def make_mesh(numbers: np.ndarray, names: Sequence[str]) -> Mesh:

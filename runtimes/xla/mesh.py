@@ -11,11 +11,11 @@ from ..common.errors import RunError
 from . import device
 
 
-def take_mesh(axes: Mapping[str, int], *, torus: tuple[int, ...] | None = None) -> device.Mesh:
+def take_mesh(axes: Mapping[str, int], *, torus: tuple[int, ...] | None = None, slices: int = 1) -> device.Mesh:
     """A mesh with these axes, outermost first.
 
-    The plan numbers devices along the first side of the torus, then the second, then the third; neighbours along the last axis
-    are neighbours in that order.
+    The plan numbers devices along the first side of the torus, then the second, then the third, then slice by slice; neighbours
+    along the last axis are neighbours in that order.
     """
     size, found = math.prod(axes.values()), device.num_devices()
     if size != found:
@@ -23,20 +23,21 @@ def take_mesh(axes: Mapping[str, int], *, torus: tuple[int, ...] | None = None) 
             f"this program is for {size} devices, and there {'is' if found == 1 else 'are'} {found}",
             help=f"start it on a slice of {size}, or try it on this machine with PJRT_DEVICE=CPU CPU_NUM_DEVICES={size}",
         )
-    numbers = in_order(device.coordinates(), torus=torus, count=size)
+    numbers = in_order(device.places(), torus=torus, slices=slices, count=size)
     return device.make_mesh(np.array(numbers).reshape(tuple(axes.values())), tuple(axes))
 
 
-def in_order(coordinates: Sequence[tuple[int, ...]] | None, *, torus: tuple[int, ...] | None, count: int) -> list[int]:
-    """Device numbers in the plan's order; without coordinates (CPU devices) the runtime's own."""
-    if coordinates is None or torus is None:
+def in_order(
+    places: Sequence[tuple[int, tuple[int, ...]]] | None, *, torus: tuple[int, ...] | None, slices: int, count: int
+) -> list[int]:
+    """Device numbers in the plan's order, from (slice, coordinates) of each; without them (CPU devices) the runtime's own."""
+    if places is None or torus is None:
         return list(range(count))
-    sides = tuple(max(each) + 1 for each in zip(*coordinates, strict=True))
+    sides = tuple(max(each) + 1 for each in zip(*(at for _, at in places), strict=True))
     while len(sides) > len(torus) and sides[-1] == 1:
         sides = sides[:-1]
-    if sides != torus:
-        shapes = ("x".join(map(str, each)) for each in (torus, sides))
-        raise RunError(
-            "this program is for a slice of {}, and this is one of {}".format(*shapes), help="build it for that"
-        )
-    return sorted(range(count), key=lambda number: coordinates[number][::-1])
+    found = len({number for number, _ in places})
+    if (sides, found) != (torus, slices):
+        told = (f"{each} x {'x'.join(map(str, shape))}" for each, shape in ((slices, torus), (found, sides)))
+        raise RunError("this program is for slices of {}, and here are {}".format(*told), help="build it for these")
+    return sorted(range(count), key=lambda number: (places[number][0], places[number][1][::-1]))

@@ -41,6 +41,7 @@ CHECKS: tuple[Check, ...] = (
     model.shared_options_have_an_expert,
     machine.topology_needs_a_torus,
     machine.topology_stands_alone,
+    machine.slices_have_a_topology,
     machine.only_processors_are_calibrated,
     recipe.objective_suits_the_model,
     recipe.batch_is_consistent,

@@ -61,6 +61,20 @@ def topology_stands_alone(hardware: Hardware) -> Iterator[Diagnostic]:
             )
 
 
+def slices_have_a_topology(hardware: Hardware) -> Iterator[Diagnostic]:
+    """Nodes are counted as nodes; slices are tori."""
+    if hardware.slices > 1 and hardware.topology is None:
+        path = ("hardware", "slices")
+        fixes = [
+            Fix(
+                f"`nodes: {hardware.slices}` is as many machines",
+                (Edit("remove", path), Edit("set", ("hardware", "nodes"), hardware.slices)),
+            )
+        ]
+        message = f"{hardware.slices} slices need the sides of one, which `topology` gives, such as 4x4"
+        yield diagnose("S318", message, path=path, part="key", fixes=fixes)
+
+
 def only_processors_are_calibrated(hardware: Hardware) -> Iterator[Diagnostic]:
     """What `llmc doctor --calibrate` measures is of a CPU; other devices go by fitted constants."""
     accelerator = hardware.accelerator

@@ -1,4 +1,4 @@
-"""D101 to D103: what a deploy target cannot do. See entry.py for what each one states."""
+"""D101 to D104: what a deploy target cannot do. See entry.py for what each one states."""
 
 from __future__ import annotations
 
@@ -71,4 +71,28 @@ class TwoAutoscalers(Code):
         hardware: {accelerator: cpu}
         serve: {max_seq_len: 512, weights: {dtype: fp32}, kv_cache: {dtype: fp32}}
         deploy: {target: kubernetes, image: registry.example/gpt2, serve_as: inference_service}
+        """
+
+
+class NotForSlices(Code):
+    """A deploy target does not start programs as the machines of the spec want them.
+
+    A slice of TPUs has one process a host, which takes all chips of it; torchrun, Slurm and Ray start one a device. Slices are
+    launched by Kubernetes, or as queued resources of Cloud TPU, which in turn have nothing but TPUs; the newest of these are to
+    be had on Kubernetes alone.
+    """
+
+    id, slug = "D104", "not-for-slices"
+    stage = "build"
+    failing = """
+        model: {preset: gpt2}
+        hardware: {accelerator: tpu-v5e, topology: 2x4}
+        train: {objective: causal_lm, steps: 100, seq_len: 1024, global_batch: 64}
+        deploy: {target: slurm}
+        """
+    fixed = """
+        model: {preset: gpt2}
+        hardware: {accelerator: tpu-v5e, topology: 2x4}
+        train: {objective: causal_lm, steps: 100, seq_len: 1024, global_batch: 64}
+        deploy: {target: kubernetes, image: registry.example/gpt2}
         """

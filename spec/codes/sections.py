@@ -57,6 +57,24 @@ class NotCalibrated(Code):
     """
 
 
+class SlicesWithoutTopology(Code):
+    """`slices` without the sides of one.
+
+    A slice is a torus of TPUs, and `slices` says how many of the same `topology` the data centre's network joins. Other machines
+    are counted by `nodes`.
+    """
+
+    id, slug = "S318", "slices-without-topology"
+    failing = """
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, slices: 2}
+    """
+    fixed = """
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: h100-sxm-80g, nodes: 2}
+    """
+
+
 class WorkloadUnclear(Code):
     """The workload is not one of the four that a server can be planned for.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from objects import objects, validate
-from trees import cpus, gpus, launch_texts, serving, training
+from trees import cpus, gpus, launch_texts, serving, tpus, training
 
 IMAGE = "registry.example/llmc/tiny:1.0"
 EIGHT_NODES = gpus("h100-sxm-80g", nodes=8, per_node=8)
@@ -64,6 +64,33 @@ def test_a_jobset_has_a_pod_a_node_with_all_its_devices_and_its_network() -> Non
     assert environment["NCCL_NVLS_ENABLE"] == "1"
     assert environment["OWN_VALUE"] == 'a "b": #c'
     assert found["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
+
+
+@pytest.mark.parametrize("fields", [{}, FULL], ids=["least", "full"])
+@pytest.mark.parametrize(("topology", "hosts", "slices"), [("2x4", 1, 1), ("4x8", 8, 1), ("4x8", 8, 3)])
+def test_slices_of_tpus_become_a_job_each(fields: dict[str, Any], topology: str, hosts: int, slices: int) -> None:
+    hardware = tpus("tpu-v5e", topology, slices=slices)
+    found = by_kind(launch_texts(*training(kubernetes(**fields), hardware)))["JobSet"]
+    (replicated,) = found["spec"]["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    assert (replicated["replicas"], job["parallelism"], job["completions"]) == (slices, hosts, hosts)
+    pod = job["template"]["spec"]
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-accelerator"] == "tpu-v5-lite-podslice"
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == topology
+    (container,) = pod["containers"]
+    assert container["command"] == ["python", "train.py", "--resume"]
+    assert container["resources"]["limits"]["google.com/tpu"] == (8 if hosts == 1 else 4)
+    environment = {each["name"]: each["value"] for each in container.get("env", ())}
+    assert environment.get("MASTER_ADDR") == (None if hosts * slices == 1 else "tiny-slice-0-0.tiny")
+    assert pod.get("hostNetwork", False) == (slices > 1)
+
+
+def test_ascend_devices_are_asked_for_by_their_plugins_name() -> None:
+    hardware = gpus("ascend-910b", nodes=2, per_node=8)
+    found = by_kind(launch_texts(*training(kubernetes(), hardware)))["JobSet"]
+    (container,) = found["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["huawei.com/Ascend910"] == 8
+    assert {"HCCL_CONNECT_TIMEOUT", "PYTORCH_NPU_ALLOC_CONF"} <= {each["name"] for each in container["env"]}
 
 
 def test_a_pytorchjob_has_a_master_and_the_other_nodes_as_workers() -> None:

@@ -32,8 +32,13 @@ def cpus(num: int, *, nodes: int = 1) -> dict[str, Any]:
 
 
 def gpus(name: str, *, nodes: int, per_node: int) -> dict[str, Any]:
-    known = {key: value for key, value in accelerator(name).items() if key != "source"}
+    known = {key: value for key, value in accelerator(name).items() if key not in ("source", "assumed")}
     return {"accelerator": known | {"name": name}, "nodes": nodes, "per_node": per_node}
+
+
+def tpus(name: str, topology: str, *, slices: int = 1) -> dict[str, Any]:
+    known = {key: value for key, value in accelerator(name).items() if key not in ("source", "assumed")}
+    return {"accelerator": known | {"name": name}, "topology": topology, "slices": slices}
 
 
 def training(deploy: dict[str, Any], hardware: dict[str, Any], **changes: Any) -> tuple[Spec, Plan]:

@@ -20,6 +20,7 @@ BUILT = {
     "4-mixtral-moe.yaml",
     "6-tpu.yaml",
     "7-ascend.yaml",
+    "train-on-slices.yaml",
     "train-on-slurm.yaml",
     "serve-on-kubernetes.yaml",
     "serve-two-replicas.yaml",
@@ -28,6 +29,7 @@ BUILT = {
 PROGRAM = {"model.py", "plan.json", "manifest.json", "README.md"}
 SECTIONS = {"train": {"train.py"}, "serve": {"serve.py"}}
 LAUNCHED = {
+    "train-on-slices.yaml": {"launch/queued_resource.sh", "launch/queued_resource.json"},
     "train-on-slurm.yaml": {"launch/train.sbatch"},
     "serve-on-kubernetes.yaml": {"launch/serve.yaml", "launch/autoscale.yaml", "launch/monitoring/dashboard.json"},
     "serve-two-replicas.yaml": {"router.py", "launch/compose.yaml", "launch/nginx.conf"},

@@ -6,17 +6,20 @@ from typing import Any
 
 import pytest
 from programs import TINY, plan_of, tiny_spec
-from trees import cpus, gpus, launch_texts, serving, training
+from trees import cpus, gpus, launch_texts, serving, tpus, training
 
 from llmc.compiler.deploy.environment import variables
 from llmc.compiler.deploy.facts import machines_of, object_name, train_job
 from llmc.compiler.deploy.monitoring.objectives import bounds_of, objectives_of, windows_of
 from llmc.compiler.deploy.refuse import refuse_deploy
+from llmc.compiler.topology.slices import slices_of, torus_words
 from llmc.spec.codes import codes_of
 from llmc.spec.deploy import Network
 from llmc.spec.document import Spec
+from llmc.spec.hardware import Hardware
 from llmc.spec.serving import Slo
 
+CLOUD = {"target": "queued_resource", "project": "research", "zone": "us-east5-a", "run_dir": "/mnt/runs"}
 EVERYTHING = Network(interface="eth0", hca="mlx5", gid_index=3)
 
 
@@ -27,6 +30,7 @@ def names(accelerator: str, *, nodes: int, per_node: int, network: Network = EVE
     return {each.name for each in found}
 
 
+AMD = {"TORCH_BLAS_PREFER_HIPBLASLT", "HIP_FORCE_DEV_KERNARG"}
 ALWAYS = {"NCCL_DEBUG", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"}
 
 
@@ -35,7 +39,8 @@ ALWAYS = {"NCCL_DEBUG", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"}
     [
         (("h100-sxm-80g", 2, 8), {"NCCL_NVLS_ENABLE", "NCCL_IB_HCA"}),
         (("a100-sxm-80g", 2, 8), {"NCCL_IB_HCA"}),  # no switch that adds
-        (("mi300x", 2, 8), {"NCCL_IB_HCA", "NCCL_IB_GID_INDEX"}),  # RoCE
+        (("mi300x", 2, 8), {"NCCL_IB_HCA", "NCCL_IB_GID_INDEX", "NCCL_MIN_NCHANNELS", *AMD}),  # RoCE
+        (("mi300x", 1, 4), {*AMD}),
         (("gb200", 8, 4), {"NCCL_NVLS_ENABLE", "NCCL_IB_HCA", "NCCL_MNNVL_ENABLE", "NCCL_CUMEM_ENABLE"}),
         (("l4", 2, 8), set()),  # Ethernet
         (("h100-sxm-80g", 1, 8), {"NCCL_NVLS_ENABLE"}),  # no network
@@ -44,6 +49,11 @@ ALWAYS = {"NCCL_DEBUG", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"}
 def test_variables_follow_from_the_links(machine: tuple[str, int, int], expected: set[str]) -> None:
     accelerator, nodes, per_node = machine
     assert names(accelerator, nodes=nodes, per_node=per_node) == ALWAYS | expected
+
+
+def test_ascend_gets_what_hccl_reads() -> None:
+    found = names("ascend-910b", nodes=2, per_node=8)
+    assert found == {"PYTORCH_NPU_ALLOC_CONF", "HCCL_CONNECT_TIMEOUT", "HCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"}
 
 
 def test_devices_of_the_network_are_named_only_where_the_spec_names_them() -> None:
@@ -112,6 +122,35 @@ def test_a_target_launches_something_of_the_spec() -> None:
     assert refused(tiny_spec(without=("serve",), deploy={"target": "docker"})) == [("D101", "deploy.target")]
     for target in ("slurm", "torchrun", "docker", "ray"):
         assert refused(tiny_spec(deploy={"target": target})) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "hardware"),
+    [
+        ({"target": "slurm"}, tpus("tpu-v5e", "4x4")),
+        (CLOUD, cpus(2)),
+        (CLOUD, tpus("tpu-v7x", "2x2x4")),  # on Kubernetes alone
+    ],
+)
+def test_slices_are_launched_as_slices_are(target: dict[str, Any], hardware: dict[str, Any]) -> None:
+    assert refused(*training(target, hardware)) == [("D104", "deploy.target")]
+    assert refused(*training({"target": "kubernetes", "image": "tiny"}, hardware)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "topology", "hosts", "chips"),
+    [("tpu-v5e", "2x4", 1, 8), ("tpu-v5e", "4x4", 4, 4), ("tpu-v6e", "1x1", 1, 1), ("tpu-v5p", "4x4x8", 32, 4)],
+)
+def test_a_slice_has_the_hosts_that_google_gives_it(name: str, topology: str, hosts: int, chips: int) -> None:
+    found = slices_of(Hardware.model_validate(tpus(name, topology, slices=2)))
+    assert found is not None
+    assert (found.count, found.hosts, found.chips_of_a_host) == (2, hosts, chips)
+
+
+def test_axes_take_sides_of_a_slice_and_then_slices() -> None:
+    assert torus_words((("dp_replicate", 2), ("dp_shard", 8), ("tp", 4)), (4, 8), slices=2) == (
+        "tp takes 4 along the 1st; dp_shard takes 8 along the 2nd; dp_replicate takes 2 slices"
+    )
 
 
 def test_a_replica_of_several_nodes_is_no_deployment() -> None:

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
-from trees import cpus, gpus, launch_texts, serving, training
+from trees import cpus, gpus, launch_texts, serving, tpus, training
 
 IMAGE = {"image": "registry.example/tiny:1.0"}
 EIGHT_NODES = gpus("h100-sxm-80g", nodes=8, per_node=8)
 RACKS = gpus("gb200", nodes=32, per_node=4)
 TWO_GPUS = gpus("h100-sxm-80g", nodes=1, per_node=2)
+TWO_SLICES = tpus("tpu-v5p", "2x2x4", slices=2)
+ASCEND = gpus("ascend-910b", nodes=8, per_node=8)
+CLOUD = {"project": "research", "zone": "us-east5-a", "run_dir": "/mnt/runs/tiny"}
 NETWORK = {"network": {"interface": "bond0", "hca": "mlx5", "gid_index": 3}}
 
 CASES: dict[str, Any] = {
@@ -25,6 +28,11 @@ CASES: dict[str, Any] = {
     "slurm-racks": lambda: training({"target": "slurm", "container": "registry.example/tiny:1.0"}, RACKS),
     "kubernetes-jobset": lambda: training({"target": "kubernetes", **IMAGE, "claim": "runs", **NETWORK}, EIGHT_NODES),
     "kubernetes-pytorchjob": lambda: training({"target": "kubernetes", **IMAGE, "train_as": "pytorchjob"}, EIGHT_NODES),
+    "kubernetes-slices": lambda: training({"target": "kubernetes", **IMAGE, "claim": "runs", "queue": "research"}, TWO_SLICES),
+    "queued-resource": lambda: training({"target": "queued_resource", **CLOUD}, tpus("tpu-v5e", "2x4")),
+    "queued-resource-slices": lambda: training({"target": "queued_resource", **CLOUD, "spot": True, "environment": {"OWN": "a 'b'"}}, TWO_SLICES),
+    "slurm-ascend": lambda: training({"target": "slurm", "network": {"interface": "eth0"}}, ASCEND),
+    "kubernetes-ascend": lambda: training({"target": "kubernetes", **IMAGE}, ASCEND),
     "kubernetes-deployment": lambda: serving({"target": "kubernetes", **IMAGE, "autoscaler": "hpa"}, TWO_GPUS, replicas=2),
     "kubernetes-leader-worker-set": lambda: serving({"target": "kubernetes", **IMAGE, "autoscaler": "keda"}, EIGHT_NODES, tp=16),
     "kubernetes-inference-service": lambda: serving({"target": "kubernetes", **IMAGE, "serve_as": "inference_service"}, TWO_GPUS),

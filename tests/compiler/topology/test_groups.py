@@ -30,8 +30,8 @@ V5P = {
 }
 
 
-def tpus(topology: str) -> Machine:
-    return machine_of(Hardware.model_validate({"accelerator": V5P, "topology": topology}))
+def tpus(topology: str, *, slices: int = 1) -> Machine:
+    return machine_of(Hardware.model_validate({"accelerator": V5P, "topology": topology, "slices": slices}))
 
 
 def pods(devices: int, *, pod: int, oversubscription: float) -> Machine:
@@ -86,7 +86,22 @@ def test_pipeline_ranks_inside_a_node_hand_over_on_fast_links():
     assert gradients[1] > 2 * gradients[0]
 
 
+def test_a_group_across_slices_goes_by_the_network_and_one_within_by_the_torus():
+    one, two = tpus("4x4x4"), tpus("4x4x4", slices=2)
+    assert two.num_devices == 2 * one.num_devices
+    assert two.group(64) == one.group(64)
+    across = two.group(2, stride=64)
+    assert (across.inside, across.across) == (1, 2)
+    whole = two.group(128)
+    assert (whole.inside, whole.across, whole.fast) == (64, 2, one.group(64).fast)
+
+
 # The graph.
+
+
+def test_a_slice_leaves_by_the_ports_of_all_its_hosts():
+    machine = tpus("2x2x4", slices=2)
+    assert cut_bytes_per_s(machine, 16) == pytest.approx(16 * machine.slow.bytes_per_s)
 
 
 def cut_bytes_per_s(machine: Machine, first: int) -> float:

@@ -20,6 +20,12 @@ MASTER_PORT="${MASTER_PORT:-29500}"
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # a failing link or rank is named; nothing else is printed
 export NCCL_DEBUG=WARN
+# products by hipBLASLt, whatever this build of PyTorch prefers
+export TORCH_BLAS_PREFER_HIPBLASLT=1
+# arguments of kernels lie in device memory: kernels start microseconds sooner
+export HIP_FORCE_DEV_KERNARG=1
+# as many channels as all xGMI links between eight devices can take
+export NCCL_MIN_NCHANNELS=112
 # the interface of first contact; the bulk goes over RDMA where there is any
 export NCCL_SOCKET_IFNAME=bond0
 # the same for gloo
