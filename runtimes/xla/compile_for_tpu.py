@@ -49,7 +49,7 @@ def compiled(args: argparse.Namespace) -> dict[str, Any]:
     if args.slices > 1:
         own["num_slices"] = args.slices
     devices = topologies.get_topology_desc(platform="tpu", topology_name=args.topology, **own).devices
-    places = {each.id: (each.slice_index, tuple(each.coords)[::-1]) for each in devices}
+    places = {each.id: (getattr(each, "slice_index", 0), tuple(each.coords)[::-1]) for each in devices}
     devices = sorted(devices, key=lambda each: places[each.id])[: args.devices]  # the plan's order
     options = xla_client.CompileOptions()
     options.num_replicas, options.num_partitions = 1, len(devices)
