@@ -1,4 +1,4 @@
-"""The training recipe: how many tokens, which optimizer and schedule, what is saved."""
+"""The training recipe: how many tokens, which optimizer and schedule, what is saved, what is watched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field, Strict
 
 from .base import Node
 from .objective import Objective
-from .units import Count, Fraction, NonNegative, Positive, Seed, Sequences, Steps, StepsOrZero, Tokens
+from .units import Count, Fraction, NonNegative, Positive, Seconds, Seed, Sequences, Steps, StepsOrZero, Tokens
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8", "mxfp8", "nvfp4"]
 Beta = Annotated[float, Strict(), Field(ge=0, lt=1)]
@@ -120,6 +120,64 @@ class Validation(Node):
     batches: Count = Field(default=8, description="Micro-batches a validation reads; the same ones each time.")
 
 
+class _BadStep(Node):
+    spike_ratio: Annotated[float, Strict(), Field(gt=1)] | None = Field(
+        default=2.0,
+        description="A loss beyond this many times the median of `window_steps` is a spike; null: only what is no number counts.",
+    )
+    window_steps: Steps = Field(
+        default=50,
+        description="Latest sound steps that a loss is held against; before there are so many, none is a spike.",
+    )
+    most_in_a_row: Count = Field(
+        default=10, description="So many such steps in a row are left out; one more ends the run."
+    )
+
+
+class SkipBatch(_BadStep):
+    """The batch is left out, and the weights stay as they are."""
+
+    policy: Literal["skip"] = Field(description="The batch is left out, and the weights stay as they are.")
+
+
+class RollBack(_BadStep):
+    """Back to the latest checkpoint, and on with the text behind the batch (Chowdhery 2022)."""
+
+    policy: Literal["roll_back"] = Field(
+        description="Back to the latest checkpoint, and on with the text behind the batch."
+    )
+
+
+class LowerRate(_BadStep):
+    """The batch is left out, and the rate is lower for a while."""
+
+    policy: Literal["lower_rate"] = Field(description="The batch is left out, and the rate is lower for a while.")
+    lr_ratio: Annotated[float, Strict(), Field(gt=0, lt=1)] = Field(
+        default=0.5, description="What the rate is multiplied by, once for each such step."
+    )
+    lr_steps: Steps = Field(default=100, description="Steps until a multiplication ends.")
+
+
+BadStep = Annotated[SkipBatch | RollBack | LowerRate, Field(discriminator="policy")]
+HangSeconds = Annotated[Seconds, Field(lt=600)]
+
+
+class Watch(Node):
+    """What a run watches itself for; null: nothing."""
+
+    divergence: BadStep | None = Field(
+        default=None,
+        description="What is done about a step whose loss or gradient is no number, or whose loss is a spike; null: the first ends the run.",
+    )
+    hang_s: HangSeconds | None = Field(
+        default=None,
+        description="Seconds without the end of a step after which a run of several devices says which rank and collective it waits for, and ends; below the 10 minutes of NCCL.",
+    )
+    stragglers_every_steps: Steps | None = Field(
+        default=None, description="Steps between two reports of the slowest of several devices; null: none."
+    )
+
+
 class Train(Node):
     """One stage of training. Tokens, steps and batch sizes are solved: give any sufficient subset."""
 
@@ -144,7 +202,12 @@ class Train(Node):
     z_loss: NonNegative = Field(
         default=0.0, description="Weight of the squared log-sum-exp of the logits (PaLM: 1e-4)."
     )
+    ema_decay: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="Decay of a running average of the weights, kept beside them; null: none.",
+    )
     init_std: Positive = Field(default=0.02, description="Standard deviation of initial weights.")
     seed: Seed = Field(default=0, description="Seed of initial weights.")
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="What is saved, and how often.")
     validation: Validation = Field(default_factory=Validation, description="Loss on text that training does not see.")
+    watch: Watch = Field(default_factory=Watch, description="What a run watches itself for.")

@@ -16,6 +16,7 @@ from .model import longest_sequence
 from .pipeline import pipeline_faults
 from .refuse_experts import refuse_experts
 from .spmd import spmd_faults, spmd_layout_faults
+from .watch import watch_faults
 
 if TYPE_CHECKING:
     from ...spec.base import Path
@@ -69,6 +70,8 @@ def refuse_program(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
         yield from _ascend(spec)
     for number, stage in enumerate(spec.train or ()):
         yield from _training(stage, ("train", number))
+        for name, message in watch_faults(stage, plan.train, kind=accelerator.kind):
+            yield _refused(message, ("train", number, "watch", name), part="key")
     if plan.train is not None:
         yield from refuse_layout(spec, plan.train.layout)
     if spec.serve is not None:

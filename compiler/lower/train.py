@@ -11,6 +11,7 @@ from ...spec.units import GIB
 from ..emit.literals import prose
 from .experts import lower_experts
 from .numbers import count, gib, scientific
+from .watch import lower_watch
 
 if TYPE_CHECKING:
     from ...spec.batch import Batch
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..planner.layout import Layout
     from ..planner.plan import TrainPlan
     from .experts import ExpertsView
+    from .watch import WatchView
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class TrainView:
     flops_per_token: str
     peak_flops_per_s: str
     peak_words: str
+    watch: WatchView
+    ema_decay: float | None
     recompute: tuple[tuple[str, str], ...] = ()
     """Where layers differ: (argument of recompute_layers, the numbers of its layers as source)."""
     vocab_size: int = 0
@@ -134,6 +138,8 @@ def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str, kernel
         peak_words=f"{_devices(spec, layout)} in {train.precision}",
         nodes=spec.hardware.nodes if spec.hardware.nodes * _per_node(spec) == layout.devices else 1,
         per_node=_per_node(spec) if spec.hardware.nodes * _per_node(spec) == layout.devices else layout.devices,
+        watch=lower_watch(train),
+        ema_decay=train.ema_decay,
         autocasts=train.precision == "bf16" and layout.data_parallel * layout.cp == 1,
         recompute=_recompute(layout, num_layers=spec.model.num_layers),
         vocab_size=spec.model.vocab_size,

@@ -20,11 +20,16 @@ class EventLog:
         except ImportError:
             self.problem = "no TensorBoard events: the package tensorboard is not installed"
             return
-        self._event, self._summary = Event, Summary
+        self._event, self._summary, self._session = Event, Summary, SessionLog
         self._writer = EventFileWriter(str(folder))
-        if last_step:  # what an earlier process wrote beyond the checkpoint is void
-            start = SessionLog(status=SessionLog.START)
-            self._writer.add_event(Event(session_log=start, step=last_step + 1, wall_time=time.time()))
+        if last_step:
+            self.go_back(last_step)
+
+    def go_back(self, last_step: int) -> None:
+        """What was written beyond `last_step` is void."""
+        if self._writer is not None:
+            start = self._session(status=self._session.START)
+            self._writer.add_event(self._event(session_log=start, step=last_step + 1, wall_time=time.time()))
 
     def append(self, line: dict[str, Any]) -> None:
         if self._writer is None:

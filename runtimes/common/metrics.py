@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -17,25 +18,40 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 line = json.loads(text)
             except ValueError:
                 break
-            lines.append(line)
+            lines.append({key: math.nan if value is None else value for key, value in line.items()})
     return lines
+
+
+def _text(line: dict[str, Any]) -> str:
+    """JSON has no word for what is no number: null."""
+    is_none = {key: isinstance(value, float) and not math.isfinite(value) for key, value in line.items()}
+    return json.dumps({key: None if is_none[key] else value for key, value in line.items()}) + "\n"
 
 
 class MetricsLog:
     """Appends lines to `path`, after dropping those beyond `last_step`, which a resumed run will write again."""
 
     def __init__(self, path: Path, *, last_step: int) -> None:
-        self.lines = [line for line in read_metrics(path) if line["step"] <= last_step]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = path.with_suffix(".tmp")
-        kept.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
-        os.replace(kept, path)  # noqa: PTH105 (one call for both systems)
-        self._stream = path.open("a", encoding="utf-8")
+        self.path = path
+        self._open(last_step)
+
+    def _open(self, last_step: int) -> None:
+        self.lines = [line for line in read_metrics(self.path) if line["step"] <= last_step]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = self.path.with_suffix(".tmp")
+        kept.write_text("".join(_text(line) for line in self.lines), encoding="utf-8")
+        os.replace(kept, self.path)  # noqa: PTH105 (one call for both systems)
+        self._stream = self.path.open("a", encoding="utf-8")
 
     def append(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
-        self._stream.write(json.dumps(line) + "\n")
+        self._stream.write(_text(line))
         self._stream.flush()
+
+    def go_back(self, last_step: int) -> None:
+        """Drop the lines beyond `last_step`."""
+        self._stream.close()
+        self._open(last_step)
 
     def close(self) -> None:
         self._stream.close()

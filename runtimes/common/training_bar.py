@@ -16,6 +16,7 @@ _SMOOTHED_STEPS = 20
 
 class TrainingBar(Protocol):
     def show(self, line: dict[str, Any]) -> None: ...
+    def say(self, text: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -43,7 +44,7 @@ class _Figures:
 
     def _left_s(self, step: int) -> float:
         elapsed_s = time.monotonic() - self._started_s
-        return elapsed_s / (step - self.first_step) * (self.last_step - step)
+        return elapsed_s / max(1, step - self.first_step) * (self.last_step - step)
 
 
 class _Lines:
@@ -58,7 +59,10 @@ class _Lines:
             self._told_at_s = time.monotonic()
             validation = f", validation {line['valid_loss']:.3f}" if "valid_loss" in line else ""
             where = f"step {line['step']}/{self._figures.last_step}"
-            print(f"{where}: {text}{validation}", file=self._stream, flush=True)
+            self.say(f"{where}: {text}{validation}")
+
+    def say(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         pass
@@ -84,7 +88,10 @@ class _Bar:
         self._progress.update(self._task, completed=line["step"], description=text)
         if "valid_loss" in line:
             told = f"step {line['step']}: loss {line['loss']:.3f}, validation {line['valid_loss']:.3f}"
-            self._progress.console.print(told, highlight=False)
+            self.say(told)
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
         self._progress.stop()

@@ -5,6 +5,9 @@ runs/<name>/
     events/             the same for TensorBoard
     loss.png            the loss curve, drawn at the end
     report.html         the curve and the figures in one file
+    watch.jsonl         what a watched run decided and noticed
+    metrics.prom        the latest figures of a watched run, for Prometheus (exposition.py)
+    hangs/              a report for each time that a rank did not come back
     checkpoints/        see runtimes/pytorch/checkpoint.py
     data/               the prepared corpus
     earlier-1/ …        what a run that started anew found here
@@ -16,14 +19,16 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .events import EventLog
+from .exposition import Exposition
 from .metrics import MetricsLog
 from .report import write_report
 from .stop import StopRequest
 from .training_bar import training_bar
 
-OWN = ("metrics.jsonl", "events", "loss.png", "report.html", "checkpoints")
+OWN = ("metrics.jsonl", "events", "loss.png", "report.html", "watch.jsonl", "metrics.prom", "hangs", "checkpoints")
 """What belongs to one run, and is put aside when another starts in its folder; the corpus stays."""
 
 
@@ -44,10 +49,13 @@ class RunPlan:
 class TrainingRun:
     """A context manager around the training loop: `for step in run.steps(): …; run.log(step, {"loss": …})`."""
 
-    def __init__(self, plan: RunPlan, run_dir: Path, *, first_step: int, max_steps: int | None) -> None:
-        """`first_step` is the number of steps done before, 0 for a new run."""
-        self.plan, self.run_dir, self.first_step = plan, run_dir, first_step
+    def __init__(
+        self, plan: RunPlan, run_dir: Path, *, first_step: int, max_steps: int | None, is_watched: bool = False
+    ) -> None:
+        """`first_step` is the number of steps done before, 0 for a new run. `is_watched`: it takes notes and exports metrics."""
+        self.plan, self.run_dir, self.first_step, self.is_watched = plan, run_dir, first_step, is_watched
         self.last_step = min(plan.steps, max_steps or plan.steps)
+        self.step = first_step
 
     def __enter__(self) -> TrainingRun:
         if self.first_step == 0:
@@ -59,6 +67,10 @@ class TrainingRun:
         self._stop = StopRequest().__enter__()
         self._metrics = MetricsLog(self.run_dir / "metrics.jsonl", last_step=self.first_step)
         self._events = EventLog(self.run_dir / "events", last_step=self.first_step)
+        if self.is_watched:
+            self._notes = MetricsLog(self.run_dir / "watch.jsonl", last_step=self.first_step)
+            lines = [*self._metrics.lines[-1:], *self._notes.lines]
+            self._exposition = Exposition(self.run_dir / "metrics.prom", self.plan.name, lines)
         if self._events.problem:
             print(f"warning: {self._events.problem}", file=sys.stderr)
         self._bar = training_bar(self.plan, first_step=self.first_step, last_step=self.last_step)
@@ -68,6 +80,8 @@ class TrainingRun:
         self._bar.close()
         self._metrics.close()
         self._events.close()
+        if self.is_watched:
+            self._notes.close()
         self._stop.__exit__()
         if kind is None and self._metrics.lines:
             write_report(self.run_dir, self.plan, self._metrics.lines)
@@ -79,10 +93,15 @@ class TrainingRun:
 
     def steps(self) -> Iterator[int]:
         """The steps to do, numbered from 1; ends early when a signal asks for it."""
-        for step in range(self.first_step + 1, self.last_step + 1):
-            yield step
+        while self.step < self.last_step:
+            self.step += 1
+            self.begin_step()
+            yield self.step
             if self.is_stopping:
                 return
+
+    def begin_step(self) -> None:
+        """Before each step: several processes have something to agree on here."""
 
     def is_last(self, step: int) -> bool:
         """Whether nothing comes after this step."""
@@ -94,6 +113,22 @@ class TrainingRun:
         self._metrics.append(line)
         self._events.append(line)
         self._bar.show(line)
+        if self.is_watched:
+            self._exposition.add(line)
+            self._exposition.write()
+
+    def note(self, line: dict[str, Any], text: str) -> None:
+        """Record what a watched run decided or noticed; `text` says it to people."""
+        self._notes.append(line)
+        self._exposition.add(line)
+        self._exposition.write()
+        self._bar.say(text)
+
+    def go_back(self, step: int) -> None:
+        """The step after `step` is the next one; what was logged beyond it is void, and notes stay."""
+        self.step = step
+        self._metrics.go_back(step)
+        self._events.go_back(step)
 
 
 def put_aside(run_dir: Path) -> None:

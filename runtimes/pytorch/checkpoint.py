@@ -44,6 +44,8 @@ class Saved:
     folder: Path
     step: int
     cursor: dict[str, Any]
+    updates: int
+    """Steps that the optimizer took: fewer where a watched run left batches out."""
 
 
 class Checkpoints:
@@ -75,6 +77,7 @@ class Checkpoints:
             "format": FORMAT,
             "version": VERSION,
             "step": step,
+            **updates_entry(optimizer, step=step),
             "cursor": cursor,
             "sha256": {name: sha256(work / name) for name in names},
         }
@@ -104,11 +107,11 @@ class Checkpoints:
                 continue
             if (folder / MODEL).exists():
                 _load_model(model, load_file(folder / MODEL), folder=folder)
-                _load_optimizer(model, optimizer, load_file(folder / OPTIMIZER), step=saved.step)
+                _load_optimizer(model, optimizer, load_file(folder / OPTIMIZER), updates=saved.updates)
             else:
                 _load_shards(saved, model=model, optimizer=optimizer)
             return saved
-        print(f"no checkpoint in {self.folder}: starting with the first step", file=sys.stderr)
+        print(f"no checkpoint in {self.folder}", file=sys.stderr)
         return None
 
     def _clear_leftovers(self) -> None:
@@ -145,7 +148,8 @@ def checked_meta(folder: Path, *, check: Callable[[Sequence[str]], Sequence[str]
                 raise ValueError(f"{META} names {name}, which is not in its folder")
             if sha256(folder / name) != meta["sha256"][name]:
                 raise ValueError(f"{name} has another checksum than when it was written")
-        return Saved(folder=folder, step=meta["step"], cursor=meta["cursor"])
+        step = meta["step"]
+        return Saved(folder=folder, step=step, cursor=meta["cursor"], updates=meta.get("updates", step))
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise RunError(f"checkpoint {folder} is damaged: {problem}", help="resume from an earlier one") from problem
 
@@ -159,12 +163,18 @@ def _load_shards(saved: Saved, *, model: nn.Module, optimizer: torch.optim.Optim
     load_checkpoint(saved, model=model, optimizer=optimizer, cuts=cuts, group=None, no_dist=True)
 
 
+def updates_entry(optimizer: torch.optim.Optimizer, *, step: int) -> dict[str, int]:
+    """What meta.json says of the optimizer's own count of steps: nothing where it is the run's."""
+    counts = {int(state["step"]) for state in optimizer.state.values() if "step" in state}
+    return {"updates": max(counts)} if counts and max(counts) != step else {}
+
+
 def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in named_tensors(model).items()}
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Moments by parameter name; the step count is the checkpoint's own."""
+    """Moments by parameter name; the count of steps is in meta.json."""
     tensors = {"rng.cpu": torch.get_rng_state()}
     if (device := next(model.parameters()).device.type) != "cpu":
         tensors[f"rng.{device}"] = torch.get_device_module(device).get_rng_state()
@@ -196,7 +206,7 @@ def _load_model(model: nn.Module, tensors: dict[str, Tensor], *, folder: Path) -
 
 
 def _load_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], *, step: int
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], *, updates: int
 ) -> None:
     torch.set_rng_state(tensors.pop("rng.cpu"))
     states = {name.removeprefix("rng."): tensors.pop(name) for name in list(tensors) if name.startswith("rng.")}
@@ -206,7 +216,7 @@ def _load_optimizer(
     for name, parameter in model.named_parameters():
         found = {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in tensors}
         state = {key: value.to(parameter.device) for key, value in found.items()}
-        optimizer.state[parameter] = {"step": torch.tensor(float(step), device=parameter.device), **state}
+        optimizer.state[parameter] = {"step": torch.tensor(float(updates), device=parameter.device), **state}
 
 
 def sha256(path: Path) -> str:

@@ -41,11 +41,20 @@ def train(**changes: Any) -> dict[str, Any]:
     return TINY["train"] | changes
 
 
+WATCHES = {
+    "skip": {"divergence": {"policy": "skip", "spike_ratio": None}},
+    "roll-back": {"divergence": {"policy": "roll_back"}},
+    "lower-rate": {"divergence": {"policy": "lower_rate"}},
+}
+OF_RANKS = {"hang_s": 300.0, "stragglers_every_steps": 50}
+
 VARIANTS: dict[str, dict[str, Any]] = {
     **{f"{name}-trained-and-served": {"model": fields} for name, fields in ARCHITECTURES.items()},
     **{f"{name}-trained": {"model": fields, "without": ("serve",)} for name, fields in ARCHITECTURES.items()},
     **{f"{name}-served": {"model": fields, "without": ("train", "data")} for name, fields in ARCHITECTURES.items()},
     **{f"schedule-{number}": {"train": train(schedule=each)} for number, each in enumerate(SCHEDULES)},
+    **{f"watched-{name}": {"train": train(watch=each)} for name, each in WATCHES.items()},
+    "watched-visits": {"model": ARCHITECTURES["deepseek-v3"], "train": train(watch=WATCHES["skip"])},
     "bf16": {"train": train(precision="bf16", z_loss=1e-4, grad_clip=None)},
     "gpu": {"hardware": GPU},
     "gpu-bf16": {"hardware": GPU, "train": train(precision="bf16")},
@@ -96,7 +105,19 @@ def on_slices() -> Iterator[tuple[str, Any, Plan]]:
         yield f"{model}-{name}-tpu", spec, plan_of(spec, layout=layout)
 
 
+def watched() -> Iterator[tuple[str, Any, Plan]]:
+    for model, hardware, layout, watch in (
+        ("llama", GPU, "pp-tp", WATCHES["roll-back"] | OF_RANKS),
+        ("llama", TINY["hardware"], "zero-3", OF_RANKS),
+        ("deepseek-v3", TINY["hardware"], "hsdp-ep", WATCHES["lower-rate"]),
+    ):
+        changes = {"model": ARCHITECTURES[model], "hardware": hardware, "train": train(watch=watch)}
+        spec = tiny_spec(without=("serve",), **changes)
+        yield f"{model}-{layout}-watched", spec, plan_of(spec, layout=LAYOUTS[layout])
+
+
 def distributed() -> Iterator[tuple[str, Any, Plan]]:
+    yield from watched()
     for name, layout in LAYOUTS.items():
         if layout.ep > 1:
             continue

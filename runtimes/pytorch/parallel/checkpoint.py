@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ...common.errors import RunError
-from ..checkpoint import FORMAT, META, Saved, checked_meta, sha256, sync
+from ..checkpoint import FORMAT, META, Saved, checked_meta, sha256, sync, updates_entry
 from ..weights import named_tensors
 from .cuts import Cuts, Piece
 from .mesh import cpu_group, is_first_rank
@@ -59,7 +59,8 @@ class SharedCheckpoints:
             MODEL: [detached(piece) for piece in _model_pieces(model, self.cuts)],
             OPTIMIZER: [detached(piece) for piece in _optimizer_pieces(model, optimizer, self.cuts)],
         }
-        self._pending = self._writer.submit(self._write, step, parts, cursor, tuple(files))
+        told = {"step": step, **updates_entry(optimizer, step=step), "cursor": cursor}
+        self._pending = self._writer.submit(self._write, step, parts, told, tuple(files))
 
     def finish(self) -> None:
         """Wait until the checkpoint that is being written is on disk."""
@@ -69,13 +70,14 @@ class SharedCheckpoints:
 
     def load_latest(self, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> Saved | None:
         """Load the newest checkpoint that is whole; None if there is none."""
+        self.finish()
         for folder in self._shared(lambda: [str(path) for path in reversed(self.list())]):
             saved = self._verified(Path(folder))
             if saved is not None:
                 self.load(saved, model=model, optimizer=optimizer)
                 return saved
         if is_first_rank():
-            print(f"no checkpoint in {self.folder}: starting with the first step", file=sys.stderr)
+            print(f"no checkpoint in {self.folder}", file=sys.stderr)
         return None
 
     def load(self, saved: Saved, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -86,7 +88,7 @@ class SharedCheckpoints:
         """Folders of checkpoints, oldest first."""
         return sorted(self.folder.glob("step-[0-9]*"))
 
-    def _write(self, step: int, parts: dict[str, list[Piece]], cursor: dict[str, Any], files: tuple[Path, ...]) -> None:
+    def _write(self, step: int, parts: dict[str, list[Piece]], told: dict[str, Any], files: tuple[Path, ...]) -> None:
         final = self.folder / f"step-{step:08d}"
         work = self.folder / f".{final.name}"
         if is_first_rank():
@@ -102,7 +104,7 @@ class SharedCheckpoints:
         dist.barrier(group=self.group)
         sums = self._sums(work)
         if is_first_rank():
-            meta = {"format": FORMAT, "version": VERSION, "step": step, "cursor": cursor, "sha256": sums}
+            meta = {"format": FORMAT, "version": VERSION, **told, "sha256": sums}
             (work / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
             for path in (work / META, *(work / name for name in parts), work):
                 sync(path)
@@ -173,7 +175,7 @@ def load_checkpoint(
     kinds = _kinds_of_moments(model, names_in(optimizer_folder))
     for parameter in model.parameters():
         state: dict[str, Any] = {kind: torch.zeros_like(parameter) for kind in kinds}
-        optimizer.state[parameter] = {"step": torch.tensor(float(saved.step), device=parameter.device), **state}
+        optimizer.state[parameter] = {"step": torch.tensor(float(saved.updates), device=parameter.device), **state}
     load_pieces(_optimizer_pieces(model, optimizer, cuts), optimizer_folder, group=group, no_dist=no_dist)
 
 
@@ -191,7 +193,7 @@ def _model_pieces(model: nn.Module, cuts: Cuts) -> Iterator[Piece]:
 
 
 def _optimizer_pieces(model: nn.Module, optimizer: torch.optim.Optimizer, cuts: Cuts) -> Iterator[Piece]:
-    """Moments by parameter; the step count is the checkpoint's own."""
+    """Moments by parameter; the count of steps is in meta.json."""
     for name, parameter in model.named_parameters():
         for kind, value in optimizer.state[parameter].items():
             if kind != "step":

@@ -17,8 +17,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from ...common.errors import RunError
 
 _LONG = timedelta(days=2)
-_BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "npu": "cpu:gloo,npu:hccl"}
 """What others wait for rank 0 to prepare a corpus."""
+_BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "npu": "cpu:gloo,npu:hccl"}
+_RECORDED = "2000"
+"""Latest collectives that PyTorch's flight recorder keeps; it is made with the first process group."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,24 @@ def split(mesh: DeviceMesh, name: str, *, inner: int) -> Axis:
     return axis(runs, f"{name}_inner")
 
 
-def run_processes(main: Callable[[], None], *, device: str, world_size: int) -> NoReturn:
+def run_processes(
+    main: Callable[[], None],
+    *,
+    device: str,
+    world_size: int,
+    records_collectives: bool = False,
+    times_collectives: bool = False,
+) -> NoReturn:
     """Run a generated program as one of `world_size` processes, which torchrun or its like has started.
 
-    A fault with a `help` is printed and ends this process with status 1; torchrun then ends the others.
+    A fault with a `help` is printed and ends this process with status 1; torchrun then ends the others. Collectives are recorded
+    for hang.py and timed for stragglers.py.
     """
     status = 0
+    if records_collectives or times_collectives:
+        os.environ.setdefault("TORCH_FR_BUFFER_SIZE", _RECORDED)
+    if times_collectives:
+        os.environ.setdefault("TORCH_NCCL_ENABLE_TIMING", "1")
     try:
         with process_group(device, world_size=world_size):
             main()

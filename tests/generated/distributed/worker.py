@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import torch.distributed as dist
+import watched
 from programs import imported
 from safetensors.torch import load_file
 from torch import Tensor
@@ -127,6 +128,15 @@ def first_weights(folder: str, out: str) -> None:
         store = SharedCheckpoints(Path(out), place.cuts, keep=1)
         store.save(0, model=model, optimizer=optimizer, cursor={})
         store.finish()
+
+
+def run(
+    folder: str, run_dir: str, data: str, flags: list[str], poison: dict[str, float], pauses_s: list[float]
+) -> list[int]:
+    """Run the program's main; the samples that this rank took. `pauses_s`: what each rank waits before a micro-batch."""
+    spoiled = {int(sample): factor for sample, factor in poison.items()}
+    pause_s = pauses_s[dist.get_rank()] if pauses_s else 0.0
+    return watched.run(Path(folder), Path(run_dir), Path(data), *flags, poison=spoiled, pause_s=pause_s)
 
 
 def larger(worst: float, found: float) -> float:
