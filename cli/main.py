@@ -5,10 +5,11 @@ Exit codes: 0 fine, 1 the spec has errors, 2 wrong usage, 3 no layout fits, 4 ve
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -254,5 +255,13 @@ def main(args: Sequence[str] | None = None) -> int:
     return outcome.status
 
 
+def start() -> NoReturn:
+    """The console script. Most commands are short: looking for cycles of garbage would take a seventh of a plan's time."""
+    gc.set_threshold(200_000, 20, 20)
+    status = main()
+    gc.freeze()  # what is left goes with the process
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    start()

@@ -153,12 +153,12 @@ class Room:
     @property
     def least_busiest(self) -> float:
         """Layers of the rank that holds most, at least: full ranks leave more to the others."""
-        rest, ranks = float(self.num_layers), len(self.ranks)
+        rest, ranks = self.num_layers, len(self.ranks)
         for most in sorted(int(left / (self.states + flight * self.kept[-1])) for left, flight in self.ranks):
             if most * ranks >= rest:
                 break
             rest, ranks = rest - most, ranks - 1
-        return rest / ranks if ranks else math.inf
+        return math.ceil(rest / ranks) if ranks else math.inf
 
     def least_extra(self, extra: Sequence[float]) -> float:
         """What recomputing the layers that have no room costs at least; `extra` is a layer's, by recompute.

@@ -275,11 +275,11 @@ def _expert_degrees(wanted: Given, graph: Graph, *, ranks: int) -> Iterable[int]
 
 
 def _zeros(wanted: Given, *, dp_replicate: int, shards: int) -> tuple[Zero, ...]:
-    """Sharding inside a node with replicas across is tried for ZeRO-3, whose gathers it keeps off the network."""
-    if wanted.zero is not None:
-        return (wanted.zero,)
+    """Sharding inside a node with replicas across is tried for ZeRO-3, whose gathers it keeps off the network. One rank has nothing to shard."""
     if shards == 1:
         return (0,)
+    if wanted.zero is not None:
+        return (wanted.zero,)
     return (3,) if dp_replicate > 1 and wanted.dp_replicate is None else (2, 1, 3)
 
 

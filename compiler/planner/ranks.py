@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from ..cost.communication import BUCKET
 from ..cost.step import RANK_TERMS, RankTime, Tail, assemble, layer_time, part_time, tail_of
 from ..cost.workload import Rank
 from .bounds import RankKind, Room, kinds_of_ranks
@@ -184,11 +185,23 @@ class Ranks:
 
     @cached_property
     def least_tail(self) -> float:
-        """The longest tail is no shorter than that of a rank with an even share, which hides all that can be hidden."""
+        """The longest tail is no shorter than the mean one: an even share of the gradients, behind one of the backward pass.
+
+        Several buckets of gradients take time in proportion to their parameters, and fewer take no less a parameter. A
+        share that does not fill a bucket could all hide: the rank that holds most has one at least.
+        """
         everything = Rank(first=0, layers=self.counts, parts=("before", "after"), times=1)
-        dense, experts = everything.parameters(self.work, self.layout.degrees)
-        pp = self.layout.pp
-        return self.weights.tail(tail_of(self.work, self.layout, (dense // pp, experts // pp), backward_s=math.inf))
+        dense, experts = (each // self.layout.pp for each in everything.parameters(self.work, self.layout.degrees))
+        fills = all(share == 0 or share >= BUCKET for share in (dense, experts))
+        backward_s = self.mean_backward_s if fills else math.inf
+        return self.weights.tail(tail_of(self.work, self.layout, (dense, experts), backward_s=backward_s))
+
+    @cached_property
+    def mean_backward_s(self) -> float:
+        """Of all ranks, what gradients may hide behind."""
+        first = self.outer.recomputes[0]
+        layers = sum(count * self.times[block, first].backward for block, count in self.counts)
+        return (layers + sum(time.backward for time in self.part_times.values())) / self.layout.pp
 
     @cached_property
     def room(self) -> Room:

@@ -12,6 +12,7 @@ serve_disaggregated.py.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -161,20 +162,20 @@ def _candidates(asked: Serve, engine: Engine, machine: Machine) -> Iterator[Cand
     """The fewest replicas of a shape that hold the SLO; or, with none, the most there can be."""
     most = machine.num_devices // engine.shape.devices
     if asked.layout.replicas:
-        tried: Iterator[int] = iter((asked.layout.replicas,))
-    elif load_of(asked, replicas=1) is not None:
-        tried = _replica_counts(most)
+        counts = [asked.layout.replicas] if asked.layout.replicas <= most else []
     else:
-        tried = iter((most,))
-    last = None
-    for replicas in tried:
-        if replicas > most:
-            break
-        last = candidate_of(asked, engine, replicas=replicas)
-        if last.reason is None or last.service is None:
-            break
-    if last is not None:
-        yield last
+        counts = [most] if load_of(asked, replicas=1) is None else list(_replica_counts(most))
+    if not counts:
+        return
+    tried: dict[int, Candidate] = {}
+
+    def holds(replicas: int) -> bool:
+        """Or is as good as it gets: what has no room with few replicas has none with many."""
+        found = tried[replicas] = candidate_of(asked, engine, replicas=replicas)
+        return found.reason is None or found.service is None
+
+    place = bisect_left(counts, True, hi=len(counts) - 1, key=holds)  # more replicas have less to do each
+    yield tried.get(counts[place]) or candidate_of(asked, engine, replicas=counts[place])
 
 
 def candidate_of(asked: Serve, engine: Engine, *, replicas: int) -> Candidate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...spec.batch import Batch, fixed_dp, solve_batch
@@ -19,7 +20,7 @@ from .enumerate import OPEN, Given, families, given
 from .infeasible import does_not_fit, rule_broken, wrong_size
 from .layout import Layout
 from .plan import Alternative, Memory, Rejected, Reliability, Time, TrainPlan, TrainPrediction
-from .train_search import NO_PROGRAM, Misfit, Priced, Search, nearest_misses, price, runners_up, search
+from .train_search import NO_PROGRAM, NUM_SHAPES, Misfit, Priced, Search, nearest_misses, price, runners_up, search
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
@@ -74,7 +75,7 @@ def plan_training(
         return TrainOutcome(_misfit_plan(spec, work, batch, found), tuple(diagnostics), work, batch, found)
     auto = None
     if not parallel.is_auto and machine.num_devices > 1:
-        auto = next(iter(_search(spec, OPEN, work, batch).fitting), None)
+        auto = next(iter(_search(spec, OPEN, work, batch, num_shapes=1).fitting), None)
     return TrainOutcome(_train_plan(spec, work, batch, found, auto), tuple(diagnostics), work, batch, found, auto)
 
 
@@ -85,15 +86,14 @@ def _program(spec: Spec, machine: Machine, kernels: frozenset[str]) -> Program |
     return "fsdp" if spec.assume is None and machine.kind in ("cpu", "gpu") else None
 
 
-def _search(spec: Spec, wanted: Given, work: Workload, batch: Batch) -> Search:
+def _search(spec: Spec, wanted: Given, work: Workload, batch: Batch, *, num_shapes: int = NUM_SHAPES) -> Search:
     """Among layouts of which there would be a program; where none of these fits, among all."""
     candidates = list(families(wanted, work.graph, work.machine, seq_len=work.seq_len, global_batch=batch.global_batch))
+    among = partial(search, candidates, work, global_batch=batch.global_batch, num_shapes=num_shapes)
     if work.program != "fsdp" and (work.machine.kind != "tpu" or spec.assume is not None):
-        return search(candidates, work, global_batch=batch.global_batch)
-    found = search(candidates, work, global_batch=batch.global_batch, refusal=lambda layout: _refusal(spec, layout))
-    if found.fitting or NO_PROGRAM not in found.broken:
-        return found
-    return search(candidates, work, global_batch=batch.global_batch)
+        return among()
+    found = among(refusal=lambda layout: _refusal(spec, layout))
+    return found if found.fitting or NO_PROGRAM not in found.broken else among()
 
 
 def _refusal(spec: Spec, layout: Layout) -> str | None:

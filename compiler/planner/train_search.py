@@ -42,7 +42,7 @@ NO_PROGRAM = "not lowered yet"
 SAME_TIME = 1.005
 BRIM = 0.96
 """Share of a device's memory beyond which a layout is chosen only if there is no other."""
-NUM_BEST = 5
+NUM_SHAPES = 5
 """Shapes of layouts that are filled at least: the chosen one, which is exact, and some to compare it with."""
 
 
@@ -102,10 +102,20 @@ class Search:
 
 
 def search(
-    candidates: Iterable[Family], work: Workload, *, global_batch: int | None, refusal: Refusal = lambda _: None
+    candidates: Iterable[Family],
+    work: Workload,
+    *,
+    global_batch: int | None,
+    refusal: Refusal = lambda _: None,
+    num_shapes: int = NUM_SHAPES,
 ) -> Search:
-    """The best layouts of all families; the chosen one first in `fitting`, the rest by time. Those with a `refusal` are left out."""
-    return _Search(work, global_batch=global_batch, refusal=refusal).run(candidates)
+    """The best layouts of all families; the chosen one first in `fitting`, the rest by time.
+
+    Args:
+        refusal: layouts with one are left out.
+        num_shapes: how many that differ in more than details are found, to tell what was given up; 1 asks for the best alone.
+    """
+    return _Search(work, global_batch=global_batch, refusal=refusal).run(candidates, num_shapes=num_shapes)
 
 
 def price(layouts: Sequence[Layout], work: Workload, *, global_batch: int | None) -> Search:
@@ -150,12 +160,12 @@ class _Search:
         """Seconds of kinds and micro-batches with ZeRO-2."""
         self.num_queued = 0
 
-    def run(self, families: Iterable[Family]) -> Search:
+    def run(self, families: Iterable[Family], *, num_shapes: int) -> Search:
         for family in families:
             self._consider(family)
         while self.queue and self.queue[0][0] <= self.fastest_s * SAME_TIME:
             self._next()
-        while self.queue and len(self.shapes) < NUM_BEST:  # some that differ, to tell what was given up
+        while self.queue and len(self.shapes) < num_shapes:
             self._next(of_new_shape=True)
         found = self.found
         found.num_beyond += len(self.tight)

@@ -169,6 +169,29 @@ class Scheduler:
                 advanced.append(generation)
         return advanced
 
+    def steady_steps(self) -> int:
+        """How many of the next steps do nothing but add a token to every answer: none begins, ends, or lacks a block.
+
+        Of use where answers are as long as they may be and tokens do not matter (`simulation.py`).
+        """
+        if not self.running or not all(generation.is_decoding for generation in self.running):
+            return 0
+        if self.waiting and (len(self.running) < self.max_batch or self._can_displace(self.waiting.head)):
+            return 0
+        until_one_ends = min(generation.max_tokens - generation.num_output for generation in self.running) - 1
+        return min(until_one_ends, self.kv.num_free // len(self.running) * self.kv.block_tokens)
+
+    def advance(self, steps: int) -> None:
+        """Plan and commit so many of the `steady_steps` at once, each token 0."""
+        for generation in self.running:
+            table = generation.blocks
+            assert table is not None
+            generation.tokens.extend([0] * steps)
+            generation.num_computed += steps
+            while len(table.ids) * self.kv.block_tokens < generation.num_computed:
+                self.kv.grow(table)
+            self.kv.seal(table, generation.tokens, generation.num_computed)
+
     def cancel(self, generation: Generation) -> None:
         """Forget a generation; its blocks are free for the next plan. Nothing happens if it has finished."""
         if generation.finish is None:

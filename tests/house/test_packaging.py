@@ -50,7 +50,7 @@ def test_the_wheel_carries_every_file_of_the_package_and_nothing_else(tree: Path
 
 def test_the_wheel_has_the_command_and_the_licence(wheel: zipfile.ZipFile):
     by_name = {Path(name).name: name for name in wheel.namelist() if ".dist-info/" in name}
-    assert "llmc = llmc.cli.main:main" in wheel.read(by_name["entry_points.txt"]).decode()
+    assert "llmc = llmc.cli.main:start" in wheel.read(by_name["entry_points.txt"]).decode()
     assert "Apache License" in wheel.read(by_name["LICENSE"]).decode()
 
 

@@ -13,7 +13,7 @@ from llmc.compiler.cost.workload import Workload
 from llmc.compiler.ir.graph import Graph
 from llmc.compiler.planner.assign import fill
 from llmc.compiler.planner.bounds import least_step_s
-from llmc.compiler.planner.enumerate import OPEN, Given, divisors, families
+from llmc.compiler.planner.enumerate import OPEN, SPLITS_BACKWARD, Given, divisors, families
 from llmc.compiler.planner.layout import Layout
 from llmc.compiler.planner.ranks import Ranks
 from llmc.compiler.planner.rules import violations
@@ -116,6 +116,9 @@ def test_a_pinned_degree_reproduces_its_cost(graph: Graph, machine: Machine, fie
     free = run(graph, machine)
     assume(free.fitting)
     best = free.fitting[0]
+    assume(
+        field != "schedule" or best.layout.schedule not in SPLITS_BACKWARD
+    )  # with recompute only where it is asked for
     pinned = run(graph, machine, replace(OPEN, **{field: getattr(best.layout, field)}))
     assert pinned.fitting[0].time.total == pytest.approx(best.time.total, rel=0.005)
     assert min(each.time.total for each in pinned.fitting) >= min(each.time.total for each in free.fitting) * (1 - 1e-9)

@@ -18,6 +18,7 @@ from llmc.runtimes.serving.arrivals import (
     static_batch,
     varied,
 )
+from llmc.runtimes.serving.scheduler import Scheduler
 from llmc.runtimes.serving.simulation import Limits, keeps, percentile, simulate
 
 ONE = Limits(max_batch=1, max_seq_len=64, prefill_chunk=64)
@@ -63,6 +64,28 @@ def test_requests_in_the_system_are_rate_times_stay():
         inside, before = inside + change, time_s
     assert area / report.duration_s == pytest.approx(report.requests_per_s * report.e2e.mean_s, rel=1e-9)
     assert report.largest_batch > 2
+
+
+@pytest.mark.parametrize("kv_tokens", [None, 300], ids=["ample", "crowded"])
+@pytest.mark.parametrize("prefix_cache", [False, True])
+def test_steps_that_are_alike_come_to_the_same_at_once(
+    kv_tokens: int | None, prefix_cache: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Every time of the trace, though the scheduler plans a fifth of the steps only; with and without somebody who gives up room."""
+    load = poisson(5, num_requests=200, lengths=varied(40, 60, spread=0.5, longest=160), seed=11)
+    limits = Limits(
+        max_batch=6, max_seq_len=160, prefill_chunk=32, kv_tokens=kv_tokens, prefix_cache=prefix_cache, block_tokens=4
+    )
+    planned: list[int] = []
+    plan = Scheduler.step_plan
+    monkeypatch.setattr(Scheduler, "step_plan", lambda self: planned.append(1) or plan(self))
+    at_once = simulate(load, limits, tokens_ms)
+    num_planned = len(planned)
+    monkeypatch.setattr(Scheduler, "steady_steps", lambda self: 0)
+    one_by_one = simulate(load, limits, tokens_ms)
+    assert at_once.fingerprint() == one_by_one.fingerprint()
+    assert (at_once.num_preempted > 0) == (one_by_one.num_preempted > 0) == (kv_tokens is not None)
+    assert num_planned < (0.6 if kv_tokens is not None else 0.4) * at_once.num_steps
 
 
 def test_a_static_batch_by_hand():
