@@ -29,6 +29,15 @@ RUNTIME_BYTES = 1.5e9
 
 
 @dataclass(frozen=True)
+class KeptBits:
+    """Bits of a weight with its share of what groups have."""
+
+    layers: float
+    head: float
+    """Of the head, and of the table of embeddings where they are one."""
+
+
+@dataclass(frozen=True)
 class EngineShape:
     """How one replica is laid out and what formats it keeps."""
 
@@ -38,6 +47,8 @@ class EngineShape:
     """Of the tp ranks, groups that hold whole experts: ep ways by expert, tp/ep ways by width."""
     weights: str
     kv_dtype: str
+    kept: KeptBits | None = None
+    """None: those of the format, and a head of 16."""
     block_scales: bool = False
     """fp8 with a scale a block, as DeepSeek and MiniMax publish their weights."""
     reads_kv_per_query: bool = False
@@ -96,18 +107,24 @@ class Engine:
 
     @cached_property
     def weights_bytes(self) -> float:
-        """Of a device: products in the format of the weights, embedding, head, router and norms in two bytes."""
+        """Of a device: products in the format of the weights; embedding, head, router and norms in two bytes, where nothing
+        else is `kept`."""
         total = 0.0
         for op in self.graph.all_ops:
-            size = self.weights.size_bytes if self._is_quantised(op) else 2.0
-            if self.weights is DType.FP32:
-                size = 4.0
+            size = 4.0 if self.weights is DType.FP32 else self._kept_bytes(op)
             local = self._shard(op)
             split = self.shape.tp if op.kind == "embedding" else 1
             count = sum(term.size(local.sizes) for param, term in local.param_terms if param.tied_to is None)
             layers = math.ceil(self.graph.count(op.block) / self.shape.pp) if op.block else 1
             total += layers * count * size / split
         return total
+
+    def _kept_bytes(self, op: Op) -> float:
+        """Of a parameter of the op."""
+        if self._is_quantised(op):
+            return self.ops.size_bytes(self.shape.weights)
+        is_table = op.kind == "embedding" and any(param.tied_to is not None for param in self.graph["head"].params)
+        return self.ops.head_bytes if op.id == "head" or is_table else 2.0
 
     def _is_quantised(self, op: Op) -> bool:
         """Of a model with experts, mxfp4 is theirs alone (gpt-oss)."""
@@ -197,7 +214,7 @@ class Engine:
             if op.kind == "embedding":
                 continue
             local = shard(op, self.degrees)
-            size = self.weights.size_bytes if self._is_quantised(op) else 2.0
+            size = self._kept_bytes(op)
             for param, term in local.param_terms:
                 count = term.size(local.sizes)
                 if "E" in term.dims and "X" in local.sizes:

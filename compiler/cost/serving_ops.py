@@ -109,6 +109,16 @@ class ServingOps:
     def head(self) -> Op:
         return shard(self.graph["head"], self._dense)
 
+    def size_bytes(self, label: str) -> float:
+        """Of a weight in that format."""
+        kept = self.shape.kept
+        return kept.layers / 8 if kept is not None and label == self.shape.weights else DType.named(label).size_bytes
+
+    @property
+    def head_bytes(self) -> float:
+        """Of a weight of the head."""
+        return self.shape.kept.head / 8 if self.shape.kept is not None else 2.0
+
     def kv_width(self, op: Op) -> int:
         """Elements a token and layer on a device; what has key/value heads is split over tp, a latent is not."""
         total = 0
@@ -184,7 +194,8 @@ class ServingOps:
     def _work_of(self, op: Op, rows: int) -> _Work:
         label = self._label(op)
         width, depth = self._sides(op)
-        moved = width * depth * DType.named(label).size_bytes + 2.0 * rows * (width + depth)
+        size = self.head_bytes if op.id == "head" and label != "fp32" else self.size_bytes(label)
+        moved = width * depth * size + 2.0 * rows * (width + depth)
         has_law = label in self.constants.products and label != "bf16"
         table = self._table("products", label if has_law else "bf16")
         if table is None or label == "fp32":

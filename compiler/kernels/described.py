@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .setting import Setting
 
 LISTED = "kernels/kernels.json"
-_HOW = frozenset({"chip", "key_block", "longest", "query_block", "tiles"})
+_HOW = frozenset({"chip", "key_block", "longest", "prefetch_bytes", "query_block", "tile_rows", "tiles"})
 """Fields that say how a kernel works, not what it computes."""
 
 
@@ -33,6 +33,11 @@ def describe(setting: Setting) -> dict[str, Any]:
         "kernels": [sizes_of(kernel) for kernel in choose_kernels(setting)],
         "left_alone": left_alone(setting),
     }
+
+
+def describe_serving(kernels: tuple[Kernel, ...]) -> dict[str, Any]:
+    """The same of a program that only serves, on a CPU."""
+    return {"chip": None, "kernels": [sizes_of(kernel) for kernel in kernels], "left_alone": {}}
 
 
 def sizes_of(kernel: Kernel) -> dict[str, Any]:

@@ -6,18 +6,28 @@ from typing import TYPE_CHECKING
 
 from ..kernels.setting import Setting
 from ..kernels.table import choose_kernels
+from ..kernels.weight_only_linear import BITS, choose_weight_only
 from .model import longest_sequence
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
     from ..kernels.kernel import Kernel
+    from ..kernels.weight_only_linear import WeightOnlyLinear
     from ..planner.plan import Plan
 
 
 def lower_kernels(spec: Spec, plan: Plan) -> tuple[Kernel, ...]:
-    """In the order of their names; none without training."""
+    """Of a program that trains, in the order of their names; of one that only serves, those of weights in few bits."""
     setting = setting_of(spec, plan)
-    return () if setting is None else choose_kernels(setting)
+    return serving_kernels(spec, plan) if setting is None else choose_kernels(setting)
+
+
+def serving_kernels(spec: Spec, plan: Plan) -> tuple[WeightOnlyLinear, ...]:
+    """The blocks' linear layers, then the head's. They compute in the format of the KV cache."""
+    if spec.serve is None or plan.serve is None or plan.serve.layout.weights not in BITS:
+        return ()
+    dtype = "fp32" if spec.serve.kv_cache.dtype == "fp32" else "bf16"
+    return choose_weight_only(spec, weights=plan.serve.layout.weights, dtype=dtype)
 
 
 def setting_of(spec: Spec, plan: Plan) -> Setting | None:

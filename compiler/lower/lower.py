@@ -9,7 +9,7 @@ from ..backends.table import backend_for
 from ..emit.literals import json_text
 from ..emit.paths import relative
 from ..emit.program import Program
-from ..kernels.described import LISTED, describe
+from ..kernels.described import LISTED, describe, describe_serving
 from .kernels import setting_of
 from .refuse import refuse_program
 from .views import lower_views
@@ -31,6 +31,8 @@ def lower(spec: Spec, plan: Plan, *, place: Place) -> Program:
     setting = setting_of(spec, plan)
     if setting is not None and views.kernels:
         texts[LISTED] = json_text(describe(setting))
+    elif views.kernels:
+        texts[LISTED] = json_text(describe_serving(views.kernels))
     return Program(name=spec.name, files=files, texts=texts)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ...spec.model import ParallelBlock
 from ..kernels.linear_cross_entropy import chunk_of
+from ..kernels.weight_only_linear import WeightOnlyLinear
 from .attention import lower_attention
 from .experts import lower_experts
 from .latent import LatentView, lower_latent
@@ -112,6 +113,23 @@ class ModelView:
     z_loss: float = 0.0
     has_npu_norm: bool = False
     """Whether norms are the one kernel that torch-npu has for them."""
+    packed: PackedView | None = None
+    """Of a server whose weights are kept in few bits."""
+
+    @property
+    def linear(self) -> str:
+        """The class of linear layers in blocks."""
+        return self.packed.linear if self.packed else "nn.Linear"
+
+    @property
+    def head_linear(self) -> str:
+        return self.packed.head if self.packed else "nn.Linear"
+
+    @property
+    def imports(self) -> tuple[tuple[str, str], ...]:
+        """Each kernel's module, and what model.py takes from it."""
+        packed = self.packed.imports if self.packed else ()
+        return tuple(sorted({*((name, name) for name in self.kernels), *packed}))
 
     @property
     def axes(self) -> AxesView:
@@ -188,7 +206,8 @@ class ModelView:
         is_training = self.has_loss and self.recompute != "full"
         has_dense = bool(self.mlp.sizes) and not self.has_summands
         has_kernel = self.mlp.kernel is not None or self.mlp.gate_kernel is not None
-        return is_training and has_dense and self.mlp.is_gated and not has_kernel and not self.mlp.takes_size
+        has_one_size = not self.mlp.takes_size or self.spmd is None
+        return is_training and has_dense and self.mlp.is_gated and not has_kernel and has_one_size
 
     @property
     def add_norm(self) -> str:
@@ -234,7 +253,7 @@ class ModelView:
         has_sdpa = has_sdpa and self.spmd is None
         has_sdpa = has_sdpa and (self.cp is None or self.cp.kind == "ulysses")
         has_row_bias = self.tp is not None and (self.attention.out_bias or self.mlp.bias)
-        is_tied = self.norm.unit_offset or (self.tie_embeddings and self.tp is None)
+        is_tied = self.norm.unit_offset or (self.tie_embeddings and self.tp is None and self.packed is None)
         has_kernel = self.mlp.kernel is not None or self.mlp.gate_kernel is not None
         return is_tied or has_sdpa or has_row_bias or (not has_kernel and "F." in self.mlp.expression)
 
@@ -251,6 +270,19 @@ class ModelView:
             or self.experts is not None
             or (self.tie_embeddings and self.head_bias)
         )
+
+
+@dataclass(frozen=True)
+class PackedView:
+    """Linear layers in few bits."""
+
+    linear: str
+    """The class of those in blocks."""
+    head: str
+    imports: tuple[tuple[str, str], ...]
+    """Module and class."""
+    torch_dtype: str
+    """Of activations."""
 
 
 @dataclass(frozen=True)
@@ -301,7 +333,8 @@ def lower_model(
     position = lower_position(model, longest=longest)
     has_decode = spec.serve is not None
     experts = lower_experts(spec, tp=tp_size, ep=ep)
-    called = tuple(kernel.name for kernel in kernels if kernel.name not in _TRAIN_KERNELS)
+    packed = [kernel for kernel in kernels if isinstance(kernel, WeightOnlyLinear)]
+    called = tuple(kernel.name for kernel in kernels if kernel not in packed and kernel.name not in _TRAIN_KERNELS)
     return ModelView(
         name=spec.name,
         origin=origin,
@@ -329,6 +362,7 @@ def lower_model(
         has_loss=spec.train is not None,
         has_decode=has_decode,
         kernels=called,
+        packed=_packed(packed) if packed else None,
         tp=tp,
         cp=cp,
         pp=pp,
@@ -341,6 +375,16 @@ def lower_model(
         if tp and spec.train
         else 0,
         z_loss=spec.train[0].z_loss if spec.train else 0.0,
+    )
+
+
+def _packed(kernels: list[WeightOnlyLinear]) -> PackedView:
+    """The first is of the blocks, the last of the head."""
+    return PackedView(
+        linear=kernels[0].class_name,
+        head=kernels[-1].class_name,
+        imports=tuple((each.name, each.class_name) for each in kernels),
+        torch_dtype=kernels[0].torch_dtype,
     )
 
 

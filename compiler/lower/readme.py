@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..kernels.table import left_alone
+from ..kernels.weight_only_linear import WeightOnlyLinear
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
@@ -47,6 +48,8 @@ class ReadmeView:
     replicas: int
     """Servers; with several there is a router."""
     kernels: tuple[KernelRow, ...]
+    packed: tuple[str, ...]
+    """Of a server whose weights are kept in few bits: a line on each kernel."""
     left_alone: tuple[tuple[str, str], ...]
     """Kernel that the program does not have, and why."""
     launch_target: str
@@ -83,6 +86,7 @@ def lower_readme(
         has_serve=spec.serve is not None,
         replicas=plan.serve.layout.replicas if plan.serve else 1,
         kernels=tuple(_kernel(each) for each in kernels) if has_kernels else (),
+        packed=_packed([each for each in kernels if isinstance(each, WeightOnlyLinear)]),
         left_alone=tuple(left_alone(setting).items()) if setting is not None and has_kernels else (),
         launch_target=spec.deploy.target if spec.deploy is not None else "",
         model_type=convert.model_type if convert else "",
@@ -109,6 +113,14 @@ def _kernel(kernel: Kernel) -> KernelRow:
         fuses=kernel.fuses,
         spared=f"{kernel.spared_bytes:,.0f} {per}" if kernel.spared_bytes else "",
         kept=f"{kernel.spared_kept_bytes:,.0f} a token" if kernel.spared_kept_bytes else "",
+    )
+
+
+def _packed(kernels: list[WeightOnlyLinear]) -> tuple[str, ...]:
+    places = ("layers", "the head") if len(kernels) == 2 else ("layers and the head",)
+    return tuple(
+        f"`kernels/{each.name}.cpp`: {place}, {each.weight_bits:g} bits a weight (groups of {each.group})"
+        for place, each in zip(places, kernels, strict=False)
     )
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from ...spec.units import GIB
 from ..deploy.monitoring.objectives import bounds_of, objectives_of
+from ..kernels.kernel import TORCH_TYPES
+from ..kernels.weight_only_linear import BITS
 from .buckets import buckets_of, last_pieces, padded_share
 from .experts import lower_experts
 from .numbers import gib
@@ -29,6 +31,8 @@ class ServeView:
     plan_lines: tuple[str, ...]
     """What the plan expects (TTFT, TPOT, tokens/s, memory), a line each, for the header."""
     device: Literal["cpu", "cuda"]
+    packed: PackedServeView | None
+    """Of weights in few bits."""
     is_bf16: bool
     """Weights and activations in bf16 (on a CPU, if it turns out to be fast there), else in fp32."""
     experts: ExpertsView | None
@@ -92,6 +96,13 @@ class ServeView:
         return bool(self.asks_keys or self.cors or self.requests_per_minute)
 
 
+@dataclass(frozen=True)
+class PackedServeView:
+    torch_dtype: str
+    """Of activations."""
+    words: str
+
+
 _LEAST_STALL_S = 30.0
 """No engine is called stuck sooner: a first step on a cold or busy machine may take seconds."""
 _STALL_STEPS = 20
@@ -117,6 +128,7 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
         origin=origin,
         plan_lines=_plan_lines(plan),
         device=device,
+        packed=_packed(layout.weights, dtype=layout.kv_dtype) if layout.weights in BITS else None,
         is_bf16=layout.weights == "bf16",
         experts=lower_experts(spec),
         is_kv_bf16=layout.kv_dtype == "bf16",
@@ -149,6 +161,11 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
         bounds=tuple(bounds_of(objectives_of(serve.slo)).items()),
         drain_s=max(_LEAST_DRAIN_S, math.ceil(max_seq_len * predicted.tpot_p99_ms / 1e3)),
     )
+
+
+def _packed(weights: str, *, dtype: str) -> PackedServeView:
+    activations = TORCH_TYPES["fp32" if dtype == "fp32" else "bf16"]
+    return PackedServeView(activations, f"of activations and norms; linear layers round their weights to {weights}")
 
 
 def _plan_lines(plan: ServePlan) -> tuple[str, ...]:

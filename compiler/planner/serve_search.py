@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..cost.load import Load, Service, held_tokens, serve
-from ..cost.serving import Engine, EngineShape
+from ..cost.serving import Engine, EngineShape, KeptBits
+from ..kernels.weight_only_linear import BITS, GROUPS, HEAD_BITS, bits_of, group_of
 from .enumerate import divisors
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ def _shapes(asked: Serve, graph: Graph, machine: Machine, found: ServeSearch) ->
                     found.skipped.append((TOO_MANY, devices, machine.num_devices))
                     continue
                 for ep in _expert_degrees(asked, graph, tp=tp, found=found):
-                    yield EngineShape(tp=tp, pp=pp, ep=ep, weights=weights, kv_dtype=asked.kv_cache.dtype)
+                    kept = kept_bits(asked.weights, weights, kind=machine.kind)
+                    yield EngineShape(tp=tp, pp=pp, ep=ep, weights=weights, kv_dtype=asked.kv_cache.dtype, kept=kept)
 
 
 def _expert_degrees(asked: Serve, graph: Graph, *, tp: int, found: ServeSearch) -> Iterator[int]:
@@ -215,6 +217,16 @@ def _formats(weights: Weights) -> tuple[WeightDtype, ...]:
     """Formats to try. All methods move equally many bytes; `auto` is rounding to the nearest, the only other one so far."""
     assert weights.method in ("auto", "round_to_nearest")
     return weights.dtype
+
+
+def kept_bits(asked: Weights, label: str, *, kind: str) -> KeptBits | None:
+    """What our program keeps of a weight in few bits on a CPU, and anyone's with groups of a stated size."""
+    bits = BITS.get(label)
+    if bits is None or (kind != "cpu" and asked.group is None):
+        return None
+    layers = bits_of(bits, group=group_of(asked, bits), has_offset=bits == 4 and not asked.symmetric)
+    head = bits_of(HEAD_BITS, group=GROUPS[HEAD_BITS], has_offset=False) if kind == "cpu" else 16.0
+    return KeptBits(layers, head)
 
 
 def _replica_counts(most: int) -> Iterator[int]:

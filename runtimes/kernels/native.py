@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +25,10 @@ from .compile import CompileError, compile_all, find_compiler
 CHOICE = "LLMC_KERNELS"
 """Environment variable: `eager` asks for plain PyTorch in place of compiled kernels."""
 
-_PRICE = "1.9 times as long and 1.5 times the memory (a 134M Llama on two cores: benchmarks/README.md of llmc)"
+_PRICE_OF_TRAINING = (
+    "a training step then takes 1.9 times as long and 1.5 times the memory (a 134M Llama on two cores: benchmarks/README.md"
+    " of llmc)"
+)
 
 
 class Native:
@@ -35,7 +39,17 @@ class Native:
 
     def takes(self, *tensors: Tensor, dtype: torch.dtype) -> bool:
         """Whether the kernel, generated for `dtype`, can work on these tensors."""
-        return self._library is not None and all(t.dtype == dtype and t.device.type == "cpu" for t in tensors)
+        return self._library is not None and all(each.dtype == dtype and each.is_cpu for each in tensors)
+
+    def function(self, name: str, *, pointers: int, integers: int) -> Callable[..., None]:
+        """A function that takes addresses and then integers: for what a program calls hundreds of times a token, where `call`
+        would take longer to look at its arguments than the kernel to work. Its caller answers for memory that is in order."""
+        if self._library is None:
+            return _no_library
+        found = getattr(self._library, name)
+        found.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * integers
+        found.restype = None
+        return found
 
     def call(self, function: str, *args: Tensor | int | float | None) -> None:
         """Run a function on the memory of contiguous CPU tensors.
@@ -44,36 +58,40 @@ class Native:
         """
         assert self._library is not None, "call `takes` first"
         if all(_has_memory(arg) for arg in args):
-            self._library[function](*(_as_ctype(arg) for arg in args))
+            getattr(self._library, function)(*map(_as_ctype, args))
 
 
-def load(module_file: str) -> Native:
-    """The kernel `<module>.cpp` beside `<module>.py`. The first call compiles all kernels of the folder at once."""
+def load(module_file: str, *, price: str = _PRICE_OF_TRAINING) -> Native:
+    """The kernel `<module>.cpp` beside `<module>.py`. The first call compiles all kernels of the folder at once.
+
+    `price` says what a program pays without it.
+    """
     source = Path(module_file).with_suffix(".cpp")
     if os.environ.get(CHOICE) == "eager":
         return Native(None)
-    return Native(_compile_folder(source.parent).get(source))
+    return Native(_compile_folder(source.parent, price).get(source))
 
 
 @cache
-def _compile_folder(folder: Path) -> dict[Path, Path]:
+def _compile_folder(folder: Path, price: str) -> dict[Path, Path]:
     """Source -> library; empty, after a warning that names the price, where there is no working compiler."""
     compiler = find_compiler()
     if compiler is None:
-        _warn("no C++ compiler on this machine (g++, or what CXX names)")
+        _warn("no C++ compiler on this machine (g++, or what CXX names)", price)
         return {}
     try:
         return compile_all(sorted(folder.glob("*.cpp")), compiler=compiler)
     except CompileError as problem:
-        _warn(str(problem))
+        _warn(str(problem), price)
         return {}
 
 
-def _warn(reason: str) -> None:
-    print(
-        f"warning: {reason}: kernels run in plain PyTorch, with the same results; a training step then takes {_PRICE}",
-        file=sys.stderr,
-    )
+def _warn(reason: str, price: str) -> None:
+    print(f"warning: {reason}: kernels run in plain PyTorch, with the same results; {price}", file=sys.stderr)
+
+
+def _no_library(*_: int | None) -> None:
+    raise AssertionError("call `takes` first")
 
 
 def _has_memory(arg: Tensor | int | float | None) -> bool:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..common.errors import RunError
+from .packed import packed_weights
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -38,13 +39,14 @@ def cast_parameters(model: ModelT, dtype: torch.dtype) -> ModelT:
 def load_weights(model: nn.Module, folder: Path | str) -> None:
     """Fill a model's parameters from model.safetensors, from the files that model.safetensors.index.json names, or from shards.
 
-    Every parameter must be there, with its shape, and nothing else; values are cast to the parameter's dtype.
+    Every parameter must be there, with its shape, and nothing else; values are cast to the parameter's dtype, or rounded by
+    layers that keep them in few bits, one after the other.
     """
     folder = Path(folder)
     if (folder / SHARDS).is_dir():
         _load_shards(model, folder / SHARDS)
         return
-    own = named_tensors(model)
+    own, packed = named_tensors(model), packed_weights(model)
     missing, unknown = set(own), []
     for file in weight_files(folder):
         try:
@@ -53,7 +55,9 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
                     if name not in own:
                         unknown.append(name)
                         continue
-                    _fill(own[name], tensors.get_tensor(name), name=name, file=file)
+                    value = tensors.get_tensor(name)
+                    _check_shape(own[name], value, name=name, file=file)
+                    packed[name].fill(value) if name in packed else own[name].copy_(value)
                     missing.discard(name)
         except (OSError, SafetensorError) as problem:
             raise RunError(f"{file} cannot be read: {problem}", help="check the folder with the weights") from problem
@@ -69,9 +73,13 @@ def _load_shards(model: nn.Module, folder: Path) -> None:
     from .parallel.cuts import Cuts, Whole
     from .parallel.storage import load_pieces
 
-    cuts = Cuts({}, rest=Whole())
-    pieces = [piece for name, tensor in named_tensors(model).items() for piece in cuts.pieces(name, tensor)]
+    cuts, packed = Cuts({}, rest=Whole()), packed_weights(model)
+    own = named_tensors(model)
+    whole = {name: torch.empty(own[name].shape, dtype=torch.bfloat16) for name in packed}
+    pieces = [piece for name, tensor in {**own, **whole}.items() for piece in cuts.pieces(name, tensor)]
     load_pieces(pieces, folder, group=None, no_dist=True)
+    for name, weight in whole.items():
+        packed[name].fill(weight)
 
 
 def save_weights(model: nn.Module, folder: Path | str, *, dtype: torch.dtype | None = None) -> Path:
@@ -102,13 +110,12 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _fill(parameter: torch.Tensor, value: torch.Tensor, *, name: str, file: Path) -> None:
+def _check_shape(parameter: torch.Tensor, value: torch.Tensor, *, name: str, file: Path) -> None:
     if value.shape != parameter.shape:
         raise RunError(
             f"{name} has shape {list(value.shape)} in {file}, the model has {list(parameter.shape)}",
             help="give weights of this spec's model",
         )
-    parameter.copy_(value)
 
 
 def _names(names: set[str] | list[str], what: str) -> str:

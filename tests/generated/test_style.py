@@ -48,6 +48,11 @@ WATCHES = {
 }
 OF_RANKS = {"hang_s": 300.0, "stragglers_every_steps": 50}
 
+FEW_BITS = (
+    {"model": ARCHITECTURES["gemma2"], "weights": {"dtype": "int8"}},
+    {"model": ARCHITECTURES["qwen2"], "weights": {"dtype": "int4"}},
+    {"model": ARCHITECTURES["gpt2"], "weights": {"dtype": "int4", "symmetric": False}},
+)
 VARIANTS: dict[str, dict[str, Any]] = {
     **{f"{name}-trained-and-served": {"model": fields} for name, fields in ARCHITECTURES.items()},
     **{f"{name}-trained": {"model": fields, "without": ("serve",)} for name, fields in ARCHITECTURES.items()},
@@ -59,6 +64,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gpu": {"hardware": GPU},
     "gpu-bf16": {"hardware": GPU, "train": train(precision="bf16")},
     "all-sources": {"data": {"sources": SOURCES, "clean": CLEAN, "tokenizer": {"path": "tokenizer.json"}}},
+    **{
+        f"few-bits-{number}": {
+            "model": each["model"],
+            "serve": TINY["serve"] | {"weights": each["weights"]},
+            "without": ("train", "data"),
+        }
+        for number, each in enumerate(FEW_BITS)
+    },
     "no-validation": {"data": TINY["data"] | {"split": {"valid": 0.0}}},
 }
 

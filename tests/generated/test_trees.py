@@ -66,6 +66,12 @@ def test_tree_for_a_slice_of_tpus(golden: Compare) -> None:
     golden("llama-tpu", tree_of(spec, plan=plan_of(spec, layout=layout)).texts)
 
 
+def test_tree_of_a_server_with_weights_in_four_bits(golden: Compare) -> None:
+    serve = TINY["serve"] | {"weights": {"dtype": "int4"}, "kv_cache": {"dtype": "bf16"}}
+    spec = tiny_spec(without=("train", "data"), serve=serve, model=ARCHITECTURES["qwen2"])
+    golden("qwen2-int4-served", tree_of(spec).texts)
+
+
 @pytest.mark.parametrize("name", ["gemma3", "bloom", "sinks"])
 def test_tree_of_a_served_model(name: str, golden: Compare) -> None:
     golden(f"{name}-served", tree_of(tiny_spec(without=("train", "data"), model=ARCHITECTURES[name])).texts)

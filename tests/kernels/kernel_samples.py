@@ -13,6 +13,7 @@ from llmc.compiler.kernels.embed import Embed
 from llmc.compiler.kernels.gated_linear import ACTIVATIONS, GatedLinear
 from llmc.compiler.kernels.kernel import DType
 from llmc.compiler.kernels.linear_cross_entropy import LinearCrossEntropy
+from llmc.compiler.kernels.weight_only_linear import Bits, WeightOnlyLinear
 
 DTYPES: tuple[DType, ...] = ("fp32", "bf16")
 TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -85,4 +86,19 @@ def adamw(grad_dtype: DType = "bf16") -> AdamW:
         betas=(0.9, 0.95),
         eps=1e-8,
         grad_dtype=grad_dtype,
+    )
+
+
+def weight_only_linear(
+    dtype: DType, *, bits: Bits, group: int = 32, has_offset: bool = False, has_bias: bool = True
+) -> WeightOnlyLinear:
+    return WeightOnlyLinear(
+        name=f"int{bits}_linear",
+        template="weight_only_linear",
+        dtype=dtype,
+        language="cpp",
+        bits=bits,
+        group=group,
+        has_offset=has_offset,
+        has_bias=has_bias,
     )

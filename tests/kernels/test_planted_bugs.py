@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import test_adamw
 import test_forward_and_backward as checks
+import test_weight_only
 from kernel_workshop import Workshop
 
 Check = Callable[[Workshop], None]
@@ -44,6 +45,18 @@ def loss(workshop: Workshop) -> None:
 def adamw(workshop: Workshop) -> None:
     with pytest.MonkeyPatch.context() as patch:
         test_adamw.test_steps_are_those_of_adamw_in_fp32(workshop, patch, "bf16", True, (64, 37))
+
+
+def eight_bits(workshop: Workshop) -> None:
+    test_weight_only.test_products_agree_with_float64(workshop, "int8", "bf16")
+
+
+def four_bits(workshop: Workshop) -> None:
+    test_weight_only.test_products_agree_with_float64(workshop, "int4-with-offsets", "fp32")
+
+
+def four_bits_in_bf16(workshop: Workshop) -> None:
+    test_weight_only.test_products_agree_with_float64(workshop, "int4", "bf16")
 
 
 BUGS: list[tuple[Check, str, str]] = [
@@ -91,6 +104,29 @@ BUGS: list[tuple[Check, str, str]] = [
     (adamw, "grads + at, lanes) * grad_scale", "grads + at, lanes)"),
     (adamw, "sqrt(square) * root_scale + EPS", "sqrt(square) * square_scale + EPS"),
     (adamw, "(bits + 0x8000) >> 16", "bits >> 16"),
+    (eight_bits, "words << (24 - SHIFT)) >> 24", "words << (24 - SHIFT)) >> 23"),
+    (eight_bits, "0xc300", "0xc2f0"),
+    (eight_bits, "TABLES[S % (LOOKUPS / PAIRS)]", "TABLES[0]"),
+    (eight_bits, "2 * (s * PAIRS / LOOKUPS)", "2 * (s * PAIRS / LOOKUPS % 1)"),
+    (eight_bits, "(k + GROUP - 1) / GROUP", "k / GROUP"),
+    (four_bits, "S % 2 * 16 + S / 2 * BITS", "S * BITS"),
+    (four_bits, "words >> SHIFT & 15) - 8", "words >> SHIFT & 15) - 7"),
+    (four_bits, "+ offset * sums_x[i * w.groups + g]", ""),
+    (four_bits, "sums_x += ROWS * w.groups", "sums_x += ROWS"),
+    (four_bits, "code<s>(panel.codes[at]) + offset", "code<s>(panel.codes[at])"),
+    (four_bits, "w.scales + g * 16", "w.scales"),
+    (
+        four_bits,
+        "memcpy(&padded[i * ldx], x + i * k, k * sizeof(Number))",
+        "memcpy(&padded[i * ldx], x, k * sizeof(Number))",
+    ),
+    (four_bits, "if (count >= 16) return store(y, v);", "return store(y, v);"),
+    (four_bits, "begin + PER_GROUP < w.words ? begin + PER_GROUP : w.words", "begin + PER_GROUP"),
+    (four_bits, "load(&sums[r * LD + 16 * p]) + added", "load(&sums[r * LD + 16 * p])"),
+    (four_bits_in_bf16, "x + i * ldx + at * WORD + 2", "x + at * WORD + 2"),
+    (four_bits_in_bf16, "s < CHAINS; s++) sums[i] += partial[i][s]", "s < CHAINS - 1; s++) sums[i] += partial[i][s]"),
+    (four_bits_in_bf16, "_mm512_srli_epi32(words, 4 * S)", "_mm512_srli_epi32(words, 3 * S)"),
+    (four_bits_in_bf16, "16 * (first + p), sum, n - 16 * (first + p)", "16 * first, sum, n - 16 * (first + p)"),
 ]
 
 

@@ -20,6 +20,7 @@ from ...reference.adamw import adamw_step, join, split
 from ...reference.attention import causal_attention
 from ...reference.embedding import embed
 from ...reference.loss import linear_cross_entropy
+from ...reference.weight_only import weight_only_linear
 from .rule import random
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -150,6 +151,29 @@ def _adamw(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]
     yield Case("a step", function, eager, (master, mean, square, grad), eps=torch.finfo(torch.float32).eps)
 
 
+def _weight_only_linear(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    """A layer is no parameter of a case: its weight is what it was rounded to, whatever works with it."""
+    dtype = DTYPES[kernel["dtype"]]
+    make = getattr(module, f"Int{kernel['bits']}Linear")
+    for depth, size in ((200, 131), (37, 5)):
+        layer = make(depth, size, bias=kernel["has_bias"])
+        layer.fill(random(size, depth, seed=1))
+        if kernel["has_bias"]:
+            layer.bias.data = random(size, seed=2, dtype=dtype)
+        bias = (layer.bias.detach(),) if kernel["has_bias"] else ()
+        kept = layer.unpacked()
+
+        def product(x: Tensor, *_: Tensor, layer: Any = layer) -> Tensor:
+            with torch.no_grad():
+                return layer(x)
+
+        def eager(x: Tensor, *bias: Tensor, kept: Any = kept) -> Tensor:
+            with torch.no_grad():
+                return weight_only_linear(x, kept, *bias, group=kernel["group"])
+
+        yield Case(f"{size} x {depth}", product, eager, (random(rows, depth, seed=3, dtype=dtype), *bias))
+
+
 _MAKERS: dict[str, Callable[[Description, ModuleType, int], Iterator[Case]]] = {
     "adamw": _adamw,
     "add_norm": _add_norm,
@@ -159,5 +183,6 @@ _MAKERS: dict[str, Callable[[Description, ModuleType, int], Iterator[Case]]] = {
     "gated": _gated,
     "gated_linear": _gated_linear,
     "linear_cross_entropy": _linear_cross_entropy,
+    "weight_only_linear": _weight_only_linear,
 }
 """Template of a kernel -> its cases."""

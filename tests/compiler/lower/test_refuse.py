@@ -52,6 +52,8 @@ def test_a_spec_that_no_pass_understands_is_refused_before_planning(
     ("changes", "place", "words"),
     [
         (accelerator("tpu"), "serve", "training is"),
+        (serving(weights={"dtype": "int8"}), "serve.weights.dtype", "a program that trains serves with bf16 and fp32"),
+        (serving(weights={"dtype": "fp8"}), "serve.weights.dtype", "with bf16, fp32, int8 and int4 it is"),
         (
             {"model": {"attention": MLA, "norm": {"kind": "rmsnorm", "unit_offset": True}}},
             "model.attention.latent_norm_eps",
@@ -67,7 +69,6 @@ def test_a_spec_that_no_pass_understands_is_refused_before_planning(
         (training(precision="fp8"), "train.0.precision", "in bf16 and fp32 it is"),
         (training(optimizer={"name": "lion", "lr": 1e-4}), "train.0.optimizer.name", "adamw is"),
         (training(objective="dpo"), "train.0.objective", "causal_lm is"),
-        (serving(weights={"dtype": "int4"}), "serve.weights.dtype", "with bf16 and fp32 it is"),
         (serving(kv_cache={"dtype": "int8"}), "serve.kv_cache.dtype", "in bf16 and fp32 it is"),
         ({"without": ("train", "serve", "data")}, "model", "no program"),
     ],
@@ -139,4 +140,28 @@ def test_what_programs_for_tpus_do_not_have_is_refused(
     spec = tiny_spec(without=("serve",), hardware=TPU, model=model)
     found = list(refuse_program(spec, plan_of(spec, layout=layout)))
     assert [(each.code, ".".join(map(str, each.path or ()))) for each in found] == [("L301", place)]
+    assert words in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "words"),
+    [
+        (accelerator("gpu"), "serve.weights.dtype", "int8 weights on a gpu is not lowered yet; on a cpu it is"),
+        ({"model": {"attention": MLA}}, "serve.weights.dtype", "latent attention (mla) with int8 weights"),
+        (
+            {"model": {"moe": {"num_experts": 4, "experts_per_token": 2}}},
+            "serve.weights.dtype",
+            "experts with int8 weights are not lowered yet",
+        ),
+        (
+            serving(weights={"dtype": "int8", "symmetric": False}),
+            "serve.weights.symmetric",
+            "int8 weights with an offset are not lowered yet",
+        ),
+    ],
+)
+def test_weights_in_few_bits_are_of_dense_servers_on_a_cpu(changes: dict[str, Any], place: str, words: str) -> None:
+    spec = tiny_spec(without=("train", "data"), **{**serving(weights={"dtype": "int8"}), **changes})
+    found = [each for each in refuse_program(spec, plan_of(spec)) if "int8" in each.message]
+    assert [".".join(map(str, each.path or ())) for each in found] == [place]
     assert words in found[0].message

@@ -1,0 +1,154 @@
+"""Linear layers of a server whose weights are kept in 8 or 4 bits.
+
+Fuses    dequantise -> linear: the weights are read in the bits that they are stored in, and become numbers in registers.
+Applies  to servers on CPUs with `serve.weights.dtype` int8 or int4; to every linear layer, and to the head in 8 bits.
+Cost     a step: reads each weight once, bits / 8 bytes and its share of the group's scale; a few rows at a time are bound
+         by that. Above `few_rows` the codes are decoded once for all rows, and the product is one in bf16 or fp32.
+Truth    runtimes/reference/weight_only.py: weight_only_linear
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from .kernel import Kernel
+
+if TYPE_CHECKING:
+    from ...spec.document import Spec
+    from ...spec.serving import Weights
+    from .kernel import DType
+
+Bits = Literal[4, 8]
+BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
+"""Formats of weights that this kernel reads."""
+GROUPS: dict[Bits, int] = {8: 64, 4: 32}
+"""Weights that share a scale, where the spec leaves it open: then int4 takes 4.5 bits a weight and int8 8.25."""
+HEAD_BITS: Bits = 8
+"""The head decides between tokens that are nearly as likely: four bits would cost more there than anywhere else."""
+SCALE_BITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightOnlyLinear(Kernel):
+    bits: Bits
+    group: int
+    has_offset: bool
+    """Codes count from the middle of their group's range; else from zero."""
+    has_bias: bool
+    tile_rows: int = 96
+    """Rows whose sums, 64 columns each, stay in the L1 cache with what they are made of (benchmarks/weight_only.py)."""
+    prefetch_bytes: int = 2048
+    """How far ahead codes are fetched: a page or less, beyond which the processor's own prefetching ends."""
+
+    @property
+    def python_side(self) -> str:
+        return "ops/weight_only_linear"
+
+    @property
+    def num_pointers(self) -> int:
+        """Tensors that the C++ function takes."""
+        return 4 + self.has_offset + self.has_bias
+
+    @property
+    def class_name(self) -> str:
+        return f"Int{self.bits}Linear"
+
+    @property
+    def few_rows(self) -> int:
+        """Above, decoding the codes once for all rows is faster: a byte is two look-ups and products a row, four bits one."""
+        return 12 if self.bits == 8 else 32
+
+    @property
+    def is_bf16(self) -> bool:
+        return self.dtype == "bf16"
+
+    @property
+    def word_codes(self) -> int:
+        """Codes of a 32-bit word."""
+        return 32 // self.bits
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Codes of a word from its lowest bits on: pairs of neighbours are the halves of the word, as products of bf16 take them."""
+        half = range(0, self.word_codes, 2)
+        return (*half, *(each + 1 for each in half))
+
+    @property
+    def code_formula(self) -> str:
+        if self.bits == 8:
+            return "(signed byte)"
+        return "(0 ... 15, less 8)"
+
+    @property
+    def tables(self) -> tuple[tuple[str, ...], ...]:
+        """What four bits stand for, as bf16: a code, or the lower and the upper half of a byte."""
+        if self.bits == 4:
+            return (_bf16s(range(-8, 8)),)
+        return _bf16s(range(16)), _bf16s([16 * (each if each < 8 else each - 16) for each in range(16)])
+
+    @property
+    def weight_bits(self) -> float:
+        return bits_of(self.bits, group=self.group, has_offset=self.has_offset)
+
+    @property
+    def fuses(self) -> str:
+        return f"weights of {self.bits} bits to numbers, linear"
+
+    @property
+    def price(self) -> str:
+        return (
+            f"each weight read from {self.bits} bits, written and read again in {8 * self.number_bytes}, at every step"
+        )
+
+
+def choose_weight_only(spec: Spec, *, weights: str, dtype: DType) -> tuple[WeightOnlyLinear, ...]:
+    """The kernels of a server with weights in that format: of its layers, and of its head where that has other bits."""
+    assert spec.serve is not None
+    bits = BITS[weights]
+    asked = spec.serve.weights
+    has_offset = not asked.symmetric
+    blocks = _kernel(bits, group_of(asked, bits), dtype=dtype, has_offset=has_offset, has_bias=_has_bias(spec))
+    head = _kernel(HEAD_BITS, GROUPS[HEAD_BITS], dtype=dtype, has_offset=False, has_bias=spec.model.head.bias)
+    return (blocks,) if bits == HEAD_BITS and blocks.group == head.group else (blocks, head)
+
+
+def group_of(weights: Weights, bits: Bits) -> int:
+    return weights.group or GROUPS[bits]
+
+
+def bits_of(bits: Bits, *, group: int, has_offset: bool) -> float:
+    """Of a weight, with its share of what its group has."""
+    return bits + SCALE_BITS * (1 + has_offset) / group
+
+
+def _kernel(bits: Bits, group: int, *, dtype: DType, has_offset: bool, has_bias: bool) -> WeightOnlyLinear:
+    return WeightOnlyLinear(
+        name=f"int{bits}_linear",
+        template="weight_only_linear",
+        dtype=dtype,
+        language="cpp",
+        bits=bits,
+        group=group,
+        has_offset=has_offset,
+        has_bias=has_bias,
+    )
+
+
+def _has_bias(spec: Spec) -> bool:
+    """Whether any linear layer of the blocks, or the head, which may share the kernel, adds one."""
+    model = spec.model
+    attention = model.attention
+    names = ("qkv_bias", "out_bias", "bias")
+    return model.mlp.bias or model.head.bias or any(getattr(attention, name, False) for name in names)
+
+
+def _bf16s(numbers: object) -> tuple[str, ...]:
+    """Bit patterns of small integers, which bf16 has exactly."""
+    return tuple(f"0x{_bits_of_float(float(each)) >> 16:04x}" for each in numbers)  # type: ignore[attr-defined]
+
+
+def _bits_of_float(number: float) -> int:
+    from struct import pack, unpack
+
+    return unpack("<I", pack("<f", number))[0]

@@ -1,0 +1,153 @@
+"""Linear layers that keep their weight in few bits, in the order in which kernels read it.
+
+Sixteen rows of a weight [N, K] are a panel, a lane each; a lane has 32-bit words of neighbouring codes along K:
+
+    codes [N/16, K/WORD, 16], scales and offsets [N/16, groups, 16]        N and K filled up with zeros
+
+Words have their codes in the order that kernels/int*_linear.cpp of a build names: even ones in the lower half.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..reference.weight_only import Quantised, dequantise, quantise
+
+LANES = 16
+_ROUNDED_ROWS = 2048
+"""Rows that are rounded at a time: what that takes beside the weight itself stays small."""
+
+
+class PackedLinear(nn.Module):
+    """The layer without its product, which the generated subclass has."""
+
+    bits: ClassVar[int]
+    group: ClassVar[int]
+    has_offset: ClassVar[bool]
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        panels, words, groups = -(-out_features // LANES), -(-in_features // self.word), -(-in_features // self.group)
+        self.codes = in_huge_pages((panels, words, LANES), torch.int32)
+        self.scales = in_huge_pages((panels, groups, LANES), torch.bfloat16)
+        self.offsets = in_huge_pages((panels, groups, LANES), torch.bfloat16) if self.has_offset else None
+        self.weight = nn.Parameter(
+            torch.empty(out_features, in_features, device="meta")
+        )  # what a checkpoint has; no memory
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    @property
+    def word(self) -> int:
+        """Codes of a word."""
+        return 32 // self.bits
+
+    @property
+    def zero(self) -> int:
+        """What is added to a code before it is kept: four bits have no sign."""
+        return 8 if self.bits == 4 else 0
+
+    @torch.no_grad()
+    def fill(self, weight: Tensor) -> None:
+        """Round a weight [N, K] and keep it."""
+        assert weight.shape == self.weight.shape
+        for first in range(0, self.out_features, _ROUNDED_ROWS):
+            rows = weight[first : first + _ROUNDED_ROWS]
+            found = quantise(rows, bits=self.bits, group=self.group, has_offset=self.has_offset)
+            panels = slice(first // LANES, first // LANES + -(-len(rows) // LANES))
+            self.codes[panels] = _words(found.codes + self.zero, bits=self.bits)
+            self.scales[panels] = _lanes(found.scales)
+            if self.offsets is not None and found.offsets is not None:
+                self.offsets[panels] = _lanes(found.offsets)
+
+    @torch.no_grad()
+    def fill_randomly(self, *, deviation: float) -> None:
+        """Codes at random, with scales that give weights of about that standard deviation."""
+        levels = 2**self.bits
+        self.codes.view(torch.uint8).random_(0, 256)
+        self.scales.fill_(deviation * 12**0.5 / levels)
+        if self.offsets is not None:
+            self.offsets.zero_()
+
+    def unpacked(self) -> Quantised:
+        """Codes [N, K], scales and offsets [N, groups], as they were rounded."""
+        codes = _codes(self.codes, bits=self.bits) - self.zero
+        offsets = None if self.offsets is None else self._of_rows(self.offsets)
+        return Quantised(self._of_rows(codes)[:, : self.in_features], self._of_rows(self.scales), offsets)
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Rows [..., K] of the weight, where it is also a table of embeddings."""
+        panel, lane = tokens.flatten() // LANES, tokens.flatten() % LANES
+        codes = _codes(self.codes[panel, :, lane][:, :, None], bits=self.bits) - self.zero
+        offsets = None if self.offsets is None else self.offsets[panel, :, lane]
+        found = Quantised(codes[:, : self.in_features, 0], self.scales[panel, :, lane], offsets)
+        return dequantise(found, group=self.group).view(*tokens.shape, self.in_features)
+
+    def _of_rows(self, panels: Tensor) -> Tensor:
+        """[N/16, X, 16] -> [N, X]"""
+        return panels.transpose(1, 2).flatten(0, 1)[: self.out_features]
+
+
+def packed_weights(model: nn.Module) -> dict[str, PackedLinear]:
+    """Name of a weight in a checkpoint -> the layer that rounds it."""
+    return {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, PackedLinear)}
+
+
+def fill_randomly(model: nn.Module, *, deviation: float = 0.02) -> None:
+    """Random weights for layers in few bits, as other layers have when they are made."""
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            module.fill_randomly(deviation=deviation)
+
+
+def in_huge_pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros, in memory whose pages are 2 MiB where the system has such: weights are read from end to end at every token, and
+    the processor looks up fewer addresses. Small tensors share a region."""
+    size = -(-torch.Size(shape).numel() * dtype.itemsize // 64) * 64
+    begin = _take(size)
+    return begin[: torch.Size(shape).numel() * dtype.itemsize].view(dtype).view(shape)
+
+
+_REGION_BYTES = 64 << 20
+_free = torch.empty(0, dtype=torch.uint8)
+
+
+def _take(size: int) -> Tensor:
+    global _free
+    if size > len(_free):
+        whole = -(-max(size, _REGION_BYTES) // (2 << 20)) * (2 << 20)
+        region = mmap.mmap(-1, whole)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            region.madvise(mmap.MADV_HUGEPAGE)
+        _free = torch.frombuffer(region, dtype=torch.uint8)
+    taken, _free = _free[:size], _free[size:]
+    return taken
+
+
+def _lanes(rows: Tensor) -> Tensor:
+    """[N, X] -> [N/16, X, 16]"""
+    filled = nn.functional.pad(rows, (0, 0, 0, -len(rows) % LANES))
+    return filled.unflatten(0, (-1, LANES)).transpose(1, 2)
+
+
+def _words(codes: Tensor, *, bits: int) -> Tensor:
+    """Codes [N, K] -> words [N/16, K/WORD, 16]: half h of a word has the codes h, h + 2, h + 4, … from its lowest bits on."""
+    word = 32 // bits
+    parts = nn.functional.pad(codes, (0, -codes.shape[1] % word)).view(torch.uint8)
+    parts = parts.unflatten(1, (-1, word // 2, 2)).transpose(2, 3)  # [N, K/WORD, half, WORD/2]
+    if bits == 4:
+        parts = (parts[..., 0::2] & 15) | (parts[..., 1::2] << 4)
+    return _lanes(parts.flatten(2).clone(memory_format=torch.contiguous_format).view(torch.int32).squeeze(-1))
+
+
+def _codes(words: Tensor, *, bits: int) -> Tensor:
+    """Words [P, X, 16] -> codes [P, X * WORD, 16], int8."""
+    parts = words.transpose(1, 2).clone(memory_format=torch.contiguous_format).view(torch.uint8)  # [P, 16, 4X]
+    if bits == 4:
+        parts = torch.stack((parts & 15, parts >> 4), dim=-1).flatten(2)
+    parts = parts.unflatten(2, (-1, 2, 16 // bits)).transpose(3, 4).flatten(2)
+    return parts.view(torch.int8).transpose(1, 2)

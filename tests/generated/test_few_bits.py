@@ -1,0 +1,104 @@
+"""Servers whose weights are kept in few bits: they compute what the plain program computes with the rounded weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from architectures import ARCHITECTURES
+from programs import TINY, build, imported, tiny_spec
+from torch import Tensor, nn
+
+from llmc.runtimes.pytorch.packed import packed_weights
+from llmc.runtimes.pytorch.weights import load_weights, save_weights
+from llmc.runtimes.reference.weight_only import dequantise
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "int8": {"dtype": "int8"},
+    "int4": {"dtype": "int4"},
+    "int4-with-offsets": {"dtype": "int4", "symmetric": False, "group": 64},
+}
+SHAPED = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gpt2", "bloom", "mistral")
+"""Biases, tied and scaled heads, windows, caps, other activations, norms of heads, blocks and positions."""
+
+
+@contextmanager
+def program(folder: Path, name: str, weights: dict[str, Any]) -> Iterator[ModuleType]:
+    serve = TINY["serve"] | {"weights": weights}
+    spec = tiny_spec(without=("train", "data"), model=copy.deepcopy(ARCHITECTURES[name]), serve=serve)
+    with imported(build(spec, folder), "model") as (module,):
+        yield module
+
+
+def saved(folder: Path, name: str) -> nn.Module:
+    """A plain model with random weights, which are in folder/weights as well."""
+    with program(folder / "plain", name, {"dtype": "fp32"}) as module:
+        model = module.Model()
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator) + (parameter.dim() == 1))
+        save_weights(model, folder / "weights")
+        return model
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("name", SHAPED)
+@torch.no_grad()
+def test_logits_are_those_of_the_rounded_weights(name: str, format: str, tmp_path: Path) -> None:
+    plain, tokens = saved(tmp_path, name), torch.randint(0, 512, (2, 24))
+    with program(tmp_path / "packed", name, FORMATS[format]) as module:
+        model = module.Model()
+        load_weights(model, tmp_path / "weights")
+        parameters = dict(plain.named_parameters())
+        assert len(packed_weights(model)) >= 3 * 4
+        for key, layer in packed_weights(model).items():
+            parameters[key].copy_(dequantise(layer.unpacked(), group=layer.group))
+        expected = plain.logits(plain(tokens))
+        torch.testing.assert_close(model.logits(model(tokens)), expected, atol=2e-4, rtol=0)
+        torch.testing.assert_close(decoded(module, model, tokens), expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+@torch.no_grad()
+def test_greedy_answers_in_eight_bits_follow_plain_logits(name: str, tmp_path: Path) -> None:
+    plain, tokens = saved(tmp_path, name), torch.randint(0, 512, (1, 8))
+    with program(tmp_path / "packed", name, FORMATS["int8"]) as module:
+        model = module.Model()
+        load_weights(model, tmp_path / "weights")
+        for _ in range(16):
+            logits, wanted = decoded(module, model, tokens)[:, -1], plain.logits(plain(tokens))[:, -1]
+            assert float((logits.log_softmax(-1) - wanted.log_softmax(-1)).abs().max()) < 0.1
+            chosen = logits.argmax(-1)
+            assert float(wanted.max() - wanted[0, chosen[0]]) < 0.05  # the best, or as good as it
+            tokens = torch.cat((tokens, chosen[None]), dim=1)
+
+
+@torch.no_grad()
+def test_weights_take_the_memory_that_the_plan_counts(tmp_path: Path) -> None:
+    """4.5 bits in layers and 8.25 in the head, both for whole panels of sixteen rows."""
+    with program(tmp_path, "llama", FORMATS["int4"]) as module:
+        layers = packed_weights(module.Model())
+    size = sum(each.codes.nbytes + each.scales.nbytes for each in layers.values())
+    head = layers.pop("head.weight")
+    counted = sum(each.weight.numel() for each in layers.values()) * 4.5 / 8 + head.weight.numel() * 8.25 / 8
+    assert size == counted
+
+
+def decoded(module: ModuleType, model: Any, tokens: Tensor) -> Tensor:
+    """Logits [B, T, V], the first tokens in one piece and then one by one."""
+    count, length = tokens.shape
+    cache = module.KVCache(num_blocks=32, block_tokens=4, dtype=torch.float32)
+    blocks = torch.arange(32).view(2, 16)[:count]
+    pieces = [(0, 5), *((at, at + 1) for at in range(5, length))]
+    found = []
+    for begin, end in pieces:
+        positions = torch.arange(begin, end).expand(count, -1)
+        found.append(model.logits(model.decode(tokens[:, begin:end], positions, blocks[:, : -(-end // 4)], cache)))
+    return torch.cat(found, dim=1)

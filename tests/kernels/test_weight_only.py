@@ -1,0 +1,185 @@
+"""Weights in 8 and 4 bits: how they are rounded, how they are kept, and the products of the C++ kernel against float64."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import kernel_samples as samples
+import pytest
+import torch
+from kernel_samples import DTYPES, TORCH
+from kernel_workshop import Workshop
+from numerics import assert_accurate, random
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from llmc.compiler.kernels.kernel import DType
+from llmc.runtimes.kernels.native import CHOICE
+from llmc.runtimes.pytorch.packed import PackedLinear, fill_randomly
+from llmc.runtimes.pytorch.weights import load_weights, save_weights
+from llmc.runtimes.reference.weight_only import dequantise, quantise, weight_only_linear
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "int8": {"bits": 8, "group": 64},
+    "int4": {"bits": 4, "group": 32},
+    "int4-wide-groups": {"bits": 4, "group": 128},
+    "int4-with-offsets": {"bits": 4, "group": 32, "has_offset": True},
+}
+SIZES = [(64, 48), (37, 19), (200, 130), (8, 1)]
+"""K inputs and N outputs: whole groups and panels, parts of both, more than one block of panels, next to nothing."""
+formats = pytest.mark.parametrize("name", FORMATS)
+dtypes = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def layer_of(module: ModuleType, depth: int, size: int, *, dtype: DType = "fp32", has_bias: bool = True) -> Any:
+    """A layer with a weight and a bias that are filled in."""
+    bits = next(bits for bits in (4, 8) if hasattr(module, f"Int{bits}Linear"))
+    layer = getattr(module, f"Int{bits}Linear")(depth, size, bias=has_bias)
+    layer.fill(random(size, depth, seed=1))
+    if has_bias:
+        layer.bias.data = random(size, seed=2, dtype=TORCH[dtype])
+    return layer
+
+
+@formats
+@dtypes
+@torch.no_grad()
+def test_products_agree_with_float64(workshop: Workshop, name: str, dtype: DType) -> None:
+    module = workshop.make(samples.weight_only_linear(dtype, **FORMATS[name]))
+    for depth, size in SIZES:
+        layer = layer_of(module, depth, size, dtype=dtype)
+        kept = layer.unpacked()
+        eager = partial(_eager, kept, group=layer.group)
+        for rows in (1, 2, 5, 13, 33, 100):
+            inputs = random(rows, depth, dtype=TORCH[dtype]), layer.bias
+            assert_accurate(partial(_product, layer), eager, inputs)
+
+
+def _product(layer: Any, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return layer(x)
+
+
+def _eager(kept: Any, x: torch.Tensor, bias: torch.Tensor, *, group: int) -> torch.Tensor:
+    return weight_only_linear(x, kept, bias, group=group)
+
+
+@torch.no_grad()
+def test_a_layer_without_bias_and_more_dims(workshop: Workshop) -> None:
+    module = workshop.make(samples.weight_only_linear("fp32", **FORMATS["int4"]))
+    layer = layer_of(module, 40, 24, has_bias=False)
+    x = random(3, 2, 5, 40)[:, 1]  # not in order
+    weight = dequantise(layer.unpacked(), group=32)
+    torch.testing.assert_close(layer(x), x @ weight.T, atol=1e-5, rtol=1e-5)
+
+
+@formats
+def test_what_is_kept_is_what_was_rounded(workshop: Workshop, name: str) -> None:
+    module = workshop.make(samples.weight_only_linear("fp32", **FORMATS[name]))
+    layer, weight = layer_of(module, 37, 19), random(19, 37, seed=1)
+    kept = layer.unpacked()
+    expected = quantise(weight, bits=layer.bits, group=layer.group, has_offset=layer.has_offset)
+    for found, wanted in zip(kept, expected, strict=True):
+        assert found is wanted is None or (found is not None and wanted is not None and torch.equal(found, wanted))
+    tokens = torch.tensor([[0, 18, 5], [16, 0, 15]])
+    assert torch.equal(layer.rows(tokens), dequantise(expected, group=layer.group)[tokens])
+
+
+@pytest.mark.parametrize(("bits", "has_offset", "steps"), [(8, False, 0.51), (4, False, 2.5), (4, True, 0.54)])
+def test_rounding_is_within_half_a_step(bits: int, has_offset: bool, steps: float) -> None:
+    """int4 without an offset may cut the far end of a group off, where that spares the others more; a bf16 offset lies a little off."""
+    weight = random(64, 100)
+    kept = quantise(weight, bits=bits, group=32, has_offset=has_offset)
+    step = kept.scales.float().abs().repeat_interleave(32, dim=1)[:, :100]
+    off = (dequantise(kept, group=32) - weight).abs() / step
+    assert off.max() <= steps
+    assert off.mean() < 0.3
+
+
+def test_four_bits_err_less_than_scales_from_the_largest_number_alone() -> None:
+    """As in llama.cpp's Q4_0, whose scale is the largest number over -8."""
+    weight = random(256, 256)
+    groups = weight.view(-1, 32)
+    reach = groups.gather(1, groups.abs().argmax(1, keepdim=True)) / -8
+    plain = ((groups / reach).round().clamp(-8, 7) * reach - groups).square().mean()
+    error = (dequantise(quantise(weight, bits=4, group=32), group=32) - weight).square().mean()
+    assert error < 0.95 * plain
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_zeros_and_single_numbers_stay_what_they_are(bits: int) -> None:
+    weight = torch.zeros(3, 40)
+    weight[1, 3], weight[2, 39] = -2.0, 0.5
+    assert torch.equal(dequantise(quantise(weight, bits=bits, group=32), group=32) == 0, weight == 0)
+    torch.testing.assert_close(dequantise(quantise(weight, bits=bits, group=32), group=32), weight, rtol=8e-3, atol=0)
+
+
+def test_a_constant_with_an_offset_stays_what_it_is() -> None:
+    kept = quantise(torch.full((2, 32), 0.75), bits=4, group=32, has_offset=True)
+    assert torch.equal(dequantise(kept, group=32), torch.full((2, 32), 0.75))
+
+
+@torch.no_grad()
+def test_the_eager_twin_says_the_same(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = samples.weight_only_linear("bf16", **FORMATS["int8"])
+    x = random(5, 37, dtype=torch.bfloat16)
+    compiled = layer_of(workshop.make(view), 37, 19, dtype="bf16")(x)
+    monkeypatch.setenv(CHOICE, "eager")
+    eager = layer_of(workshop.make(view), 37, 19, dtype="bf16")(x)
+    torch.testing.assert_close(compiled, eager, atol=0.06, rtol=0.02)
+
+
+@torch.no_grad()
+def test_without_a_compiler_the_price_is_told(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    module = workshop.make(samples.weight_only_linear("bf16", **FORMATS["int4"]))
+    assert "each weight read from 4 bits, written and read again in 16, at every step" in capsys.readouterr().err
+    assert layer_of(module, 37, 19, dtype="bf16")(random(2, 37, dtype=torch.bfloat16)).shape == (2, 19)
+
+
+@formats
+def test_a_custom_op_for_those_who_trace(workshop: Workshop, name: str) -> None:
+    module = workshop.make(samples.weight_only_linear("bf16", **FORMATS[name]))
+    layer = layer_of(module, 40, 24, dtype="bf16")
+    args = (random(3, 40, dtype=torch.bfloat16), layer.codes, layer.scales, layer.offsets, layer.bias.detach(), 24)
+    op = getattr(module, f"int{layer.bits}_linear")
+    torch.library.opcheck(op, args, test_utils=("test_schema", "test_faketensor"))
+    with torch.no_grad():
+        assert torch.equal(op(*args), layer(args[0]))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert layer(torch.empty(2, 7, 40, dtype=torch.bfloat16)).shape == (2, 7, 24)
+
+
+def test_a_weight_of_other_sizes_is_refused(workshop: Workshop) -> None:
+    module = workshop.make(samples.weight_only_linear("fp32", **FORMATS["int8"]))
+    with pytest.raises(AssertionError, match="other sizes"):
+        layer_of(module, 64, 48)(random(2, 32))
+
+
+def test_weights_are_rounded_as_they_are_loaded(workshop: Workshop, tmp_path: Path) -> None:
+    module = workshop.make(samples.weight_only_linear("fp32", **FORMATS["int8"]))
+    plain = torch.nn.Sequential(torch.nn.Linear(37, 19), torch.nn.LayerNorm(19))
+    save_weights(plain, tmp_path)
+    model = torch.nn.Sequential(module.Int8Linear(37, 19, bias=True), torch.nn.LayerNorm(19)).to(torch.float32)
+    load_weights(model, tmp_path)
+    x = random(3, 37)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), plain(x), atol=0.05, rtol=0.05)
+    layer = model[0]
+    assert isinstance(layer, PackedLinear)
+    assert layer.codes.nbytes + layer.scales.nbytes < 32 * 40 * 1.2  # whole panels and words, bytes and scales
+    assert layer.weight.is_meta
+
+
+def test_random_weights_have_the_deviation_asked_for(workshop: Workshop) -> None:
+    for name in ("int8", "int4-with-offsets"):
+        module = workshop.make(samples.weight_only_linear("fp32", **FORMATS[name]))
+        layer = layer_of(module, 256, 128)
+        fill_randomly(torch.nn.Sequential(layer), deviation=0.02)
+        found = dequantise(layer.unpacked(), group=layer.group)
+        assert 0.018 < float(found.std()) < 0.022
+        assert abs(float(found.mean())) < 0.003  # of sixteen codes eight are below zero, seven above
