@@ -36,6 +36,7 @@ VIEW = ServeView(
     origin="tiny.yaml",
     plan_lines=("8 sequences at a time, time to first token 20 ms.",),
     device="cpu",
+    packed=None,
     is_bf16=False,
     is_kv_bf16=False,
     vocab_size=512,
