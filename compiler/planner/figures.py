@@ -81,7 +81,7 @@ def short(value: float) -> str:
 
 
 def gib(size_bytes: float) -> str:
-    return f"{size_bytes / GIB:.1f} GiB" if size_bytes >= 0.1 * GIB else f"{size_bytes / 2**20:.0f} MiB"
+    return f"{size_bytes / GIB:,.1f} GiB" if size_bytes >= 0.1 * GIB else f"{size_bytes / 2**20:.0f} MiB"
 
 
 def gib_short(size_bytes: float) -> str:

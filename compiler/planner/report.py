@@ -29,7 +29,7 @@ from .figures import (
 from .plan import Plan, ServeInterval, ServePrediction, TrainPrediction
 from .shadow import serve_prices, train_prices
 from .train_search import runners_up
-from .words import engine_words, layout_line, serve_line
+from .words import checkpoint_facts, engine_words, layout_line, serve_line
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
@@ -99,6 +99,8 @@ def _training(train: TrainOutcome, spec: Spec, asked: Asked, *, precision: str) 
     step = f"step {seconds(predicted.step_time_s)} ({seconds(predicted.step_time_low_s)} – {seconds(predicted.step_time_high_s)})"
     rate = f"{short(predicted.tokens_per_s_per_device)} tokens/s{' a device' if plan.layout.devices > 1 else ''}"
     lines += row_of_facts([step, rate, f"MFU {predicted.mfu:.0%}", _whole_run(train, predicted)])
+    if plan.reliability is not None:
+        lines += row_of_facts(checkpoint_facts(plan.reliability))
     ledger = train.chosen.ledger if plan.fits else train.found.nearest_miss.ledger if train.found.nearest_miss else None
     if ledger is not None:
         lines += ["", *two_tables(_memory_table(train, ledger), _time_table(train, predicted))]

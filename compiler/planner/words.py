@@ -1,12 +1,15 @@
-"""Layouts in a line of words."""
+"""Layouts and checkpoints in a line of words."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ...spec.units import GIB
+from .figures import duration, gib, seconds
+
 if TYPE_CHECKING:
     from .layout import Layout
-    from .plan import ServeLayout
+    from .plan import Reliability, ServeLayout
 
 
 def layout_line(layout: Layout) -> str:
@@ -52,3 +55,12 @@ def engine_words(layout: ServeLayout) -> str:
     devices = layout.replicas * layout.tp * layout.pp
     engine = " × ".join([str(layout.replicas), *degrees])
     return f"{devices} device{'s' if devices > 1 else ''} = {engine} · batch {layout.max_batch} · {layout.weights}"
+
+
+def checkpoint_facts(found: Reliability) -> list[str]:
+    """What checkpoints and failures cost, where the spec names a storage."""
+    return [
+        f"checkpoint {gib(found.checkpoint_gib * GIB)} in {seconds(found.write_s)}, {seconds(found.stop_s)} of it stops training",
+        f"one every {duration(found.interval_s)} ({found.every_steps:,} steps)",
+        f"a failure every {duration(found.mtbf_hours * 3600)}: {found.goodput:.1%} of the time trains",
+    ]

@@ -68,6 +68,10 @@ def _facts(train: TrainOutcome, spec: Spec) -> Facts:
         facts.append(("cost", f"${big(predicted.cost_usd)}"))
     if predicted.energy_mwh is not None:
         facts.append(("energy", f"{short(predicted.energy_mwh)} MWh"))
+    if (safety := train.plan.reliability) is not None:
+        facts.append(("a checkpoint", f"{seconds(safety.write_s)}, every {duration(safety.interval_s)}"))
+        facts.append(("a failure every", duration(safety.mtbf_hours * 3600)))
+        facts.append(("goodput", f"{safety.goodput:.1%}"))
     return Facts(tuple(facts))
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from llmc.compiler.pipeline import PlanEntry, plan_specs
 from llmc.compiler.planner.plan import PLAN_SCHEMA_FILE, Plan, plan_schema, plan_schema_text
 from llmc.compiler.planner.report import print_plan
+from llmc.compiler.report.page import page_of
 
 TRAIN = """
 llmc: 1
@@ -64,6 +65,21 @@ def test_reports_of_examples(name: str, root: Path, snapshot):
     report = print_plan(plan(root / "examples" / f"{name}.yaml"), file=f"examples/{name}.yaml")
     assert max(map(len, report.splitlines())) <= 100
     assert report == snapshot
+
+
+def test_a_storage_has_its_checkpoints_told(root: Path):
+    """In words and on the page, with the figures of the plan."""
+    path = root / "examples" / "3-llama3-405b-fixed.yaml"
+    entry = plan(path, "hardware.storage=tectonic")
+    assert entry.plan.train is not None
+    found = entry.plan.train.reliability
+    assert found is not None
+    report, page = print_plan(entry, file="spec.yaml"), page_of(entry, file="spec.yaml")
+    assert f"checkpoint {found.checkpoint_gib:,.1f} GiB in {found.write_s:.1f} s" in report
+    assert f"({found.every_steps:,} steps)" in report
+    assert f"{found.goodput:.1%} of the time trains" in report
+    assert f"<dd>{found.goodput:.1%}</dd>" in page
+    assert "checkpoint" not in print_plan(plan(path), file="spec.yaml")
 
 
 def test_the_committed_schema_is_up_to_date(root: Path):
