@@ -32,6 +32,8 @@ class AddNorm(Kernel):
 
     @property
     def python_side(self) -> str:
+        if not self.has_backward:
+            return "ops/add_rms_norm_forward"
         return "ops/add_norm" if self.is_triton else super().python_side
 
     @property

@@ -149,6 +149,11 @@ def _reason(setting: Setting) -> str | None:
     return _of_model(setting.model) or (None if setting.chip is not None else _of_cpp(setting.model))
 
 
+def reason_in_cpp(model: Model) -> str | None:
+    """Why C++ does not know a model's attention."""
+    return _of_model(model) or _of_cpp(model)
+
+
 def _of_model(model: Model) -> str | None:
     attention, position = model.attention, model.position
     if attention.kind == "mla":

@@ -39,11 +39,13 @@ class GatedLinear(Kernel):
 
     @property
     def python_side(self) -> str:
+        if not self.has_backward:
+            return "ops/gated_forward"
         return "ops/gated" if self.is_triton else super().python_side
 
     @property
     def fuses(self) -> str:
-        return f"{self.formula} * up" + ("" if self.is_triton else ", projection")
+        return f"{self.formula} * up" + ("" if self.is_triton or not self.has_backward else ", projection")
 
     @property
     def spared_bytes(self) -> float:

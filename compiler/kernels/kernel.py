@@ -27,6 +27,8 @@ class Kernel:
     dtype: DType
     """Of the numbers in memory; arithmetic is in fp32."""
     language: Language
+    has_backward: bool = True
+    """Whether gradients are ever asked for; servers ask for none."""
     chip: str = ""
     """For which GPU tiles were chosen, as generated files name it."""
 

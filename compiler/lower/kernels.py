@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..kernels.serving import choose_serving
 from ..kernels.setting import Setting
 from ..kernels.table import choose_kernels
-from ..kernels.weight_only_linear import BITS, choose_weight_only
+from ..kernels.weight_only_linear import BITS
 from .model import longest_sequence
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
     from ..kernels.kernel import Kernel
-    from ..kernels.weight_only_linear import WeightOnlyLinear
     from ..planner.plan import Plan
 
 
@@ -22,12 +22,12 @@ def lower_kernels(spec: Spec, plan: Plan) -> tuple[Kernel, ...]:
     return serving_kernels(spec, plan) if setting is None else choose_kernels(setting)
 
 
-def serving_kernels(spec: Spec, plan: Plan) -> tuple[WeightOnlyLinear, ...]:
-    """The blocks' linear layers, then the head's. They compute in the format of the KV cache."""
+def serving_kernels(spec: Spec, plan: Plan) -> tuple[Kernel, ...]:
+    """Of a server with weights in few bits, whose numbers are in the format of the KV cache."""
     if spec.serve is None or plan.serve is None or plan.serve.layout.weights not in BITS:
         return ()
     dtype = "fp32" if spec.serve.kv_cache.dtype == "fp32" else "bf16"
-    return choose_weight_only(spec, weights=plan.serve.layout.weights, dtype=dtype)
+    return choose_serving(spec, weights=plan.serve.layout.weights, dtype=dtype, longest=longest_sequence(spec))
 
 
 def setting_of(spec: Spec, plan: Plan) -> Setting | None:

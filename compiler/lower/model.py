@@ -215,6 +215,11 @@ class ModelView:
         return next((name for name in self.kernels if name.startswith("add_")), "")
 
     @property
+    def decode_attention(self) -> bool:
+        """Whether running answers have a kernel for their attention."""
+        return "decode_attention" in self.kernels
+
+    @property
     def attends_by_hand(self) -> bool:
         """Whether scores are computed step by step anywhere: a kernel knows caps, and does no decoding."""
         return self.attention.is_eager and (self.has_decode or "causal_attention" not in self.kernels)

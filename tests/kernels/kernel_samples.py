@@ -9,6 +9,7 @@ import torch
 from llmc.compiler.kernels.adamw import AdamW
 from llmc.compiler.kernels.add_norm import AddNorm
 from llmc.compiler.kernels.causal_attention import CausalAttention
+from llmc.compiler.kernels.decode_attention import DecodeAttention
 from llmc.compiler.kernels.embed import Embed
 from llmc.compiler.kernels.gated_linear import ACTIVATIONS, GatedLinear
 from llmc.compiler.kernels.kernel import DType
@@ -19,8 +20,9 @@ DTYPES: tuple[DType, ...] = ("fp32", "bf16")
 TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def add_rms_norm(dtype: DType, *, hidden_size: int, unit_offset: bool = False) -> AddNorm:
+def add_rms_norm(dtype: DType, *, hidden_size: int, unit_offset: bool = False, has_backward: bool = True) -> AddNorm:
     return AddNorm(
+        has_backward=has_backward,
         name="add_rms_norm",
         template="add_rms_norm",
         dtype=dtype,
@@ -31,10 +33,13 @@ def add_rms_norm(dtype: DType, *, hidden_size: int, unit_offset: bool = False) -
     )
 
 
-def gated_linear(dtype: DType, *, eager: str, size: int, has_bias: bool = False) -> GatedLinear:
+def gated_linear(
+    dtype: DType, *, eager: str, size: int, has_bias: bool = False, has_backward: bool = True
+) -> GatedLinear:
     title, formula, activation = ACTIVATIONS[eager]
     return GatedLinear(
-        name=f"{eager}_linear",
+        has_backward=has_backward,
+        name=f"{eager}_linear" if has_backward else eager,
         template="gated_linear",
         dtype=dtype,
         language="cpp",
@@ -55,6 +60,20 @@ def causal_attention(dtype: DType, **changes: Any) -> CausalAttention:
         template="causal_attention",
         dtype=dtype,
         language="cpp",
+        scale=sizes["head_dim"] ** -0.5,
+        **sizes,
+    )
+
+
+def decode_attention(dtype: DType, **changes: Any) -> DecodeAttention:
+    sizes: dict[str, Any] = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 32, "window": None, "has_rope": True}
+    sizes |= changes
+    return DecodeAttention(
+        name="decode_attention",
+        template="decode_attention",
+        dtype=dtype,
+        language="cpp",
+        has_backward=False,
         scale=sizes["head_dim"] ** -0.5,
         **sizes,
     )
@@ -97,6 +116,7 @@ def weight_only_linear(
         template="weight_only_linear",
         dtype=dtype,
         language="cpp",
+        has_backward=False,
         bits=bits,
         group=group,
         has_offset=has_offset,

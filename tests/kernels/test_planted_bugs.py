@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import test_adamw
 import test_forward_and_backward as checks
+import test_serving_kernels
 import test_weight_only
 from kernel_workshop import Workshop
 
@@ -59,6 +60,14 @@ def four_bits_in_bf16(workshop: Workshop) -> None:
     test_weight_only.test_products_agree_with_float64(workshop, "int4", "bf16")
 
 
+def answers(workshop: Workshop) -> None:
+    test_serving_kernels.test_attention_of_running_answers(workshop, "fp32", "grouped")
+
+
+def answers_in_a_window(workshop: Workshop) -> None:
+    test_serving_kernels.test_attention_of_running_answers(workshop, "fp32", "wide-heads-in-a-window")
+
+
 BUGS: list[tuple[Check, str, str]] = [
     (norm, "if (x) v += load(x + at + j, lanes);", ""),
     (norm, "sum(squares) / D + EPS", "sum(squares) / (D / 16 * 16) + EPS"),
@@ -104,6 +113,20 @@ BUGS: list[tuple[Check, str, str]] = [
     (adamw, "grads + at, lanes) * grad_scale", "grads + at, lanes)"),
     (adamw, "sqrt(square) * root_scale + EPS", "sqrt(square) * square_scale + EPS"),
     (adamw, "(bits + 0x8000) >> 16", "bits >> 16"),
+    (answers, "std::fill(scores[i], scores[i] + CHUNK, -1e30f);", ""),
+    (answers, "std::exp(part(chunk)->largest - most)", "1.0f"),
+    (answers, "total += share * part(chunk)->total", "total += part(chunk)->total"),
+    (
+        answers,
+        "rows[at] * ROW;\n    for (int c = 0; c < VECTORS; c++) {\n      const f32x16 v",
+        "at * ROW;\n    for (int c = 0; c < VECTORS; c++) {\n      const f32x16 v",
+    ),
+    (answers, "b * c + a * s", "b * c - a * s"),
+    (answers, "key + K * C, C * sizeof", "key + C, C * sizeof"),
+    (answers, "SCALE, queries + i * C", "1.0f, queries + i * C"),
+    (answers, "std::min(chunk * CHUNK + CHUNK, lengths[b])", "std::min(chunk * CHUNK + CHUNK, capacity)"),
+    (answers, "load(part(chunk)->weighed + 16 * c) * share", "load(part(chunk)->weighed + 16 * c)"),
+    (answers_in_a_window, "lengths[b] - 20", "lengths[b] - 19"),
     (eight_bits, "words << (24 - SHIFT)) >> 24", "words << (24 - SHIFT)) >> 23"),
     (eight_bits, "0xc300", "0xc2f0"),
     (eight_bits, "TABLES[S % (LOOKUPS / PAIRS)]", "TABLES[0]"),

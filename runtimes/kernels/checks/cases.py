@@ -18,6 +18,7 @@ from torch import Tensor
 from ...reference import activation, norm
 from ...reference.adamw import adamw_step, join, split
 from ...reference.attention import causal_attention
+from ...reference.decode_attention import decode_attention
 from ...reference.embedding import embed
 from ...reference.loss import linear_cross_entropy
 from ...reference.weight_only import weight_only_linear
@@ -40,9 +41,11 @@ class Case:
 def cases_of(kernel: Description, module: ModuleType, *, rows: Sequence[int]) -> Iterator[Case]:
     """One case or more for each number of rows (tokens)."""
     make = _MAKERS[kernel["template"]]
+    wrap = (lambda function: function) if kernel.get("has_backward", True) else _without_gradients
     for count in rows:
         for case in make(kernel, module, count):
-            yield Case(f"{case.name}, {count} rows", case.function, case.eager, case.inputs, case.eps)
+            name = f"{case.name}, {count} rows"
+            yield Case(name, wrap(case.function), wrap(case.eager), case.inputs, case.eps)
 
 
 def _add_norm(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
@@ -71,6 +74,9 @@ def _gated(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]
 
 
 def _gated_linear(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    if not kernel.get("has_backward", True):  # then the projection is another kernel's
+        yield from _gated(kernel, module, rows)
+        return
     dtype, size = DTYPES[kernel["dtype"]], kernel["size"]
     activate = getattr(activation, kernel["eager"])
     bias = (random(11, seed=3, dtype=dtype),) if kernel["has_bias"] else ()
@@ -153,25 +159,72 @@ def _adamw(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]
 
 def _weight_only_linear(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
     """A layer is no parameter of a case: its weight is what it was rounded to, whatever works with it."""
-    dtype = DTYPES[kernel["dtype"]]
+    dtype, group = DTYPES[kernel["dtype"]], kernel["group"]
     make = getattr(module, f"Int{kernel['bits']}Linear")
     for depth, size in ((200, 131), (37, 5)):
         layer = make(depth, size, bias=kernel["has_bias"])
         layer.fill(random(size, depth, seed=1))
         if kernel["has_bias"]:
             layer.bias.data = random(size, seed=2, dtype=dtype)
-        bias = (layer.bias.detach(),) if kernel["has_bias"] else ()
-        kept = layer.unpacked()
+        bias, found = (layer.bias.detach(),) if kernel["has_bias"] else (), layer.unpacked()
 
         def product(x: Tensor, *_: Tensor, layer: Any = layer) -> Tensor:
-            with torch.no_grad():
-                return layer(x)
+            return layer(x)
 
-        def eager(x: Tensor, *bias: Tensor, kept: Any = kept) -> Tensor:
-            with torch.no_grad():
-                return weight_only_linear(x, kept, *bias, group=kernel["group"])
+        def eager(x: Tensor, *bias: Tensor, kept: Any = found) -> Tensor:
+            return weight_only_linear(x, kept, *bias, group=group)
 
         yield Case(f"{size} x {depth}", product, eager, (random(rows, depth, seed=3, dtype=dtype), *bias))
+
+
+def _decode_attention(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    """Three sequences of up to `rows` tokens, in rows of the cache in any order; others hold what nobody may read."""
+    heads, kv_heads, size = kernel["num_heads"], kernel["num_kv_heads"], kernel["head_dim"]
+    dtype, function = DTYPES[kernel["dtype"]], getattr(module, kernel["name"])
+    lengths = torch.tensor([rows, 1, max(1, rows // 2)])
+    read = torch.randperm(4 * rows, generator=torch.Generator().manual_seed(1))[: 3 * rows].view(3, rows)
+    written = read.gather(1, lengths[:, None] - 1)
+    hidden = torch.ones(4 * rows, dtype=torch.bool)
+    for row, length in zip(read, lengths, strict=True):
+        hidden[row[:length]] = False
+    keys, values = (random(4 * rows, kv_heads, size, seed=seed, dtype=dtype) for seed in (2, 3))
+    keys[hidden], values[hidden] = torch.nan, torch.nan
+    qkv = random(3, 1, (heads + 2 * kv_heads) * size, seed=4, dtype=dtype, scale=1.5)
+    angles = lengths[:, None] * 100.0 ** -torch.linspace(0, 1, size // 2)
+    turns = (angles.cos(), angles.sin()) if kernel["has_rope"] else ()
+
+    def attended(qkv: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        keys, values = keys.clone(), values.clone()
+        out = function(qkv, *turns, keys, values, written, read, lengths)
+        return out, keys[~hidden], values[~hidden]
+
+    def eager(qkv: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        keys, values = keys.nan_to_num(0.0), values.nan_to_num(0.0)
+        turned = tuple(each.to(torch.promote_types(qkv.dtype, torch.float32)) for each in turns)
+        out = decode_attention(
+            qkv,
+            (turned[0], turned[1]) if turned else None,
+            (keys, values),
+            written,
+            read,
+            lengths,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            scale=kernel["scale"],
+            window=kernel["window"],
+        )
+        return out, keys[~hidden], values[~hidden]
+
+    yield Case("one token of three sequences", attended, eager, (qkv, keys, values))
+
+
+def _without_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        with torch.no_grad():
+            out = function(*args)
+        return tuple(each.detach() for each in out) if isinstance(out, tuple) else out.detach()
+
+    return call
 
 
 _MAKERS: dict[str, Callable[[Description, ModuleType, int], Iterator[Case]]] = {
@@ -179,6 +232,7 @@ _MAKERS: dict[str, Callable[[Description, ModuleType, int], Iterator[Case]]] = {
     "add_norm": _add_norm,
     "add_rms_norm": _add_norm,
     "causal_attention": _causal_attention,
+    "decode_attention": _decode_attention,
     "embed": _embed,
     "gated": _gated,
     "gated_linear": _gated_linear,

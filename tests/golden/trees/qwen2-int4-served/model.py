@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.add_rms_norm import add_rms_norm
+from kernels.decode_attention import decode_attention
 from kernels.int4_linear import Int4Linear
 from kernels.int8_linear import Int8Linear
+from kernels.swiglu import swiglu
 
 
 def rope(positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,6 +47,7 @@ class LayerCache(NamedTuple):
     values: Tensor  # [rows, K, C]
     written: Tensor  # [B, T]: rows of the step's tokens
     read: Tensor  # [B, S]: rows of each sequence, from its first token on
+    lengths: Tensor  # [B]: tokens of each sequence after the step
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write the step's keys and values [B, K, T, C]; those of the whole sequences come back, [B, K, S, C]."""
@@ -64,8 +68,9 @@ class KVCache:
     def layers(self, blocks: Tensor, positions: Tensor) -> Iterator[LayerCache]:
         """Each layer's part, for tokens at `positions` [B, T] of sequences in `blocks` [B, N]."""
         written, read = rows(blocks, positions, block_tokens=self.block_tokens, nothing=self.keys.shape[1] - 1)
+        lengths = positions[:, -1] + 1
         for keys, values in zip(self.keys, self.values, strict=True):
-            yield LayerCache(keys, values, written, read)
+            yield LayerCache(keys, values, written, read, lengths)
 
 
 def rows(blocks: Tensor, positions: Tensor, *, block_tokens: int, nothing: int) -> tuple[Tensor, Tensor]:
@@ -92,7 +97,11 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        q, k, v = self.qkv(x).split((64, 32, 32), dim=-1)  # [B, T, H*C], [B, T, K*C] x 2
+        qkv = self.qkv(x)  # [B, T, (H + 2K)*C]
+        if cache is not None and x.shape[1] == 1:
+            y = decode_attention(qkv, cos, sin, cache.keys, cache.values, cache.written, cache.read, cache.lengths)
+            return self.out(y)  # [B, 1, D]
+        q, k, v = qkv.split((64, 32, 32), dim=-1)  # [B, T, H*C], [B, T, K*C] x 2
         q = q.unflatten(-1, (4, 16)).transpose(1, 2)  # [B, H, T, C]
         k = k.unflatten(-1, (2, 16)).transpose(1, 2)  # [B, K, T, C]
         v = v.unflatten(-1, (2, 16)).transpose(1, 2)  # [B, K, T, C]
@@ -112,8 +121,8 @@ class Mlp(nn.Module):
         self.down = Int4Linear(96, 64, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)  # [B, T, F] x 2
-        return self.down(F.silu(gate) * up)  # [B, T, D]
+        gate_up = self.gate_up(x)  # [B, T, 2F]
+        return self.down(swiglu(gate_up))  # [B, T, D]
 
 
 class Block(nn.Module):
@@ -127,10 +136,18 @@ class Block(nn.Module):
         self.mlp = Mlp()
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None
-    ) -> Tensor:
-        x = x + self.attn(self.attn_norm(x), cos, sin, mask, cache)
-        return x + self.mlp(self.mlp_norm(x))
+        self,
+        stream: Tensor | None,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """x [B, T, D] is to be added to the residual stream first, as what comes back is by the next block."""
+        stream, normed = add_rms_norm(stream, x, self.attn_norm.weight)
+        stream, normed = add_rms_norm(stream, self.attn(normed, cos, sin, mask, cache), self.mlp_norm.weight)
+        return stream, self.mlp(normed)
 
 
 class Model(nn.Module):
@@ -147,9 +164,10 @@ class Model(nn.Module):
         positions = torch.arange(tokens.shape[1], device=tokens.device)  # [T]
         x = self.embed.rows(tokens).to(torch.bfloat16)  # [B, T, D]
         cos, sin = rope(positions)  # [T, 8] x 2
+        stream = None  # the residual stream, to which x is yet to be added
         for layer in self.layers:
-            x = layer(x, cos, sin)
-        return self.norm(x)
+            stream, x = layer(stream, x, cos, sin)
+        return add_rms_norm(stream, x, self.norm.weight)[1]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] -> logits [..., V]."""
@@ -162,6 +180,7 @@ class Model(nn.Module):
         num_keys = blocks.shape[1] * cache.block_tokens  # S
         cos, sin = rope(at)  # [B, 1, T, 8] x 2
         mask = causal_mask(at, num_keys)  # [B, 1, T, S]
+        stream = None
         for layer, part in zip(self.layers, cache.layers(blocks, positions), strict=True):
-            x = layer(x, cos, sin, mask, part)
-        return self.norm(x)
+            stream, x = layer(stream, x, cos, sin, mask, part)
+        return add_rms_norm(stream, x, self.norm.weight)[1]

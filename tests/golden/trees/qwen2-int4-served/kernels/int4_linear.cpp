@@ -70,7 +70,7 @@ static inline void multiply_group(Weights w, int64_t begin, int64_t end, const N
   constexpr int CHAINS = ROWS < 3 ? LOOKUPS : 1;  // sums that need not wait for each other
   f32x16 partial[ROWS][CHAINS] = {};
   for (int64_t at = begin; at < end; at++) {
-    __builtin_prefetch((const char*)(w.codes + at) + 2048);
+    __builtin_prefetch((const char*)(w.codes + at) + 4096);
     const __m512i words = _mm512_loadu_si512(w.codes + at);
     const __m512bh found[LOOKUPS] = {look_up<0>(words), look_up<1>(words), look_up<2>(words), look_up<3>(words)};
 #pragma GCC unroll 8

@@ -31,7 +31,9 @@ class Int8Linear(PackedLinear):
         return product(x, self.codes, self.scales, self.offsets, self.bias, self.out_features)
 
 
-def multiply(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor | None, bias: Tensor | None, size: int) -> Tensor:
+def multiply(
+    x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor | None, bias: Tensor | None, size: int
+) -> Tensor:
     x = x.contiguous()
     depth, y = x.shape[-1], empty_output(x, codes, scales, offsets, bias, size)
     assert codes.numel() == -(-size // 16) * -(-depth // 4) * 16, "the weight has other sizes"
@@ -47,7 +49,9 @@ def multiply(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor | None, b
     return y
 
 
-def empty_output(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor | None, bias: Tensor | None, size: int) -> Tensor:
+def empty_output(
+    x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor | None, bias: Tensor | None, size: int
+) -> Tensor:
     return torch.empty((*x.shape[:-1], size), dtype=x.dtype)
 
 

@@ -1,0 +1,82 @@
+"""Attention of a server's running answers: one token a sequence, to a paged cache.
+
+Fuses    rotation of queries and keys, write to the cache, gather of keys and values, scores, softmax, weighted sum.
+Applies  to servers on CPUs with weights in few bits, where causal_attention would apply in C++; prompts are PyTorch's.
+Cost     a layer and step: reads each sequence's keys and values once, where they are. Separate ops copy them first.
+Truth    runtimes/reference/decode_attention.py: decode_attention
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .causal_attention import reason_in_cpp
+from .kernel import Kernel, LeftAlone
+
+if TYPE_CHECKING:
+    from ...spec.document import Spec
+    from .kernel import DType
+
+_CHUNK = 256
+"""Keys: scores of a group stay in the L1 cache, and a sequence of a thousand tokens is work for several threads."""
+_REGISTERS = 32
+"""Of AVX-512; those of a block of queries, of what they weigh and of a key are to fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeAttention(Kernel):
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    window: int | None
+    has_rope: bool
+    chunk: int = _CHUNK
+
+    @property
+    def python_side(self) -> str:
+        return f"ops/{self.template}"
+
+    @property
+    def queries(self) -> int:
+        """Query heads of a group that a key is loaded for once."""
+        vectors = self.head_dim // 16
+        return max(1, min(self.num_heads // self.num_kv_heads, (_REGISTERS - 4) // vectors // 2 * 2))
+
+    @property
+    def num_pointers(self) -> int:
+        """Tensors that the C++ function takes."""
+        return 7 + 2 * self.has_rope
+
+    @property
+    def fuses(self) -> str:
+        return f"{'rotation, ' if self.has_rope else ''}write to the cache, attention of one token a sequence"
+
+    @property
+    def price(self) -> str:
+        row = 2 * self.num_kv_heads * self.head_dim * self.number_bytes
+        return f"{2 * row:,} more bytes through memory a token of the sequence, layer and step"
+
+
+def choose_decode_attention(spec: Spec, *, dtype: DType, longest: int) -> DecodeAttention | LeftAlone:
+    model = spec.model
+    reason = reason_in_cpp(model)
+    if reason is not None:
+        return LeftAlone(reason)
+    attention = model.attention
+    assert attention.kind != "mla"
+    window = attention.window
+    return DecodeAttention(
+        name="decode_attention",
+        template="decode_attention",
+        dtype=dtype,
+        language="cpp",
+        has_backward=False,
+        num_heads=model.num_heads,
+        num_kv_heads=1 if attention.kind == "mqa" else model.num_kv_heads,
+        head_dim=model.head_dim,
+        scale=model.head_dim**-0.5 if attention.scale is None else attention.scale,
+        window=window if window is not None and window < longest else None,
+        has_rope=model.position.kind == "rope",
+    )

@@ -1,0 +1,68 @@
+"""The kernels of a server on a CPU whose weights are kept in few bits.
+
+With weights that small, what is left of a step for one token is mostly the calls of separate ops: beside the linear layers
+there are kernels for the attention of running answers, for residual sum and norm, and for the gated activation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .add_norm import AddNorm
+from .decode_attention import choose_decode_attention
+from .gated_linear import ACTIVATIONS, GatedLinear
+from .kernel import Kernel, LeftAlone
+from .weight_only_linear import choose_weight_only
+
+if TYPE_CHECKING:
+    from ...spec.document import Spec
+    from .kernel import DType
+
+
+def choose_serving(spec: Spec, *, weights: str, dtype: DType, longest: int) -> tuple[Kernel, ...]:
+    """Linear layers come first: those of the blocks, then the head's."""
+    others = (
+        choose_decode_attention(spec, dtype=dtype, longest=longest),
+        _add_norm(spec, dtype=dtype),
+        _gated(spec, dtype=dtype),
+    )
+    linear = choose_weight_only(spec, weights=weights, dtype=dtype)
+    return (*linear, *(each for each in others if not isinstance(each, LeftAlone)))
+
+
+def _add_norm(spec: Spec, *, dtype: DType) -> AddNorm | LeftAlone:
+    block, norm = spec.model.block, spec.model.norm
+    if norm.kind != "rmsnorm":
+        return LeftAlone("there is no LayerNorm in C++")
+    if block.kind != "sequential" or block.norms != "pre" or block.residual_scale is not None:
+        return LeftAlone("the norms of these blocks do not follow a plain residual sum alone")
+    return AddNorm(
+        name="add_rms_norm",
+        template="add_rms_norm",
+        dtype=dtype,
+        language="cpp",
+        has_backward=False,
+        hidden_size=spec.model.hidden_size,
+        eps=norm.eps,
+        unit_offset=norm.unit_offset,
+    )
+
+
+def _gated(spec: Spec, *, dtype: DType) -> GatedLinear | LeftAlone:
+    name = spec.model.mlp.activation
+    if name not in ACTIVATIONS:
+        return LeftAlone(f"there is no kernel for {name}")
+    title, formula, activation = ACTIVATIONS[name]
+    return GatedLinear(
+        name=name,
+        template="gated_linear",
+        dtype=dtype,
+        language="cpp",
+        has_backward=False,
+        eager=name,
+        size=spec.model.intermediate_size,
+        title=title,
+        formula=formula,
+        activation=activation,
+        has_bias=False,
+    )

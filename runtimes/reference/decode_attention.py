@@ -1,0 +1,51 @@
+"""Attention of one token a sequence to a paged cache, in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .attention import rotate
+
+
+def decode_attention(
+    qkv: Tensor,
+    angles: tuple[Tensor, Tensor] | None,
+    cache: tuple[Tensor, Tensor],
+    written: Tensor,
+    read: Tensor,
+    lengths: Tensor,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    scale: float,
+    window: int | None = None,
+) -> Tensor:
+    """qkv [B, 1, (H + 2K) * C] -> [B, 1, H * C]; the tokens' keys and values go to rows `written` [B, 1] of the cache [rows, K, C] x 2.
+
+    `read` [B, S] are the rows of each sequence, which sees the first `lengths` [B] of them, at most the last `window`.
+    """
+    q, k, v = (
+        qkv.unflatten(-1, (num_heads + 2 * num_kv_heads, -1))
+        .transpose(1, 2)
+        .split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+    )  # [B, H, 1, C], [B, K, 1, C] x 2
+    if angles is not None:
+        cos, sin = (each.reshape(len(qkv), 1, 1, -1) for each in angles)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+    keys, values = cache
+    keys[written], values[written] = k.transpose(1, 2), v.transpose(1, 2)
+    at = torch.arange(read.shape[1])
+    is_seen = at < lengths[:, None]
+    if window is not None:
+        is_seen &= at >= lengths[:, None] - window
+    y = F.scaled_dot_product_attention(
+        q,
+        keys[read].transpose(1, 2),
+        values[read].transpose(1, 2),
+        attn_mask=is_seen[:, None, None],
+        scale=scale,
+        enable_gqa=num_heads != num_kv_heads,
+    )
+    return y.transpose(1, 2).flatten(2)
