@@ -37,9 +37,11 @@ class Native:
     def __init__(self, library: Path | None) -> None:
         self._library = ctypes.CDLL(str(library)) if library else None
 
-    def takes(self, *tensors: Tensor, dtype: torch.dtype) -> bool:
+    def takes(self, first: Tensor, *others: Tensor, dtype: torch.dtype) -> bool:
         """Whether the kernel, generated for `dtype`, can work on these tensors."""
-        return self._library is not None and all(each.dtype == dtype and each.is_cpu for each in tensors)
+        if self._library is None or first.dtype != dtype or not first.is_cpu:
+            return False
+        return not others or all(each.dtype == dtype and each.is_cpu for each in others)
 
     def function(self, name: str, *, pointers: int, integers: int) -> Callable[..., None]:
         """A function that takes addresses and then integers: for what a program calls hundreds of times a token, where `call`

@@ -41,6 +41,13 @@ class PackedLinear(nn.Module):
         )  # what a checkpoint has; no memory
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
+    def __call__(self, x: Tensor) -> Tensor:
+        """Without PyTorch's hooks: looking for them takes a tenth of a small product's time."""
+        return self.forward(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
     @property
     def word(self) -> int:
         """Codes of a word."""

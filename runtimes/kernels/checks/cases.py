@@ -58,7 +58,7 @@ def _add_norm(kernel: Description, module: ModuleType, rows: int) -> Iterator[Ca
     weight = random(size, seed=3)
     weight[0] = 0.0  # what is divided by it in some implementations
     factors = (weight, random(size, seed=4)) if kernel["has_bias"] else (weight,)
-    factors = tuple(each.to(stream) for each in factors)
+    factors = tuple(each.to(stream if kernel.get("has_backward", True) else dtype) for each in factors)
     yield Case("sum and norm", function, eager, (x, branch, *factors))
     yield Case("the first norm", partial(function, None), partial(eager, None), (branch, *factors))
 

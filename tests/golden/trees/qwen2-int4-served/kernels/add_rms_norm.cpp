@@ -2,7 +2,7 @@
 //
 //   sum = x + branch        h = sum / rms(sum) * weight        rms(v) = sqrt(mean(v^2) + 1e-05)
 //
-// The residual stream (x, sum) is fp32; branch and h are bf16. A row has D = 64 numbers.
+// The residual stream (x, sum) is fp32; branch, weight and h are bf16. A row has D = 64 numbers.
 
 #include "vector.h"
 
@@ -11,12 +11,12 @@ constexpr int D = 64;
 constexpr float EPS = 1e-05f;
 
 template <int N>
-static inline f32x16 scale(const float* weight, Lanes<N> lanes) {
+static inline f32x16 scale(const Number* weight, Lanes<N> lanes) {
   return load(weight, lanes);
 }
 
 // x is null before the first layer: the residual stream starts with the branch.
-extern "C" void forward(const float* x, const Number* branch, const float* weight,  //
+extern "C" void forward(const float* x, const Number* branch, const Number* weight,  //
                         float* sums, Number* h, int64_t rows) {
 #pragma omp parallel for schedule(static) if (rows > 8)
   for (int64_t row = 0; row < rows; row++) {
