@@ -23,6 +23,9 @@ RUNTIME_BYTES = {"gpu": 0.9e9, "npu": 0.9e9, "tpu": 0.5e9, "cpu": 0.35e9}
 """What the context of a device, or the interpreter and its libraries, hold (assumed; a CPU process measured 0.3-0.4)."""
 LOSS_CHUNK_BYTES = 1 << 26
 """Most that a chunk of logits takes in the fused loss (compiler/kernels/linear_cross_entropy.py)."""
+LOSS_PIECE_BYTES = 1 << 28
+MOST_LOSS_PIECES = 16
+"""The same for TPUs, and how many there are at most."""
 
 Program = Literal["halves", "autocast", "mixed", "sharded", "fsdp"]
 """How a program holds weights and their optimizer state, see `state_bytes`."""
@@ -209,6 +212,17 @@ def _saved_bytes(saved: Saved, degrees: Degrees, *, tokens: int, values: DType) 
     parts = degrees.cp * (degrees.tp if degrees.sequence_parallel and not is_split else 1)
     free = {"B": 1, "T": -(-tokens // parts), "S": tokens}
     return saved.size_bytes(free, values=values)
+
+
+def loss_pieces(logits_bytes: float, *, run: int) -> int:
+    """Into how many pieces programs for TPUs cut the loss: a power of two that divides the `run` of tokens on a device.
+
+    They are written out one after the other, and each sums into the gradient of the head: so few and large ones.
+    """
+    pieces = 1
+    while logits_bytes > pieces * LOSS_PIECE_BYTES and pieces < MOST_LOSS_PIECES and run % (2 * pieces) == 0:
+        pieces *= 2
+    return pieces
 
 
 def loss_bytes(

@@ -245,7 +245,8 @@ class ModelView:
     def uses_math(self) -> bool:
         rope = self.position.rope
         is_masked_by_hand = self.attends_by_hand or self.position.kind == "alibi"
-        if self.experts is not None and (self.experts.groups > 1 or self.experts.capacity_factor is not None):
+        has_room = self.experts is not None and self.experts.capacity_factor is not None and self.spmd is None
+        if has_room or (self.experts is not None and self.experts.groups > 1):
             return True
         return is_masked_by_hand or (rope is not None and rope.scaling == "llama3")
 

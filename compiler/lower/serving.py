@@ -30,7 +30,7 @@ class ServeView:
     """The spec's file, for the header."""
     plan_lines: tuple[str, ...]
     """What the plan expects (TTFT, TPOT, tokens/s, memory), a line each, for the header."""
-    device: Literal["cpu", "cuda"]
+    device: Literal["cpu", "cuda", "xla"]
     packed: PackedServeView | None
     """Of weights in few bits."""
     is_bf16: bool
@@ -86,6 +86,11 @@ class ServeView:
     """Seconds that running requests have to finish after SIGTERM: max_seq_len times the plan's time per output token."""
 
     @property
+    def num_graphs(self) -> int:
+        """Shapes that are compiled: of single tokens, and of pieces of prompts."""
+        return 1 + len(self.prefill_lengths)
+
+    @property
     def has_middleware(self) -> bool:
         """Whether a request goes through something before its route."""
         return self.has_door or self.has_tracing
@@ -109,7 +114,7 @@ _STALL_STEPS = 20
 _LEAST_DRAIN_S = 5
 
 
-def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cpu", "cuda"]) -> ServeView:
+def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cpu", "cuda", "xla"]) -> ServeView:
     """One replica on one device. Each bound carries the inequality that gave it."""
     serve = spec.serve
     assert serve is not None

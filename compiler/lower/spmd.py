@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...spec.units import GIB
+from ..cost.memory import loss_pieces
 from ..planner.layout import ORDER
 from ..topology.slices import generation_of, torus_words
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
+    from ...spec.feed_forward import Moe
+    from ...spec.serving import Serve
     from ..planner.layout import Layout
 
 Spread = tuple[str | tuple[str, ...] | None, ...]
@@ -60,10 +63,18 @@ class SpmdView:
     tokens: str
     hidden: str
     """Of hidden states [B, T, D] between blocks."""
+    gathered: str
+    """Of hidden states whose tokens are gathered from tp; empty where tp does not cut them."""
     features: str
     """Of what matrices that tp cuts by rows give: [B, T, F], [B, T, V]."""
+    experts: str
+    """Which axis has some of the experts each; `None`: all devices have all."""
+    has_dense: bool
+    """Whether layers have a feed-forward part without experts."""
     heads: str
     """In attention: [B, H, T, C]."""
+    loss_pieces: int
+    """Into how many the loss cuts the tokens that a device has of a sequence."""
     tables: tuple[str, ...]
     """Modules of the model that look things up."""
     up: str
@@ -96,9 +107,8 @@ class SpmdView:
 def lower_spmd(spec: Spec, layout: Layout, *, origin: str) -> SpmdView:
     """The view of a program for TPUs, of one device or of many."""
     accelerator = spec.hardware.accelerator
-    degrees = {name: getattr(layout, name) for name in reversed(layout.order or ORDER)}
-    axes = tuple((name, size) for name, size in degrees.items() if size > 1) or (("dp_shard", 1),)
-    cut = _Axes(spec, layout, names=tuple(name for name, _ in axes))
+    axes = mesh_axes(layout) or (("dp_shard", 1),)
+    cut = _Axes(spec, layout, names=tuple(name for name, size in axes if size > 1))
     topology = spec.hardware.topology
     torus = tuple(int(side) for side in topology.split("x")) if topology is not None else None
     generation = generation_of(accelerator)
@@ -115,37 +125,67 @@ def lower_spmd(spec: Spec, layout: Layout, *, origin: str) -> SpmdView:
         sections=tuple(_sections(spec)) if layout.tp > 1 else (),
         tokens=as_source((cut.data, cut.of("cp"))),
         hidden=as_source((cut.data, cut.of("cp", "tp") if layout.sequence_parallel else cut.of("cp"), None)),
+        gathered=as_source((cut.data, cut.of("cp"), None)) if layout.sequence_parallel and cut.tp else "",
         features=as_source((cut.data, cut.of("cp"), cut.tp)),
+        loss_pieces=_loss_pieces(spec, layout),
         tables=("embed", "positions") if spec.model.position.kind == "learned" else ("embed",),
         up="gate_up" if spec.model.mlp.is_gated else "up",
         heads=as_source((cut.data, cut.of("tp", "cp"), None, None)),
+        experts=as_source((cut.ep,))[1:-2],
+        has_dense=spec.model.moe is None or any(not spec.model.is_moe_layer(n) for n in range(spec.model.num_layers)),
         summary=tuple(_summary(layout, cut)),
         torus_words=torus_words(axes, torus, slices=spec.hardware.slices),
         topology=f"{generation.compiler}:{topology}" if topology is not None and generation is not None else "",
         slices=spec.hardware.slices,
         num_layers=spec.model.num_layers,
         hbm_bytes=round(accelerator.memory_gib * GIB),
-        matrix_bytes=_matrix_bytes(spec) // layout.tp,
+        matrix_bytes=_matrix_bytes(spec, layout),
     )
 
 
-def _matrix_bytes(spec: Spec) -> int:
+def mesh_axes(layout: Layout) -> tuple[tuple[str, int], ...]:
+    """Axes of more than one device, outermost first; those of dp_shard that divide the experts are an axis of their own."""
+    found = []
+    for name in reversed(layout.order or ORDER):
+        if name == "dp_shard":
+            found += [(name, layout.dp_shard // layout.ep), ("ep", layout.ep)]
+        else:
+            found.append((name, getattr(layout, name)))
+    return tuple((name, size) for name, size in found if size > 1)
+
+
+def _loss_pieces(spec: Spec, layout: Layout) -> int:
+    if not spec.train:
+        return 1
+    run = spec.train[0].seq_len // layout.cp
+    number_bytes = 2 if spec.train[0].precision == "bf16" else 4
+    logits = layout.micro_batch * run * -(-spec.model.vocab_size // layout.tp) * number_bytes
+    return loss_pieces(logits, run=run)
+
+
+def _matrix_bytes(spec: Spec, layout: Layout) -> int:
     model, train = spec.model, spec.train
     kv_heads = 1 if model.attention.kind == "mqa" else model.num_kv_heads
     attention = (2 * model.num_heads + 2 * kv_heads) * model.head_dim
-    feed_forward = (3 if model.mlp.is_gated else 2) * model.intermediate_size
+    matrices = 3 if model.mlp.is_gated else 2
+    feed_forward, moe = matrices * model.intermediate_size, model.moe
+    if moe is not None:
+        width = moe.intermediate_size or model.intermediate_size
+        shared = moe.shared_intermediate_size or moe.shared_experts * width
+        feed_forward = matrices * (moe.num_experts // layout.ep * width + shared)
     number_bytes = 2 if train and train[0].precision == "bf16" else 4
-    return (attention + feed_forward) * model.hidden_size * number_bytes
+    return (attention + feed_forward) * model.hidden_size * number_bytes // layout.tp
 
 
 class _Axes:
     """The axes of a layout by what they cut."""
 
     def __init__(self, spec: Spec, layout: Layout, *, names: tuple[str, ...]) -> None:
-        self.names = tuple(name for name in names if getattr(layout, name) > 1)
-        self.data = tuple(name for name in self.names if name.startswith("dp_"))
-        self.shards = self.of("dp_shard", "cp") if layout.zero == 3 else ()
-        self.tp = self.of("tp")
+        self.names = names
+        self.data = self.of("dp_replicate", "dp_shard", "ep")
+        self.shards = self.of("dp_shard", "ep", "cp") if layout.zero == 3 else ()
+        self.expert_shards = self.of("dp_shard") if layout.zero == 3 else ()
+        self.tp, self.ep = self.of("tp"), self.of("ep")
         self.is_tied = spec.model.tie_embeddings
 
     def of(self, *names: str) -> tuple[str, ...]:
@@ -165,8 +205,16 @@ def _weights(spec: Spec, cut: _Axes) -> Iterator[WeightView]:
         yield WeightView("embed.weight", as_source((None, rows)), "a lookup moves numbers of its tokens, not the table")
     yield WeightView("attn.qkv.weight", as_source((rows, None)), "heads" if cut.tp else "")
     yield WeightView("attn.out.weight", as_source((cut.shards, cut.tp)), "")
-    yield WeightView(f"mlp.{up}.weight", as_source((rows, None)), "")
-    yield WeightView("mlp.down.weight", as_source((cut.shards, cut.tp)), "")
+    if model.moe is None or model.moe.every > 1 or model.moe.first_dense_layers:
+        yield WeightView(f"mlp.{up}.weight", as_source((rows, None)), "")
+        yield WeightView("mlp.down.weight", as_source((cut.shards, cut.tp)), "")
+    if model.moe is not None:
+        experts = as_source((cut.ep, cut.expert_shards, None))
+        yield WeightView(f"mlp.experts.{up}", experts, "whole experts a device" if cut.ep else "rows of each expert")
+        yield WeightView("mlp.experts.down", experts, "")
+        if model.moe.shared_experts:
+            yield WeightView(f"mlp.shared.{up}.weight", as_source((rows, None)), "")
+            yield WeightView("mlp.shared.down.weight", as_source((cut.shards, None)), "")
     if not cut.is_tied:
         yield WeightView("head.weight", as_source((rows, None)), "of the vocabulary")
     if cut.tp:
@@ -205,6 +253,8 @@ def _summary(layout: Layout, cut: _Axes) -> Iterator[str]:
         yield f"tp: heads, feed-forward and vocabulary are cut over {layout.tp} devices{norms}."
     if layout.cp > 1:
         yield f"cp: every sequence is cut over {layout.cp} devices; attention swaps tokens for heads."
+    if layout.ep > 1:
+        yield f"ep: experts are divided among {layout.ep} devices; tokens go to them and back."
     if cut.shards:
         yield f"Weights, gradients and optimizer state are cut over {' and '.join(cut.shards)} (ZeRO-3), weights gathered where they are used."
     elif cut.data:
@@ -232,6 +282,8 @@ def spmd_layout_faults(spec: Spec, layout: Layout) -> Iterator[tuple[str, str]]:
             "recompute",
             "recompute that differs from layer to layer is not lowered on TPUs yet; none, selective and full are",
         )
+    if spec.model.moe is not None:
+        yield from _expert_layout_faults(spec.model.moe, layout)
     kv_heads = 1 if spec.model.attention.kind == "mqa" else spec.model.num_kv_heads
     if layout.tp > 1 and kv_heads % layout.tp:
         yield (
@@ -240,16 +292,53 @@ def spmd_layout_faults(spec: Spec, layout: Layout) -> Iterator[tuple[str, str]]:
         )
 
 
+def _expert_layout_faults(moe: Moe, layout: Layout) -> Iterator[tuple[str, str]]:
+    for name in ("tp", "cp"):
+        if getattr(layout, name) > 1:
+            yield name, f"{name} {getattr(layout, name)} beside experts on TPUs is not lowered yet; dp and ep are"
+    weights = (moe.router.aux_loss_weight if moe.router.balance == "aux_loss" else 0.0, moe.router.z_loss_weight)
+    if layout.recompute == "full" and any(weights):
+        message = (
+            "full recompute of layers whose routers have a loss is not lowered on TPUs yet; none and selective are"
+        )
+        yield "recompute", message
+
+
+def _expert_faults(moe: Moe) -> Iterator[tuple[tuple[str, ...], str]]:
+    if moe.capacity_factor is None:
+        message = "experts that take any number of tokens have shapes that a TPU program cannot have; `capacity_factor` bounds them"
+        yield ("model", "moe"), message
+    if moe.router.balance == "bias":
+        message = "experts balanced by a bias on TPUs are not lowered yet; `balance: aux_loss` is"
+        yield ("model", "moe", "router"), message
+    if moe.bias:
+        yield ("model", "moe", "bias"), "experts with biases on TPUs are not lowered yet; those without are"
+
+
+def _serve_faults(spec: Spec, serve: Serve) -> Iterator[tuple[tuple[str, ...], str]]:
+    if spec.train is not None:
+        yield (
+            ("serve",),
+            "a program that trains on TPUs serves nothing; a spec with `serve` alone, of its weights, does",
+        )
+    elif serve.shapes != "fixed":
+        yield ("serve",), "a server on TPUs compiles each shape, so shapes have to be `fixed`: `shapes: fixed`"
+    if spec.model.moe is not None:
+        yield ("model", "moe"), "serving experts on TPUs is not lowered yet; dense models are"
+
+
 def spmd_faults(spec: Spec) -> Iterator[tuple[tuple[str, ...], str]]:
     """(place in the spec, message) of models and sections that programs for TPUs do not have yet."""
     model = spec.model
     attention = model.attention
-    if spec.serve is not None:
-        yield ("serve",), "serving on TPUs is not lowered yet; training is"
-    if model.moe is not None:
-        yield ("model", "moe"), "experts on TPUs are not lowered yet; dense models are"
     if attention.kind == "mla":
         yield ("model", "attention", "kind"), "latent attention (mla) on TPUs is not lowered yet; mha, mqa and gqa are"
+    if spec.serve is not None:
+        yield from _serve_faults(spec, spec.serve)
+    if spec.train is None:
+        return
+    if model.moe is not None:
+        yield from _expert_faults(model.moe)
     beside = [name for name in ("window", "softcap", "sinks") if getattr(attention, name, None)]
     for name in beside:
         yield (

@@ -71,8 +71,8 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
     assert plan.model is not None
     device = {"gpu": "cuda", "npu": "npu", "tpu": "xla"}.get(spec.hardware.accelerator.kind, "cpu")
     layout = plan.train.layout if plan.train else Layout()
-    spmd = lower_spmd(spec, layout, origin=place.origin) if device == "xla" else None
-    kernels = lower_kernels(spec, plan) if spmd is None else ()
+    spmd = lower_spmd(spec, layout, origin=place.origin) if device == "xla" and plan.train else None
+    kernels = lower_kernels(spec, plan) if device != "xla" else ()
     model = lower_model(
         spec,
         origin=place.origin,
@@ -82,7 +82,7 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
         **_parts(spec, layout, spmd=spmd),
     )
     parallel = None
-    if spmd is None:
+    if device != "xla":
         parallel = lower_parallel(spec, layout, origin=place.origin, device=device, model=model)
     convert = None
     if not model.axes.names:  # one that has the whole model: a rank's part has no counterpart elsewhere
@@ -95,7 +95,9 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
         data = lower_data(spec, spec.data, origin=place.origin, place=place)
     serve = None
     if spec.serve is not None and plan.serve is not None:
-        serve = lower_serve(spec, plan.serve, origin=place.origin, device="cuda" if device == "cuda" else "cpu")
+        serve = lower_serve(
+            spec, plan.serve, origin=place.origin, device=device if device in ("cuda", "xla") else "cpu"
+        )
     return Views(
         model=model,
         train=train,

@@ -12,6 +12,7 @@ _LINE = re.compile(rf"= (?P<type>\(.*?\)|\S+) (?P<kind>{'|'.join(KINDS)})(?P<sta
 _SHAPE = re.compile(r"\b(pred|[a-z]+\d+(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _COUNTED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")
 _PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
 _BITS = re.compile(r"\d+")
 
@@ -47,10 +48,24 @@ def _group(line: str) -> tuple[int, ...]:
         return tuple(int(each) for each in found[1].split(","))
     if found := _PAIRS.search(line):
         return int(found[1]), int(found[2])
+    if found := _NAMED.search(line):
+        return _along(found[1], found[2])
     if found := _COUNTED.search(line):
         shape, reshaped = _numbers(found[1]), _numbers(found[2])
         return _first_group(shape[-1] if len(shape) > 1 else shape[0], reshaped, _numbers(found[3] or ""))
     return ()
+
+
+def _along(mesh: str, axes: str) -> tuple[int, ...]:
+    """The first group along some axes of a mesh, `'axis_0'=2,'axis_1'=4`, whose devices are numbered over all of them."""
+    sizes = {name.strip(" '"): int(size) for name, size in (each.split("=") for each in mesh.split(","))}
+    named = [name.strip(" '") for name in axes.split(",")]
+    found, stride = [0], math.prod(sizes.values())
+    for name, size in sizes.items():
+        stride //= size
+        if name in named:
+            found = [first + place * stride for first in found for place in range(size)]
+    return tuple(sorted(found))
 
 
 def _first_group(size: int, dims: list[int], order: list[int]) -> tuple[int, ...]:

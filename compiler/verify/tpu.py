@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .claims import Claim
 from .dry import DryRunError
 from .environments import ROOT, python_of
-from .groups import axis_of
+from .groups import axis_of, coordinates
 from .hlo import Collective, collectives_of
 
 if TYPE_CHECKING:
@@ -132,8 +132,11 @@ def _traffic(fewer: Compiled, more: Compiled, layout: Layout, target: dict[str, 
 
 
 def _axis(each: Collective, layout: Layout) -> str:
-    """Of a permutation only pairs are known, and those of a ring's first step at that."""
-    if each.kind == "collective-permute" or not each.group:
+    """Of a permutation only a pair is known, of a ring's first step: that of tp where they differ in nothing else."""
+    if each.kind == "collective-permute":
+        one, other = (coordinates(layout, device) for device in each.group)
+        return "tp" if {name for name in one if one[name] != other[name]} == {"tp"} else "world"
+    if not each.group:
         return "world"
     return axis_of(layout, 0, each.group) or f"devices {', '.join(map(str, each.group[:4]))}, …"
 

@@ -5,6 +5,7 @@ torch_xla is in an environment of its own (`make setup-xla`), so type checkers o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import torch_xla  # pyright: ignore[reportMissingImports]
 import torch_xla.core.xla_model as xla_model  # pyright: ignore[reportMissingImports]
+import torch_xla.debug.metrics as metrics  # pyright: ignore[reportMissingImports]
 import torch_xla.distributed.spmd as xs  # pyright: ignore[reportMissingImports]
 import torch_xla.runtime as xr  # pyright: ignore[reportMissingImports]
 from torch import Tensor
@@ -70,6 +72,13 @@ def mesh() -> Mesh:
     return found
 
 
+def extent(axes: str | tuple[str, ...] | None) -> int:
+    """Into how many parts these axes of the mesh cut a dim."""
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    shape = mesh().shape()
+    return math.prod(shape[name] for name in names)
+
+
 def placed(tensor: Tensor, spread: Spread) -> Tensor:
     """A tensor of the CPU on the devices, cut as told."""
     there = tensor.to(device())
@@ -111,6 +120,12 @@ def load_local_shards(tensor: Tensor, shards: list[Any]) -> None:
 def compiled(step: Step) -> Step:
     """The step as one graph: it is traced, and everything in it runs when it returns."""
     return torch_xla.compile(step, full_graph=True, name=getattr(step, "__name__", None))
+
+
+def num_compiled() -> int:
+    """Graphs compiled since this process began; a graph seen before is none."""
+    found = metrics.metric_data("CompileTime")
+    return found[0] if found else 0
 
 
 def sync() -> None:

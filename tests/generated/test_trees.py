@@ -66,6 +66,21 @@ def test_tree_for_a_slice_of_tpus(golden: Compare) -> None:
     golden("llama-tpu", tree_of(spec, plan=plan_of(spec, layout=layout)).texts)
 
 
+def test_tree_of_experts_on_a_slice_of_tpus(golden: Compare) -> None:
+    model = ARCHITECTURES["mixtral"]
+    bounded = {**model, "moe": model["moe"] | {"capacity_factor": 1.25}}
+    spec = tiny_spec(without=("serve",), hardware=TPU, train=TINY["train"] | {"precision": "bf16"}, model=bounded)
+    layout = Layout(dp_shard=8, ep=4, zero=3, micro_batch=1)
+    texts = tree_of(spec, plan=plan_of(spec, layout=layout)).texts
+    golden("mixtral-tpu", {path: texts[path] for path in ("model.py", "parallel.py")})
+
+
+def test_tree_of_a_server_on_a_tpu(golden: Compare) -> None:
+    hardware, serve = TPU | {"topology": "1x1"}, TINY["serve"] | {"shapes": "fixed", "weights": {"dtype": "bf16"}}
+    spec = tiny_spec(without=("train", "data"), hardware=hardware, serve=serve)
+    golden("tpu-served", {"serve.py": tree_of(spec).texts["serve.py"]})
+
+
 def test_tree_of_a_server_with_weights_in_four_bits(golden: Compare) -> None:
     serve = TINY["serve"] | {"weights": {"dtype": "int4"}, "kv_cache": {"dtype": "bf16"}}
     spec = tiny_spec(without=("train", "data"), serve=serve, model=ARCHITECTURES["qwen2"])

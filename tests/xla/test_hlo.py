@@ -9,6 +9,7 @@ TEXT = """
   %ar = (f32[]{:T(128)}, f32[4096]{0:T(1024)}) all-reduce(%a, %b), channel_id=33, replica_groups={{0,2,4,6},{1,3,5,7}}, to_apply=%add
   %ags = (bf16[512,8]{1,0}, bf16[4096,8]{1,0}) all-gather-start(%x), replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}
   %cp = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%y), channel_id=5, source_target_pairs={{0,1},{1,2}}
+  %agm = bf16[4096,8]{1,0} all-gather(%z), channel_id=8, replica_groups=mesh['axis_0'=2,'axis_1'=4,'axis_2'=1] {'axis_1'}, dimensions={1}
   %other = f32[8]{0} add(%y, %y)
 """
 
@@ -19,4 +20,5 @@ def test_collectives_are_read_with_their_bytes_and_groups() -> None:
         Collective("all-reduce", 4 + 4096 * 4, (0, 2, 4, 6)),
         Collective("all-gather", 4096 * 8 * 2, (0, 4)),
         Collective("collective-permute", 8 * 4, (0, 1)),
+        Collective("all-gather", 4096 * 8 * 2, (0, 1, 2, 3)),
     ]

@@ -1,6 +1,6 @@
 """Runs generated programs on the CPU devices of torch-xla and writes what they computed. Started by test_parity.py.
 
-worker.py REFERENCE FOLDER...: for each folder, FOLDER/found.safetensors with the names of reference.safetensors
+worker.py FOLDER...: for each folder, FOLDER/found.safetensors with the names of reference.safetensors, which lies beside the folder
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ GENERATED = ("model", "parallel", "train")
 
 
 def main() -> None:
-
-    reference = load_file(sys.argv[1])
     device.start()
-    for folder in map(Path, sys.argv[2:]):
-        save_file(run(folder, reference), folder / "found.safetensors")
+    for folder in map(Path, sys.argv[1:]):
+        save_file(run(folder, load_file(folder.parent / "reference.safetensors")), folder / "found.safetensors")
 
 
 def run(folder: Path, reference: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def test_a_spec_that_no_pass_understands_is_refused_before_planning(
 @pytest.mark.parametrize(
     ("changes", "place", "words"),
     [
-        (accelerator("tpu"), "serve", "training is"),
+        (accelerator("tpu"), "serve", "a spec with `serve` alone"),
         (serving(weights={"dtype": "int8"}), "serve.weights.dtype", "a program that trains serves with bf16 and fp32"),
         (serving(weights={"dtype": "fp8"}), "serve.weights.dtype", "with bf16, fp32, int8 and int4 it is"),
         (
@@ -118,6 +118,10 @@ def test_lower_raises_all_that_stands_against_a_program(tmp_path) -> None:
     assert len(error.value.diagnostics) == 2
 
 
+MOE = {"num_experts": 4, "experts_per_token": 2}
+BOUNDED = MOE | {"capacity_factor": 1.25}
+
+
 @pytest.mark.parametrize(
     ("layout", "model", "place", "words"),
     [
@@ -132,6 +136,9 @@ def test_lower_raises_all_that_stands_against_a_program(tmp_path) -> None:
             "plain causal",
         ),
         (Layout(dp_shard=8, zero=3), {"position": {"kind": "alibi"}}, "model.position", "rotary"),
+        (Layout(dp_shard=8, ep=4, zero=3), {"moe": MOE}, "model.moe", "`capacity_factor` bounds them"),
+        (Layout(dp_shard=4, tp=2, zero=3), {"moe": BOUNDED}, "parallel.tp", "dp and ep are"),
+        (Layout(dp_shard=8, zero=3, recompute="full"), {"moe": BOUNDED}, "parallel.recompute", "none and selective"),
     ],
 )
 def test_what_programs_for_tpus_do_not_have_is_refused(

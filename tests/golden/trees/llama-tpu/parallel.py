@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from llmc.runtimes.xla.device import Mesh
+from llmc.runtimes.xla.linear import spread_linear
 from llmc.runtimes.xla.mesh import take_mesh as take_mesh_of
 from llmc.runtimes.xla.spreads import Make, Spreads, give_bf16, spread_output, take_weights
 from model import Model
@@ -23,6 +24,7 @@ TORUS = (2, 4)  # chips along each side of the slice
 TOKENS = ("dp_shard", None)
 HIDDEN = ("dp_shard", "tp", None)
 FEATURES = ("dp_shard", None, "tp")
+GATHERED = ("dp_shard", None, None)  # hidden states with the tokens of all devices of tp
 WEIGHTS = {
     "embed.weight": (None, ("tp", "dp_shard")),  # a lookup moves numbers of its tokens, not the table
     "attn.qkv.weight": (("tp", "dp_shard"), None),  # heads
@@ -54,9 +56,9 @@ def parallelize(make: Make) -> Model:
     # What each matrix gives, so that the compiler gathers weights and leaves activations where they are.
     spread_output(model.embed, HIDDEN)
     for layer in model.layers.children():
-        spread_output(layer.get_submodule("attn.qkv"), FEATURES)
-        spread_output(layer.get_submodule("attn.out"), HIDDEN)
-        spread_output(layer.get_submodule("mlp.gate_up"), FEATURES)
-        spread_output(layer.get_submodule("mlp.down"), HIDDEN)
+        spread_linear(layer.get_submodule("attn.qkv"), inputs=HIDDEN, outputs=FEATURES, whole=GATHERED)
+        spread_linear(layer.get_submodule("attn.out"), inputs=FEATURES, outputs=HIDDEN, whole=GATHERED)
+        spread_linear(layer.get_submodule("mlp.gate_up"), inputs=HIDDEN, outputs=FEATURES, whole=GATHERED)
+        spread_linear(layer.get_submodule("mlp.down"), inputs=FEATURES, outputs=HIDDEN, whole=GATHERED)
         spread_output(layer, HIDDEN)
     return model

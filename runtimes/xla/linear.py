@@ -1,0 +1,54 @@
+"""Linear layers between hidden states of which each device of tp has a run of the tokens, and what tp cuts by columns.
+
+Left to itself the compiler finds one axis cutting tokens on one side of a product and columns on the other, and gathers the
+larger of them. Here it is told what to gather, and to keep the part alone for the backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import device
+from .device import Spread
+
+
+def spread_linear(module: nn.Linear, *, inputs: Spread, outputs: Spread, whole: Spread) -> None:
+    """Cut what a linear layer takes and gives as told. Of the two, the one cut along tokens is gathered (`whole`) for products."""
+
+    def forward(x: Tensor) -> Tensor:
+        dtype = torch.get_autocast_dtype("xla") if torch.is_autocast_enabled("xla") else x.dtype
+        weight, bias = (None if each is None else each.to(dtype) for each in (module.weight, module.bias))
+        spreads = (inputs, whole, outputs, outputs) if inputs[1] != whole[1] else (inputs, inputs, outputs, whole)
+        return _Linear.apply(x.to(dtype), weight, bias, spreads)  # type: ignore[return-value]
+
+    module.forward = forward
+
+
+class _Linear(torch.autograd.Function):
+    """Spreads: of the input as it is kept and as it is used, of the output as it is given and as its gradient is used."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, spreads: tuple[Spread, ...]) -> Tensor:
+        ctx.spreads, ctx.has_bias = spreads, bias is not None
+        x = device.annotated(
+            x, spreads[0]
+        )  # in the format that travels: else it would be gathered in the one that came
+        ctx.save_for_backward(x, weight)
+        with torch.autocast("xla", enabled=False):
+            y = F.linear(device.annotated(x, spreads[1]), weight, bias)
+        return device.annotated(y, spreads[2])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        kept, used, given, gradient = ctx.spreads
+        x, weight = ctx.saved_tensors
+        x, grad = x.clone(), device.annotated(grads[0], given)
+        device.barrier([x, grad])  # else what the forward pass gathered is kept
+        x, grad = device.annotated(device.annotated(x, kept), used), device.annotated(grad, gradient)
+        by_bias = grad.sum((0, 1)) if ctx.has_bias else None
+        by_weight = torch.einsum("btf,btd->fd", grad, x)
+        return device.annotated(grad @ weight, kept), by_weight, by_bias, None
