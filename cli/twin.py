@@ -37,6 +37,7 @@ def run_twin(spec_file: Path, overrides: Sequence[str], args: Sequence[str]) -> 
 
 def _serve(view: ServeView, step_time: StepTime, options: argparse.Namespace) -> None:
     from ..runtimes.serving.api import create_app
+    from ..runtimes.serving.chat_page import chat_page
     from ..runtimes.serving.engine import Engine
     from ..runtimes.serving.intake import Service
     from ..runtimes.serving.kv import KVBlocks
@@ -63,7 +64,8 @@ def _serve(view: ServeView, step_time: StepTime, options: argparse.Namespace) ->
     runner, sampler = TwinRunner(step_time, speed=options.speed), TwinSampler(vocabulary.num_tokens)
     engine = Engine(runner, sampler, scheduler, metrics=metrics, stall_s=view.stall_s)
     service = Service(name=view.name, engine=engine, vocabulary=vocabulary, metrics=metrics)
-    serve(create_app(service), host=options.host, port=options.port, drain_s=view.drain_s)
+    further = [chat_page(service)] if view.has_page else []
+    serve(create_app(service, further=further), host=options.host, port=options.port, drain_s=view.drain_s)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -174,8 +174,6 @@ def _serving(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
     if serve.kv_cache.dtype not in _DTYPES:
         message = f"a KV cache in {serve.kv_cache.dtype} is not lowered yet; in {_either(_DTYPES)} it is"
         yield _refused(message, ("serve", "kv_cache", "dtype"))
-    if serve.ui:
-        yield _refused("the chat page is not lowered yet", ("serve", "ui"), part="key")
 
 
 def _few_bits(spec: Spec, chosen: str) -> Iterator[Diagnostic]:

@@ -61,6 +61,8 @@ class ServeView:
     """Of one caller."""
     has_tracing: bool
     """A span of OpenTelemetry for each completion."""
+    has_page: bool
+    """A chat page beside the API."""
     replicas: int
     """Servers that the plan wants; with several there is a router before them."""
     prefill_chunk: int
@@ -151,6 +153,7 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
         cors=serve.api.cors,
         requests_per_minute=serve.api.requests_per_minute,
         has_tracing=serve.api.tracing,
+        has_page=serve.ui,
         replicas=layout.replicas,
         prefill_chunk=chunk,
         prefill_chunk_reason="what a prompt may add to the step of running answers",

@@ -31,8 +31,11 @@ from .responses import ChatAnswer, CompletionAnswer, model_card, model_list
 CLOSED_BY_CLIENT = 499  # nobody reads it; nginx's status for the log
 
 
-def create_app(service: Service, middleware: Sequence[Middleware] = ()) -> Starlette:
-    """The ASGI application. Its lifespan starts and stops the engine; `middleware` stands between the log and the routes."""
+def create_app(service: Service, middleware: Sequence[Middleware] = (), *, further: Sequence[Route] = ()) -> Starlette:
+    """The ASGI application. Its lifespan starts and stops the engine; `middleware` stands between the log and the routes.
+
+    `further` are routes beside the API: the chat page.
+    """
     routes = [
         Route("/v1/models", _models, methods=["GET"]),
         Route("/v1/models/{name:path}", _model, methods=["GET"]),
@@ -43,6 +46,7 @@ def create_app(service: Service, middleware: Sequence[Middleware] = ()) -> Starl
         Route("/health/progress", _progress, methods=["GET"]),
         Route("/metrics", _metrics, methods=["GET"]),
         Route("/openapi.json", _openapi, methods=["GET"]),
+        *further,
     ]
     app = Starlette(
         routes=routes,

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -55,14 +55,18 @@ def read_keys(file: Path | None) -> dict[str, str]:
 
 
 class KeyGate:
-    """ASGI middleware: 401 without a key. Whose key it was is in the scope, as `llmc.owner`."""
+    """ASGI middleware: 401 without a key. Whose key it was is in the scope, as `llmc.owner`.
 
-    def __init__(self, app: ASGIApp, *, keys: Mapping[str, str]) -> None:
+    `also_open` are paths that need none: the chat page, which asks its reader for one.
+    """
+
+    def __init__(self, app: ASGIApp, *, keys: Mapping[str, str], also_open: Sequence[str] = ()) -> None:
         self.app = app
         self._keys = dict(keys)
+        self._open = (*OPEN, *also_open)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN and "llmc.probe" not in scope:
+        if scope["type"] == "http" and scope["path"] not in self._open and "llmc.probe" not in scope:
             owner = self._owner(Headers(scope=scope).get("authorization", ""))
             if owner is None:
                 await _refusal(scope, receive, send)

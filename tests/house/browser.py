@@ -44,8 +44,10 @@ class Opened:
     asked: list[str] = field(default_factory=list)
 
 
-def open_page(browser: Browser, path: Path, *, width: int = 1000, scripts: bool = True, dark: bool = False) -> Opened:
-    """`scripts=False` shows what a reader without JavaScript gets."""
+def open_page(
+    browser: Browser, place: Path | str, *, width: int = 1000, scripts: bool = True, dark: bool = False
+) -> Opened:
+    """A file, or an address. `scripts=False` shows what a reader without JavaScript gets."""
     context = browser.new_context(
         viewport={"width": width, "height": 900},
         java_script_enabled=scripts,
@@ -55,5 +57,5 @@ def open_page(browser: Browser, path: Path, *, width: int = 1000, scripts: bool 
     opened.page.on("console", lambda message: opened.told.append(f"{message.type}: {message.text}"))
     opened.page.on("pageerror", lambda error: opened.told.append(f"error: {error}"))
     opened.page.on("request", lambda request: opened.asked.append(request.url))
-    opened.page.goto(path.resolve().as_uri())
+    opened.page.goto(place.resolve().as_uri() if isinstance(place, Path) else place)
     return opened

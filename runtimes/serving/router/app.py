@@ -40,6 +40,7 @@ def create_router(
     knows_prefixes: bool = False,
     certificate: bytes | None = None,
     middleware: Sequence[Middleware] = (),
+    further: Sequence[str] = (),
 ) -> Starlette:
     """The ASGI application before some replicas.
 
@@ -48,6 +49,7 @@ def create_router(
         knows_prefixes: prompts that begin alike go to the same replica, whose cache has the beginning.
         certificate: of replicas that speak HTTPS, in DER.
         middleware: between the log and the routes.
+        further: paths of the replicas beside their API: the chat page.
     """
     metrics = Metrics(table=ROUTER_METRICS)
     links = Links(Replicas(replicas, prefixes=Prefixes() if knows_prefixes else None), metrics, certificate=certificate)
@@ -67,7 +69,8 @@ def create_router(
         finally:
             await links.close()
 
-    routes = [Route(path, functools.partial(_pass_on, links), methods=[method]) for path, method in PASSED_ON]
+    paths = (*PASSED_ON, *((path, "GET") for path in further))
+    routes = [Route(path, functools.partial(_pass_on, links), methods=[method]) for path, method in paths]
     routes += [
         Route("/health/live", _live, methods=["GET"]),
         Route("/health/ready", functools.partial(_ready, links.replicas), methods=["GET"]),

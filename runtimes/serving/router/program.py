@@ -88,6 +88,7 @@ def serve_router(
     knows_prefixes: bool = False,
     asks_keys: bool = False,
     middleware: Sequence[Middleware] = (),
+    further: Sequence[str] = (),
 ) -> None:
     """Serve until SIGTERM: then what was accepted is finished, and the replicas that were started here end.
 
@@ -96,6 +97,7 @@ def serve_router(
         replicas: how many are started, where none run already.
         device: cpu or cuda; each has a GPU of its own, or its share of the cores.
         asks_keys: the replicas ask for keys, so that their probes have a port of their own.
+        further: paths of the replicas beside their API.
     """
     fleet = None
     known = [_replica(number, text) for number, text in enumerate(args.replicas)]
@@ -109,6 +111,7 @@ def serve_router(
         knows_prefixes=knows_prefixes,
         certificate=_certificate(args.tls[0]) if args.tls is not None else None,
         middleware=middleware,
+        further=further,
     )
     try:
         serve(

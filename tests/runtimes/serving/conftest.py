@@ -151,6 +151,7 @@ def builder(vocabulary: HubVocabulary) -> Iterator[Callable[..., Parts]]:
         stall_s: float = 30.0,
         start: bool = True,
         service: dict[str, Any] | None = None,
+        app: Callable[[Service], Any] = create_app,
         **runner: Any,
     ) -> Parts:
         num_blocks = num_blocks or max_batch * -(-max_seq_len // block_tokens)
@@ -169,7 +170,7 @@ def builder(vocabulary: HubVocabulary) -> Iterator[Callable[..., Parts]]:
         engines.append(engine)
         if start:
             engine.start()
-        return Parts(fake, engine, scheduler, metrics, whole, create_app(whole))
+        return Parts(fake, engine, scheduler, metrics, whole, app(whole))
 
     yield build
     for engine in engines:

@@ -53,6 +53,7 @@ VIEW = ServeView(
     cors=(),
     requests_per_minute=None,
     has_tracing=False,
+    has_page=False,
     replicas=1,
     experts=None,
     bounds=(),
@@ -79,6 +80,8 @@ VARIANTS = {
     "fixed": replace(VIEW, is_fixed=True, max_wait_steps=None, prefill_lengths=(4, 8, 16)),
     "gpu-fixed": replace(VIEW, device="cuda", is_fixed=True, has_prefix_cache=True),
     "traced": replace(VIEW, has_tracing=True),
+    "page": replace(VIEW, has_page=True, asks_keys=True),
+    "open-page": replace(VIEW, has_page=True),
     "gpu": replace(VIEW, device="cuda", is_bf16=True, is_kv_bf16=True),
     "hostile": replace(VIEW, name='a"""\nimport os\n{{ 7 * 7 }}', origin='"""; x', num_blocks_reason="\n1/0"),
 }
@@ -136,8 +139,8 @@ def test_a_server_of_a_dense_model_is_read_in_an_evening(folder: Path):
 
 def test_what_is_not_declared_is_not_imported():
     plain, guarded = text_of(VIEW), text_of(replace(VARIANTS["guarded"], has_prefix_cache=True))
-    guarded += text_of(VARIANTS["traced"])
-    for name in ("keys", "rates", "prefix", "tracing"):
+    guarded += text_of(VARIANTS["traced"]) + text_of(VARIANTS["page"])
+    for name in ("keys", "rates", "prefix", "tracing", "chat_page"):
         assert f"llmc.runtimes.serving.{name}" not in plain
         assert f"llmc.runtimes.serving.{name}" in guarded
     assert "CORSMiddleware" not in plain
@@ -322,6 +325,7 @@ def test_two_replicas_behind_their_router(tmp_path: Path):
         "weights": {"dtype": "fp32"},
         "kv_cache": {"dtype": "fp32", "prefix_cache": True},
         "api": {"keys": True, "requests_per_minute": 1000},
+        "ui": True,
     }
     spec = tiny_spec(without=("train", "data"), serve=serve)
     plan = plan_of(spec)
@@ -346,6 +350,7 @@ def test_two_replicas_behind_their_router(tmp_path: Path):
     assert httpx.get(f"{probes}/health/progress").json() == {"status": "ok", "ready": 2, "out": 0, "stuck": 0}
     assert httpx.get(f"{url}/health/progress").status_code == 401
     assert httpx.get(f"{url}/health/live").status_code == 200
+    assert 'data-keys="yes"' in httpx.get(url).text, "the chat page, which asks for one"
     assert httpx.get(f"{probes}/v1/models").status_code == 404
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)

@@ -54,7 +54,12 @@ OF_THE_SYSTEM = ("/proc/", "/sys/", "/etc/", "/dev/", "/usr/", "/lib/")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("surface")
-    serve = {"max_seq_len": 128, "weights": {"dtype": "fp32"}, "api": {"keys": True, "requests_per_minute": 1000}}
+    serve = {
+        "max_seq_len": 128,
+        "weights": {"dtype": "fp32"},
+        "api": {"keys": True, "requests_per_minute": 1000},
+        "ui": True,
+    }
     build(tiny_spec(without=("train", "data"), serve=serve), path / "build")
     with imported(path / "build", "model") as (module,):
         torch.manual_seed(0)
@@ -100,9 +105,17 @@ def session(folder: Path) -> tuple[dict, list[list[str]], dict[str, list[int]]]:
                 client.request(route["methods"][0], path, headers=headers, **asked).status_code
                 for headers in ({}, authorised)
             ]
-        for path in ("/", "/docs", "/metrics/", "/v1/embeddings", "/v1/files", "/admin", "/..%2f..%2fetc/passwd"):
+        for path in (
+            "/chat_page.html",
+            "/docs",
+            "/metrics/",
+            "/v1/embeddings",
+            "/v1/files",
+            "/admin",
+            "/..%2f..%2fetc/passwd",
+        ):
             statuses[path] = [client.get(path, headers={"authorization": f"Bearer {key}"}).status_code]
-    for path in (*surface["routes_of_probe_port"], "/v1/models", "/openapi.json", "/metrics/"):
+    for path in (*surface["routes_of_probe_port"], "/", "/v1/models", "/openapi.json", "/metrics/"):
         statuses[f"probe {path}"] = [httpx.get(f"{probes}{path}").status_code]
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
