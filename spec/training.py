@@ -30,7 +30,9 @@ class Adafactor(Node):
     """Adam with a factored second moment (Shazeer 2018)."""
 
     name: Literal["adafactor"] = Field(description="A factored second moment.")
-    lr: Positive = Field(description="Peak learning rate.")
+    lr: Positive = Field(
+        description="Peak learning rate, relative to the root mean square of each parameter; at most 1 / sqrt(step)."
+    )
     weight_decay: NonNegative = Field(default=0.0, description="Decay of matrices.")
 
 
@@ -49,6 +51,10 @@ class Muon(Node):
     name: Literal["muon"] = Field(description="Orthogonalised momentum for matrices.")
     lr: Positive = Field(description="Peak learning rate.")
     momentum: Beta = Field(default=0.95, description="Decay of the momentum.")
+    betas: tuple[Beta, Beta] = Field(
+        default=(0.9, 0.95), description="Decay of AdamW's first and second moment, for embedding, head and vectors."
+    )
+    eps: Positive = Field(default=1e-8, description="Added to the root of AdamW's second moment.")
     weight_decay: NonNegative = Field(default=0.1, description="Decay of matrices.")
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from .communication import num_reductions
 from .exchange import Batch, exchanges
+from .moments import ADAMW, Kept, exchanges_of
 from .pipeline import Stage, stages_of_rank
-from .stored import MOMENTS, WIDE, Unit, held_by, kv_copies, shards_of, tied_embedding, units_of
+from .stored import WIDE, Unit, held_by, kv_copies, shards_of, tied_embedding, units_of
 
 if TYPE_CHECKING:
     from ..ir.graph import Graph
@@ -48,6 +49,8 @@ class Setting:
     """Which of the shards of ZeRO: where rows do not divide, the last ones are shorter."""
     stage_rank: int = 0
     """Which of the ranks of the pipeline."""
+    kept: Kept = ADAMW
+    """The optimizer, and what it keeps."""
 
 
 class _Sums:
@@ -79,17 +82,24 @@ def inventory(graph: Graph, layout: Layout, setting: Setting) -> tuple[Shipment,
         _pipeline(sums, graph, stages, layout, setting)
     _exchanges(sums, graph, stages, layout, setting)
     _visits(sums, graph, layout)
+    for each in exchanges_of(setting.kept, units, layout, values=setting.values):
+        axis = "same_experts" if each.is_of_experts else shards_axis(layout)
+        sums.add(axis, each.kind, each.num_bytes)
     sums.add("world", "all_reduce", 2 * WIDE)  # the loss and the norm of the gradient
     return sums.shipments()
 
 
-def state_bytes_of(graph: Graph, layout: Layout, setting: Setting, *, optimizer: str) -> tuple[int, int]:
-    """(weights, moments) that one rank holds: fp32 shards, or whole tensors where nothing is sharded."""
+def state_bytes_of(graph: Graph, layout: Layout, setting: Setting) -> tuple[int, int]:
+    """(weights, what the optimizer keeps) that one rank holds: fp32 shards, or whole tensors where nothing is sharded."""
     stages = stages_of_rank(layout, num_layers=graph.num_layers, rank=setting.stage_rank)
     has_first = any(stage.has_embed for stage in stages)  # then a copy beside it has no state of its own
-    units = (unit for stage in stages for unit in units_of(graph, layout, stage, counts_copies=not has_first))
-    held = sum(held_by(each, layout, setting.shard_rank) for unit in units for each in unit.tensors)
-    return held * WIDE, held * MOMENTS[optimizer] * WIDE
+    weights = kept = 0
+    for unit in (unit for stage in stages for unit in units_of(graph, layout, stage, counts_copies=not has_first)):
+        for tensor in unit.tensors:
+            held = held_by(tensor, layout, setting.shard_rank)
+            weights += held * WIDE
+            kept += setting.kept.of(tensor, held=held, in_layer=not unit.is_root)
+    return weights, kept
 
 
 # ------------------------------------------------------------------------------------------------- parameters and ZeRO

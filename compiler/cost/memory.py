@@ -75,12 +75,8 @@ class StateBytes:
     """Master copy and moments."""
 
 
-MOMENTS = {"adamw": 8.0, "adafactor": 0.1, "lion": 4.0, "muon": 4.0, "sophia": 8.0}
-"""fp32 moments a parameter; Adafactor keeps rows and columns only."""
-
-
-def state_bytes(*, program: Program, precision: str, optimizer: str, accumulates: bool = True) -> StateBytes:
-    """Weights, gradients, optimizer state in bytes a parameter.
+def state_bytes(*, program: Program, precision: str, moments: float, accumulates: bool = True) -> StateBytes:
+    """Weights, gradients, optimizer state in bytes a parameter, of which the optimizer itself keeps `moments` (moments.py).
 
     halves    one CPU: bf16 weights beside the other half of their fp32 master; gradients in bf16, with fp32 sums where
               micro-batches accumulate (compiler/kernels/adamw.py): 14, or 18, with AdamW
@@ -90,7 +86,6 @@ def state_bytes(*, program: Program, precision: str, optimizer: str, accumulates
 
     fp16 keeps 2-byte gradients; fp32 has no second copy.
     """
-    moments = MOMENTS[optimizer]
     if precision == "fp32":
         return StateBytes(weights=4.0, gradients=4.0, optimizer=moments)
     if program == "halves":

@@ -12,8 +12,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .memory import MOMENTS
-
 HOUR_S = 3600.0
 
 DEVICE_MTBF_S = 50_600 * HOUR_S
@@ -39,9 +37,9 @@ class Reliability:
     """Share of the time that trains and is not done again."""
 
 
-def checkpoint_bytes(parameters: float, *, optimizer: str) -> float:
-    """What a checkpoint holds: fp32 weights and the optimizer's moments; 2-byte copies are cast again."""
-    return parameters * (4.0 + MOMENTS[optimizer])
+def checkpoint_bytes(parameters: float, *, moments: float) -> float:
+    """What a checkpoint holds: fp32 weights and what the optimizer keeps a parameter; 2-byte copies are cast again."""
+    return parameters * (4.0 + moments)
 
 
 def write_s(

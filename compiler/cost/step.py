@@ -204,12 +204,19 @@ def _launches_s(work: Workload, block: str, *, recompute: str) -> float:
     return again * constants.software[work.software.kind].layer_s + (constants.moe_layer_s if has_experts else 0.0)
 
 
+def _products_per_s(work: Workload) -> float:
+    """Operations a second of large matrix products outside the model."""
+    precision = "fp32" if work.precision == "fp32" else "bf16"
+    return work.machine.peak(precision) * work.machine.constants.product_share(precision)
+
+
 def tail_of(work: Workload, layout: Layout, parameters: tuple[int, int], *, backward_s: float) -> Tail:
     """What is left to do for (dense, of routed experts) parameters on a device: gradients hide behind the last backward pass."""
     dense, experts = parameters
     shards = layout.shards if layout.zero >= 1 else 1
     mine = dense / shards + experts / max(1, shards // layout.ep)
     update_s = optimizer_s(mine, states=work.states(layout), machine=work.machine)
+    update_s += mine * work.flops_of_optimizer(layout) / _products_per_s(work)
     if layout.data_parallel * layout.cp == 1:
         return Tail(0.0, 0.0, update_s)
     size = 2.0 if work.software.reduces_halves else work.states(layout).gradients

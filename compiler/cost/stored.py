@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 WIDE = 4
 """Bytes of weights, gradients, losses and whatever is summed over ranks."""
-MOMENTS = {"adamw": 2, "lion": 1, "sophia": 2, "muon": 1}
-"""Numbers that an optimizer keeps a parameter."""
 _BELOW = {"attn.rope_key": "attn.kv_down", "attn.v_up": "attn.k_up"}
 """Projections of the graph whose rows lie below those of another one in the same parameter of the program."""
 _PARTIAL = ("attn.q_norm", "attn.k_norm", "mlp.router", "mlp.shared_gate")
@@ -40,6 +38,8 @@ class Stored:
     """The first of the rows that several ranks of tp hold: keys and values with fewer heads than ranks."""
     is_expert: bool = False
     """Sharded apart from its layer, over the ranks that have the same experts."""
+    is_stack: bool = False
+    """Matrices of experts, of which ZeRO leaves a rank whole ones."""
 
     def padded(self, shards: int) -> int:
         """Elements of all shards together: FSDP gives each rank equally many rows."""
@@ -146,6 +146,7 @@ def _of_op(graph: Graph, op: Op, layout: Layout) -> Iterator[tuple[str, Stored]]
                 is_partial=op.name in _PARTIAL or (is_expert and is_whole),
                 copied_from=rows - 2 * graph.sizes["C"] if has_copies else None,
                 is_expert=is_expert and layout.ep > 1,
+                is_stack=is_expert and len(term.dims) == 3 and not _cuts_rows(graph, layout),
             ),
         )
 

@@ -14,7 +14,6 @@ from .communication import Traffic, traffic_of
 from .compute import BlockTime, Formats, OpWork, block_time_of, block_works, works_of_batch
 from .memory import (
     LOSS_CHUNK_BYTES,
-    MOMENTS,
     KeptBytes,
     Ledger,
     Program,
@@ -26,10 +25,12 @@ from .memory import (
     loss_bytes,
     state_bytes,
 )
+from .moments import Kept
 from .pipeline import in_flight, layers_of_ranks
 from .sharded_program import Held, Sharding, ledger_of_program
 from .sharding import Degrees
 from .software import OURS, Software
+from .stored import Unit, stored
 
 if TYPE_CHECKING:
     from ..planner.layout import Layout
@@ -92,6 +93,7 @@ class Workload:
         optimizer: str,
         program: Program | None = None,
         software: Software = OURS,
+        has_average: bool = False,
     ) -> None:
         self.software = software
         self.program: Program = program or ("autocast" if machine.num_devices == 1 else "mixed")
@@ -99,7 +101,7 @@ class Workload:
         self.machine = machine
         self.seq_len = seq_len
         self.precision = precision
-        self.optimizer = optimizer
+        self.optimizer = Kept(optimizer, has_average)
         self.formats = Formats.of(precision)
         trunk = graph.trunk()
         start = [op.id for op in trunk].index("layers")
@@ -243,9 +245,10 @@ class Workload:
             self.machine,
             seq_len=self.seq_len,
             precision=self.precision,
-            optimizer=self.optimizer,
+            optimizer=self.optimizer.optimizer,
             program=self.program,
             software=self.software,
+            has_average=self.optimizer.has_average,
         )
 
     def ledger(self, layout: Layout) -> Ledger:
@@ -341,7 +344,7 @@ class Workload:
             expert_shards=max(1, layout.shards // layout.ep),
             accumulates=layout.grad_accumulation > 1,
             values=self.formats.values.size_bytes,
-            moments=MOMENTS[self.optimizer],
+            moments=self.kept_by_optimizer(rank, layout),
         )
         return ledger_of_program(held, sharding, kind=self.machine.kind)
 
@@ -393,12 +396,37 @@ class Workload:
             dense += self.parameters("before", degrees)[0]
         return Contents(dense, experts, kept, one_layer, two_largest, largest)
 
+    def kept_by_optimizer(self, rank: Rank | None, layout: Layout) -> float:
+        """Bytes a parameter: of a pipeline rank's, or of all."""
+        if self.optimizer.is_even:
+            return self.optimizer.even_bytes()
+        key = ("kept by optimizer", None if rank is None else (rank.layers, rank.parts), layout.tp, layout.ep)
+        if key not in self.memo:
+            self.memo[key] = self.optimizer.mean_bytes(self._units(rank, layout))
+        return self.memo[key]
+
+    def flops_of_optimizer(self, layout: Layout) -> float:
+        """Of products, a parameter."""
+        if self.optimizer.optimizer != "muon":
+            return 0.0
+        key = ("flops of optimizer", layout.tp, layout.ep)
+        if key not in self.memo:
+            self.memo[key] = self.optimizer.mean_flops(self._units(None, layout))
+        return self.memo[key]
+
+    def _units(self, rank: Rank | None, layout: Layout) -> list[Unit]:
+        """Parameters as the program has them; equal layers are one unit."""
+        counts = rank.layers if rank is not None else tuple(Counter(self.graph.order).items())
+        parts = rank.parts if rank is not None else ("before", "after")
+        units = [Unit(tuple(stored(self.graph, self.ops_of[block], layout)) * count) for block, count in counts]
+        return units + [Unit(tuple(stored(self.graph, self.ops_of[part], layout)), is_root=True) for part in parts]
+
     def states(self, layout: Layout) -> StateBytes:
         """Bytes a parameter under a layout."""
         return state_bytes(
             program="sharded" if layout.zero == 3 or self.program == "fsdp" else self.program,
             precision=self.precision,
-            optimizer=self.optimizer,
+            moments=self.kept_by_optimizer(None, layout),
             accumulates=layout.grad_accumulation > 1,
         )
 

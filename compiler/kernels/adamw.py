@@ -54,6 +54,8 @@ def choose(setting: Setting) -> AdamW | LeftAlone:
     optimizer = setting.train.optimizer
     if optimizer.name != "adamw":
         return LeftAlone(f"the optimizer is {optimizer.name}")
+    if setting.train.ema_decay is not None:
+        return LeftAlone("an average of the weights is taken of fp32 ones, which the kernel keeps in two halves")
     if setting.layout.devices > 1:
         return LeftAlone("PyTorch's fused step takes sharded weights, and reads and writes each number once as well")
     if setting.dtype != "bf16":

@@ -14,6 +14,7 @@ from ..backends.table import BACKENDS
 from ..deploy.refuse import refuse_deploy
 from ..kernels.weight_only_linear import BITS
 from .model import longest_sequence
+from .optimizer import optimizer_faults, optimizer_layout_faults
 from .pipeline import pipeline_faults
 from .refuse_experts import refuse_experts
 from .spmd import spmd_faults, spmd_layout_faults
@@ -70,7 +71,7 @@ def refuse_program(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
     if accelerator.kind == "npu":
         yield from _ascend(spec)
     for number, stage in enumerate(spec.train or ()):
-        yield from _training(stage, ("train", number))
+        yield from _training(spec, stage, ("train", number))
         for name, message in watch_faults(stage, plan.train, kind=accelerator.kind):
             yield _refused(message, ("train", number, "watch", name), part="key")
     if plan.train is not None:
@@ -110,6 +111,8 @@ def refuse_layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
         for field, message in spmd_layout_faults(spec, layout):
             yield _refused(message, ("parallel", field), part="key")
         return
+    for message in optimizer_layout_faults(spec, layout):
+        yield _refused(message, ("train", 0, "optimizer", "name"))
     for message in pipeline_faults(spec, layout):
         yield _refused(message, ("parallel",), part="key")
     if spec.model.moe is not None:
@@ -147,16 +150,15 @@ def _ascend(spec: Spec) -> Iterator[Diagnostic]:
         yield _refused(message, ("model", "moe"), part="key")
 
 
-def _training(stage: Train, path: Path) -> Iterator[Diagnostic]:
+def _training(spec: Spec, stage: Train, path: Path) -> Iterator[Diagnostic]:
     if stage.objective.kind != "causal_lm":
         message = f"the objective {stage.objective.kind} is not lowered yet; causal_lm is"
         yield _refused(message, (*path, "objective"))
     if stage.precision not in _DTYPES:
         message = f"training in {stage.precision} is not lowered yet; in {_either(_DTYPES)} it is"
         yield _refused(message, (*path, "precision"))
-    if stage.optimizer.name != "adamw":
-        message = f"the optimizer {stage.optimizer.name} is not lowered yet; adamw is"
-        yield _refused(message, (*path, "optimizer", "name"))
+    for name, message in optimizer_faults(spec, stage):
+        yield _refused(message, (*path, *name))
 
 
 def _serving(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:

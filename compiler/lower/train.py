@@ -16,6 +16,7 @@ from .watch import lower_watch
 if TYPE_CHECKING:
     from ...spec.batch import Batch
     from ...spec.document import Spec
+    from ...spec.model import Model
     from ...spec.training import Train
     from ..kernels.kernel import Kernel
     from ..planner.layout import Layout
@@ -42,10 +43,14 @@ class TrainView:
     tokens_per_step: int
     steps: int
     steps_reason: str
+    optimizer: str
     lr: float
     betas: tuple[float, float]
     eps: float
     weight_decay: float
+    momentum: float
+    qkv_rows: tuple[int, int, int] | None
+    """Rows of queries, keys and values, where one parameter has all three."""
     schedule: str
     warmup_steps: int
     decay_steps: int
@@ -82,6 +87,12 @@ class TrainView:
     norms_start_at_zero: bool = False
     """Norms whose weight is stored less one."""
 
+    @property
+    def optimizer_imports(self) -> list[tuple[str, str]]:
+        """(module, name) of runtimes/pytorch/optimizers/ that train.py uses."""
+        found = [("average", "keep_average")] if self.ema_decay is not None else []
+        return sorted(found if self.optimizer == "adamw" else [*found, (self.optimizer, self.optimizer.capitalize())])
+
 
 _OBJECTIVE_WORDS = {"causal_lm": "predict each next token"}
 
@@ -110,10 +121,13 @@ def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str, kernel
         tokens_per_step=tokens_per_step,
         steps=batch.steps,
         steps_reason=_steps_reason(train, batch=batch),
+        optimizer=optimizer.name,
         lr=optimizer.lr,
         betas=getattr(optimizer, "betas", (0.0, 0.0)),
         eps=getattr(optimizer, "eps", 0.0),
         weight_decay=optimizer.weight_decay,
+        momentum=getattr(optimizer, "momentum", 0.0),
+        qkv_rows=_qkv_rows(spec.model),
         schedule=schedule.name,
         warmup_steps=schedule.warmup_steps,
         decay_steps=getattr(schedule, "decay_steps", 0),
@@ -146,6 +160,14 @@ def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str, kernel
         has_data=spec.data is not None,
         norms_start_at_zero=spec.model.norm.unit_offset,
     )
+
+
+def _qkv_rows(model: Model) -> tuple[int, int, int] | None:
+    """None: latent attention, whose projections are apart."""
+    if model.attention.kind == "mla":
+        return None
+    kv_heads = 1 if model.attention.kind == "mqa" else model.num_kv_heads
+    return model.num_heads * model.head_dim, kv_heads * model.head_dim, kv_heads * model.head_dim
 
 
 def _plan_lines(spec: Spec, plan: TrainPlan, *, batch: Batch) -> tuple[str, ...]:

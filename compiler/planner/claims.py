@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..cost.inventory import Setting, Shipment, inventory, state_bytes_of
+from ..cost.moments import Kept
 from ..cost.stored import kv_copies
 from ..kernels.linear_cross_entropy import chunk_of
 from ..passes.fuse_rope_attention import fuse_rope_attention
@@ -86,8 +87,9 @@ def _figures(spec: Spec, graph: Graph, layout: Layout, *, stage_rank: int, peak:
         values=2 if train.precision == "bf16" else 4,
         loss_chunk=chunk_of(vocab, precision=train.precision),
         stage_rank=stage_rank,
+        kept=Kept(train.optimizer.name, has_average=train.ema_decay is not None),
     )
-    parameters, optimizer = state_bytes_of(graph, layout, setting, optimizer=train.optimizer.name)
+    parameters, optimizer = state_bytes_of(graph, layout, setting)
     return Figures(
         rank=stage_rank * layout.stride("pp"),
         traffic=inventory(graph, layout, setting),

@@ -63,6 +63,7 @@ def plan_training(
         optimizer=train.optimizer.name,
         program=_program(spec, machine, kernels),
         software=software_of(spec.assume),
+        has_average=train.ema_decay is not None,
     )
     wanted = given(parallel)
     if layout is None:
@@ -122,7 +123,8 @@ def _nothing(spec: Spec, wanted: Given, work: Workload, batch: Batch, found: Sea
             machine,
             seq_len=work.seq_len,
             precision=work.precision,
-            optimizer=work.optimizer,
+            optimizer=work.optimizer.optimizer,
+            has_average=work.optimizer.has_average,
             program=_program(spec, machine, frozenset({"adamw"} if work.program == "halves" else ())),
             software=work.software,
         )
@@ -157,7 +159,7 @@ def _reliability(spec: Spec, work: Workload, *, step_s: float) -> Reliability | 
     storage, machine = spec.hardware.storage, work.machine
     if storage is None:
         return None
-    size = checkpoint_bytes(work.graph.num_parameters(), optimizer=work.optimizer)
+    size = checkpoint_bytes(work.graph.num_parameters(), moments=work.kept_by_optimizer(None, Layout()))
     nodes = max(1, machine.num_devices // machine.per_node)
     host, write = spec.hardware.host, storage.write_gb_s
     rate = min(storage.host_write_gb_s, host.network_gb_s or math.inf) if host and storage.kind != "local" else None

@@ -46,6 +46,7 @@ WATCHES = {
     "roll-back": {"divergence": {"policy": "roll_back"}},
     "lower-rate": {"divergence": {"policy": "lower_rate"}},
 }
+OPTIMIZERS = ("adafactor", "lion", "muon")
 OF_RANKS = {"hang_s": 300.0, "stragglers_every_steps": 50}
 
 FEW_BITS = (
@@ -60,6 +61,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"schedule-{number}": {"train": train(schedule=each)} for number, each in enumerate(SCHEDULES)},
     **{f"watched-{name}": {"train": train(watch=each)} for name, each in WATCHES.items()},
     "watched-visits": {"model": ARCHITECTURES["deepseek-v3"], "train": train(watch=WATCHES["skip"])},
+    **{name: {"train": train(optimizer={"name": name, "lr": 1e-3})} for name in OPTIMIZERS},
+    "averaged": {"train": train(ema_decay=0.999)},
+    "muon-averaged-bf16": {"train": train(precision="bf16", optimizer={"name": "muon", "lr": 1e-3}, ema_decay=0.99)},
     "bf16": {"train": train(precision="bf16", z_loss=1e-4, grad_clip=None)},
     "gpu": {"hardware": GPU},
     "gpu-bf16": {"hardware": GPU, "train": train(precision="bf16")},
@@ -129,8 +133,20 @@ def watched() -> Iterator[tuple[str, Any, Plan]]:
         yield f"{model}-{layout}-watched", spec, plan_of(spec, layout=LAYOUTS[layout])
 
 
+def optimized() -> Iterator[tuple[str, Any, Plan]]:
+    for name, model, layout in (
+        ("muon", "deepseek-v3", "hsdp-ep"),
+        ("adafactor", "gpt2", "zero-1"),
+        ("lion", "llama", "pp-tp"),
+    ):
+        changes = train(optimizer={"name": name, "lr": 1e-3}, ema_decay=0.99)
+        spec = tiny_spec(without=("serve",), model=ARCHITECTURES[model], train=changes)
+        yield f"{model}-{layout}-{name}", spec, plan_of(spec, layout=LAYOUTS[layout])
+
+
 def distributed() -> Iterator[tuple[str, Any, Plan]]:
     yield from watched()
+    yield from optimized()
     for name, layout in LAYOUTS.items():
         if layout.ep > 1:
             continue

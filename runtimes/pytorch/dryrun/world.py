@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import _utils
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 _READS_RANKS = (
@@ -32,6 +33,7 @@ _READS_RANKS = (
 @contextmanager
 def fake_world(rank: int, size: int) -> Iterator[None]:
     """This process as `rank` of `size` until the block ends. Meshes are made first, under `FakeTensorMode` the rest."""
+    _clear_sharding_prop_cache()  # it has meshes of worlds before this one
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=size)
     try:
         with _real_meshes(), _fresh_parameters():

@@ -26,6 +26,7 @@ from torch import nn
 
 from ...common.errors import RunError
 from ..checkpoint import FORMAT, META, Saved, checked_meta, sha256, sync, updates_entry
+from ..optimizers.average import KIND as AVERAGE
 from ..weights import named_tensors
 from .cuts import Cuts, Piece
 from .mesh import cpu_group, is_first_rank
@@ -174,9 +175,17 @@ def load_checkpoint(
     load_pieces(_model_pieces(model, cuts), model_folder, group=group, no_dist=no_dist)
     kinds = _kinds_of_moments(model, names_in(optimizer_folder))
     for parameter in model.parameters():
-        state: dict[str, Any] = {kind: torch.zeros_like(parameter) for kind in kinds}
+        state: dict[str, Any] = _fresh_state(optimizer, parameter, kinds)
         optimizer.state[parameter] = {"step": torch.tensor(float(saved.updates), device=parameter.device), **state}
     load_pieces(_optimizer_pieces(model, optimizer, cuts), optimizer_folder, group=group, no_dist=no_dist)
+
+
+def _fresh_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, kinds: list[str]) -> dict[str, Any]:
+    """Room for what is stored of a parameter: as an optimizer says whose parameters differ in it, else of its own shape."""
+    if not hasattr(optimizer, "fresh_state"):
+        return {kind: torch.zeros_like(parameter) for kind in kinds}
+    average = {AVERAGE: torch.zeros_like(parameter)} if AVERAGE in kinds else {}
+    return {**optimizer.fresh_state(parameter), **average}  # type: ignore[attr-defined]
 
 
 def _kinds_of_moments(model: nn.Module, stored: Collection[str]) -> list[str]:

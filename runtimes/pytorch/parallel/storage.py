@@ -38,7 +38,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from ...common.errors import RunError
-from .cuts import Piece
+from .cuts import Part, Piece
 
 SECTIONS = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up")}
 """Module of the model -> what its rows are called in a checkpoint."""
@@ -177,3 +177,17 @@ def _sources(piece: Piece, stored: Mapping[str, Any], *, folder: Path) -> Iterat
 def detached(piece: Piece) -> Piece:
     """A piece with a copy of its tensor on the CPU, to be written while training goes on."""
     return replace(piece, tensor=piece.tensor.to("cpu", copy=True))
+
+
+def whole_tensors(folder: Path, *, prefix: str = "") -> dict[str, Tensor]:
+    """Every tensor of a folder whose name begins with `prefix`, under the rest of its name, put together from all files."""
+    stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    pieces = []
+    for name, told in stored.items():
+        if name.startswith(prefix):
+            assert isinstance(told, TensorStorageMetadata)
+            shape = tuple(told.size)
+            part = Part(0, shape[0] if shape else 1, shape, (0,) * len(shape))
+            pieces.append(Piece(name, part, part.offset, torch.empty(shape, dtype=told.properties.dtype), 1))
+    load_pieces(pieces, folder, group=None, no_dist=True)
+    return {piece.name.removeprefix(prefix): piece.tensor for piece in pieces}

@@ -33,7 +33,7 @@ def stage(parameters: int = 1_000_000) -> StageParts:
     [(0, 18), (1, 6 + 12 / 8), (2, 2 + 4 / 8 + 12 / 8), (3, 16 / 8)],
 )
 def test_model_states_a_parameter(zero: int, bytes_a_parameter: float):
-    states = state_bytes(program="sharded" if zero == 3 else "mixed", precision="bf16", optimizer="adamw")
+    states = state_bytes(program="sharded" if zero == 3 else "mixed", precision="bf16", moments=8.0)
     ledger = ledger_of_stage(stage(), states=states, zero=zero, shards=8, expert_shards=8, num_ranks=1, kind="gpu")
     assert ledger.parameters + ledger.gradients + ledger.optimizer == pytest.approx(1e6 * bytes_a_parameter)
 
@@ -49,7 +49,7 @@ def test_model_states_a_parameter(zero: int, bytes_a_parameter: float):
     ],
 )
 def test_states_of_each_program(program: str, precision: str, accumulates: bool, bytes_a_parameter: float):
-    states = state_bytes(program=program, precision=precision, optimizer="adamw", accumulates=accumulates)  # pyright: ignore[reportArgumentType]
+    states = state_bytes(program=program, precision=precision, moments=8.0, accumulates=accumulates)  # pyright: ignore[reportArgumentType]
     assert states.weights + states.gradients + states.optimizer == bytes_a_parameter
 
 

@@ -26,8 +26,8 @@ def test_meta_lost_a_device_every_three_hours():
 
 
 def test_a_checkpoint_holds_master_and_moments():
-    assert checkpoint_bytes(1e9, optimizer="adamw") == 12e9
-    assert checkpoint_bytes(1e9, optimizer="lion") == 8e9
+    assert checkpoint_bytes(1e9, moments=8.0) == 12e9
+    assert checkpoint_bytes(1e9, moments=4.0) == 8e9
 
 
 def test_the_narrower_of_nodes_and_storage_decides():

@@ -67,7 +67,7 @@ def test_a_spec_that_no_pass_understands_is_refused_before_planning(
             "200 tokens",
         ),
         (training(precision="fp8"), "train.0.precision", "in bf16 and fp32 it is"),
-        (training(optimizer={"name": "lion", "lr": 1e-4}), "train.0.optimizer.name", "adamw is"),
+        (training(optimizer={"name": "sophia", "lr": 1e-4}), "train.0.optimizer.name", "never has the logits"),
         (training(objective="dpo"), "train.0.objective", "causal_lm is"),
         (serving(kv_cache={"dtype": "int8"}), "serve.kv_cache.dtype", "in bf16 and fp32 it is"),
         ({"without": ("train", "serve", "data")}, "model", "no program"),

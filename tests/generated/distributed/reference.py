@@ -32,9 +32,11 @@ MODELS: dict[str, dict[str, Any]] = {
 """Fields that differ from TINY's: grouped heads, an odd vocabulary and no biases are in all but where they say otherwise."""
 
 
-def spec_of(model: dict[str, Any]) -> Spec:
+def spec_of(model: dict[str, Any], **changes: Any) -> Spec:
+    """`changes` are of the training."""
     train = TINY["train"] | {"global_batch": BATCH, "seq_len": 32, "z_loss": 1e-3}
     train |= {"optimizer": {"name": "adamw", "lr": 1e-3, "eps": 1e-6}}  # no blowing up of noise in gradients near zero
+    train |= changes
     return tiny_spec(without=("serve",), model={"vocab_size": 301, **model}, train=train)
 
 

@@ -25,6 +25,7 @@ import watched
 from programs import imported
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 from llmc.runtimes.pytorch.parallel.checkpoint import SharedCheckpoints
 from llmc.runtimes.pytorch.parallel.cuts import box, load_whole
@@ -175,6 +176,7 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         try:
+            _clear_sharding_prop_cache()  # it has meshes of the job before
             store = dist.FileStore(job["store"], job["world_size"])
             dist.init_process_group(
                 "gloo", store=store, rank=job["rank"], world_size=job["world_size"], timeout=timedelta(seconds=60)

@@ -1,0 +1,140 @@
+"""Optimizers other than AdamW, and the average of the weights: several devices take the steps of one, and states change layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from architectures import ARCHITECTURES
+from dry_claims import check_claims
+from pool import Pool
+from programs import build, imported, plan_of
+from reference import MODELS, STEPS, filled, run_alone, spec_of
+from safetensors.torch import load_file
+
+from llmc.compiler.lower.refuse import refuse_program
+from llmc.compiler.planner.layout import Layout
+from llmc.runtimes.pytorch.checkpoint import Checkpoints
+from llmc.runtimes.pytorch.optimizers.average import write_average
+from llmc.runtimes.pytorch.weights import load_weights
+from llmc.spec.document import Spec
+
+CLOSE = 1e-5
+ZERO3, TP2 = Layout(dp_shard=2, zero=3), Layout(tp=2)
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "lion": {"name": "lion", "lr": 1e-3},
+    "adafactor": {"name": "adafactor", "lr": 1e-2},
+    "muon": {"name": "muon", "lr": 1e-3, "eps": 1e-6},
+}
+CASES = {
+    ("lion", "zero 3 x 2"): ZERO3,
+    ("lion", "tp 2"): TP2,
+    ("adafactor", "zero 3 x 2"): ZERO3,
+    ("adafactor", "zero 1 x 2, pp 2"): Layout(dp_shard=2, zero=1, pp=2),
+    ("muon", "zero 3 x 2"): ZERO3,
+    ("muon", "hsdp 2 x 2, zero 2"): Layout(dp_replicate=2, dp_shard=2, zero=2),
+}
+
+
+def spec_with(name: str) -> Spec:
+    return spec_of(MODELS["llama"], optimizer=OPTIMIZERS[name], ema_decay=0.9)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The runs of one device."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in OPTIMIZERS}
+    for name, folder in folders.items():
+        run_alone(spec_with(name), folder)
+    return folders
+
+
+@pytest.mark.parametrize(("name", "layout"), CASES)
+def test_layouts_repeat_the_program_of_one_device(
+    name: str, layout: str, pool: Pool, alone: dict[str, Path], tmp_path: Path
+) -> None:
+    spec, chosen = spec_with(name), filled(CASES[name, layout])
+    folder = build(spec, tmp_path, plan=plan_of(spec, layout=chosen))
+    arguments = {"folder": str(folder), "reference": str(alone[name]), "steps": STEPS}
+    for rank, worst in enumerate(pool.run("train", world_size=chosen.devices, **arguments)):
+        assert max(worst.values()) < CLOSE, (rank, worst)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_run_of_one_device_lowers_the_loss(name: str, alone: dict[str, Path]) -> None:
+    """On the same random text, which is learnt by heart a little."""
+    spec = spec_with(name)
+    with imported(alone[name] / "program", "train") as (program,):
+        torch.manual_seed(0)
+        model = program.Model()
+        program.init_weights(model)
+        optimizer = program.make_optimizer(model)
+        batch = load_file(alone[name] / "reference.safetensors")["batches"][0].numpy()
+        losses = [
+            program.train_step(model, optimizer, iter([batch] * 2), lr=spec.train[0].optimizer.lr * 3)[0]  # type: ignore[index]
+            for _ in range(8)
+        ]
+    assert losses[-1] < losses[0] - 0.05
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_states_go_to_another_layout_and_back_to_one_device(
+    name: str, pool: Pool, alone: dict[str, Path], tmp_path: Path
+) -> None:
+    spec = spec_with(name)
+    programs = {"zero3": ZERO3, "pp": Layout(pp=2, dp_shard=2, zero=1)}
+    folders = {
+        key: build(spec, tmp_path / key, plan=plan_of(spec, layout=filled(each))) for key, each in programs.items()
+    }
+    paths = {"start": str(tmp_path / "none"), "end": str(tmp_path / "a"), "reference": str(alone[name])}
+    pool.run("pass_on", world_size=2, folder=str(folders["zero3"]), **paths)
+    pool.run("pass_on", world_size=4, folder=str(folders["pp"]), start=paths["end"], end=str(tmp_path / "b"))
+    with imported(alone[name] / "program", "train") as (program,):
+        found = [loaded(program, tmp_path / end) for end in ("a", "b")]
+    assert found[0].keys() == found[1].keys()
+    assert [key for key in found[0] if not torch.equal(found[0][key], found[1][key])] == []
+    assert any(each.any() for key, each in found[0].items() if not key.startswith(("weight", "ema")))
+
+
+def loaded(program: Any, checkpoints: Path) -> dict[str, torch.Tensor]:
+    """Weights and states of the latest checkpoint as one device has them; the average is what a server would load."""
+    model = program.Model()
+    optimizer = program.make_optimizer(model)
+    saved = Checkpoints(checkpoints, keep=9).load_latest(model=model, optimizer=optimizer)
+    assert saved is not None
+    found = {f"weight.{name}": each.detach().clone() for name, each in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        found |= {f"{kind}.{name}": each for kind, each in optimizer.state[parameter].items()}
+    write_average(saved.folder, checkpoints / "average")
+    load_weights(model, checkpoints / "average")
+    assert all(torch.equal(each, found[f"ema.{name}"]) for name, each in model.named_parameters())
+    return found
+
+
+CLAIMED = {
+    ("lion", "llama", "tp 2"): Layout(dp_shard=2, zero=3, tp=2),
+    ("adafactor", "llama", "hsdp 2 x 2"): Layout(dp_replicate=2, dp_shard=2, zero=3),
+    ("adafactor", "llama", "pp 2"): Layout(dp_shard=2, zero=1, pp=2),
+    ("muon", "llama", "zero 2 x 4"): Layout(dp_shard=4, zero=2),
+    ("muon", "mixtral", "ep 2"): Layout(dp_shard=4, zero=3, ep=2),
+}
+
+
+@pytest.mark.parametrize(("name", "model", "layout"), CLAIMED)
+def test_what_ranks_send_and_hold_is_what_the_inventory_says(
+    name: str, model: str, layout: str, tmp_path: Path
+) -> None:
+    """To the byte, the average included."""
+    chosen = filled(CLAIMED[name, model, layout])
+    fields = ARCHITECTURES[model] if model != "llama" else MODELS["llama"]
+    spec = spec_of(fields, optimizer=OPTIMIZERS[name], ema_decay=0.9)
+    check_claims(spec, chosen, tmp_path, ranks=(0, chosen.devices - 1))
+
+
+@pytest.mark.parametrize("name", ["muon", "adafactor"])
+def test_cut_matrices_are_refused(name: str) -> None:
+    spec = spec_with(name)
+    (refused,) = refuse_program(spec, plan_of(spec, layout=filled(TP2)))
+    assert f"{name} with matrices that tp 2 cuts is not lowered yet" in refused.message
