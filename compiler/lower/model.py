@@ -113,6 +113,8 @@ class ModelView:
     z_loss: float = 0.0
     has_npu_norm: bool = False
     """Whether norms are the one kernel that torch-npu has for them."""
+    recomputes_some: bool = False
+    """Whether layers differ in what they compute again, which is applied from outside."""
     packed: PackedView | None = None
     """Of a server whose weights are kept in few bits."""
 
@@ -129,7 +131,11 @@ class ModelView:
     def imports(self) -> tuple[tuple[str, str], ...]:
         """Each kernel's module, and what model.py takes from it."""
         packed = self.packed.imports if self.packed else ()
-        return tuple(sorted({*((name, name) for name in self.kernels), *packed}))
+        names = {
+            name: f"{name}, new_replay" if name == "decode_attention" and self.replays else name
+            for name in self.kernels
+        }
+        return tuple(sorted({*names.items(), *packed}))
 
     @property
     def axes(self) -> AxesView:
@@ -220,6 +226,12 @@ class ModelView:
         return "decode_attention" in self.kernels
 
     @property
+    def replays(self) -> bool:
+        """Whether layers do nothing but start kernels for running answers, so that these are recorded once."""
+        has_gate = self.mlp.gate_kernel is not None
+        return self.decode_attention and bool(self.add_norm) and has_gate and bool(self.layers.decode.rope)
+
+    @property
     def attends_by_hand(self) -> bool:
         """Whether scores are computed step by step anywhere: a kernel knows caps, and does no decoding."""
         return self.attention.is_eager and (self.has_decode or "causal_attention" not in self.kernels)
@@ -228,6 +240,12 @@ class ModelView:
     def experts_gate_again(self) -> bool:
         """The same for the activation of experts."""
         return self.has_loss and self.recompute != "full" and self.experts is not None and self.mlp.is_gated
+
+    @property
+    def routes_again(self) -> bool:
+        """Whether the backward pass computes routers again that have a loss of their own."""
+        has_loss = self.experts is not None and self.experts.has_router_loss
+        return has_loss and (self.recompute == "full" or self.recomputes_some) and self.spmd is None
 
     @property
     def has_final_norm(self) -> bool:
@@ -321,6 +339,7 @@ def lower_model(
     num_parameters: int,
     recompute: str,
     kernels: tuple[Kernel, ...],
+    recomputes_some: bool = False,
     tp: TensorView | None = None,
     cp: ContextView | None = None,
     pp: PipelineView | None = None,
@@ -365,6 +384,7 @@ def lower_model(
         head_scale=model.head.scale,
         residual_scale=getattr(model.block, "residual_scale", None),
         recompute=recompute,
+        recomputes_some=recomputes_some,
         has_loss=spec.train is not None,
         has_decode=has_decode,
         kernels=called,

@@ -13,7 +13,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -51,7 +52,15 @@ class Native:
         found = getattr(self._library, name)
         found.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * integers
         found.restype = None
-        return found
+        address = ctypes.cast(found, ctypes.c_void_p).value
+        assert address is not None
+
+        def call(*args: int | None) -> None:
+            if _calls is not None:
+                _calls.append((address, args))
+            found(*args)
+
+        return call
 
     def call(self, function: str, *args: Tensor | int | float | None) -> None:
         """Run a function on the memory of contiguous CPU tensors.
@@ -61,6 +70,21 @@ class Native:
         assert self._library is not None, "call `takes` first"
         if all(_has_memory(arg) for arg in args):
             getattr(self._library, function)(*map(_as_ctype, args))
+
+
+_calls: list[tuple[int, tuple[int | None, ...]]] | None = None
+
+
+@contextmanager
+def recorded() -> Iterator[list[tuple[int, tuple[int | None, ...]]]]:
+    """Within, the address and the arguments of each call of a `function` are noted."""
+    global _calls
+    assert _calls is None, "one recording at a time"
+    _calls = []
+    try:
+        yield _calls
+    finally:
+        _calls = None
 
 
 def load(module_file: str, *, price: str = _PRICE_OF_TRAINING) -> Native:

@@ -15,6 +15,8 @@ from architectures import ARCHITECTURES
 from programs import TINY, build, imported, tiny_spec
 from torch import Tensor, nn
 
+from llmc.runtimes.kernels.compile import find_compiler
+from llmc.runtimes.kernels.native import CHOICE
 from llmc.runtimes.pytorch.packed import packed_weights
 from llmc.runtimes.pytorch.weights import load_weights, save_weights
 from llmc.runtimes.reference.weight_only import dequantise
@@ -26,6 +28,15 @@ FORMATS: dict[str, dict[str, Any]] = {
 }
 SHAPED = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gpt2", "bloom", "mistral")
 """Biases, tied and scaled heads, windows, caps, other activations, norms of heads, blocks and positions."""
+
+
+@pytest.fixture(autouse=True)
+def _compiled(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the C++ kernels, which the other tests of generated programs leave out."""
+    if find_compiler() is None:
+        pytest.skip("no C++ compiler on this machine")
+    monkeypatch.delenv(CHOICE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root / ".pytest_cache" / "kernels"))
 
 
 @contextmanager
@@ -65,6 +76,12 @@ def test_logits_are_those_of_the_rounded_weights(name: str, format: str, tmp_pat
         torch.testing.assert_close(decoded(module, model, tokens), expected, atol=2e-4, rtol=0)
 
 
+@torch.no_grad()
+def test_a_machine_without_a_compiler_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CHOICE, "eager")
+    test_logits_are_those_of_the_rounded_weights("llama", "int4-with-offsets", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
 @torch.no_grad()
 def test_greedy_answers_in_eight_bits_follow_plain_logits(name: str, tmp_path: Path) -> None:
@@ -78,6 +95,26 @@ def test_greedy_answers_in_eight_bits_follow_plain_logits(name: str, tmp_path: P
             chosen = logits.argmax(-1)
             assert float(wanted.max() - wanted[0, chosen[0]]) < 0.05  # the best, or as good as it
             tokens = torch.cat((tokens, chosen[None]), dim=1)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gpt2"])
+@torch.no_grad()
+def test_steps_are_recorded_where_layers_only_start_kernels(name: str, tmp_path: Path) -> None:
+    """Llama's and Mistral's do; GPT-2's norms are PyTorch's."""
+    saved(tmp_path, name)
+    with program(tmp_path / "packed", name, FORMATS["int8"]) as module:
+        model = module.Model()
+        load_weights(model, tmp_path / "weights")
+        cache = module.KVCache(num_blocks=64, block_tokens=4, dtype=torch.float32)
+        if name == "gpt2":
+            assert not hasattr(cache, "replay")
+            return
+        for at in range(3):
+            tokens, positions = torch.randint(0, 512, (2, 1)), torch.full((2, 1), at)
+            model.decode(tokens, positions, torch.arange(64).view(2, 32), cache)
+        (recording,) = cache.replay._recorded.values()
+        assert recording is not None
+        assert len(recording.calls) == 3 * 8 + 1  # four linear layers, two norms, attention and gate; the last norm
 
 
 @torch.no_grad()

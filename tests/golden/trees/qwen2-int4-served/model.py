@@ -8,6 +8,7 @@ H query heads = 4, K key/value heads = 2, C head size = 16.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.add_rms_norm import add_rms_norm
-from kernels.decode_attention import decode_attention
+from kernels.decode_attention import decode_attention, new_replay
 from kernels.int4_linear import Int4Linear
 from kernels.int8_linear import Int8Linear
 from kernels.swiglu import swiglu
@@ -64,13 +65,23 @@ class KVCache:
         self.block_tokens = block_tokens
         shape = (3, num_blocks * block_tokens + 1, 2, 16)  # [layers, rows, K, C]
         self.keys, self.values = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+        self.replay = new_replay()  # of steps, which read and write this cache
 
     def layers(self, blocks: Tensor, positions: Tensor) -> Iterator[LayerCache]:
         """Each layer's part, for tokens at `positions` [B, T] of sequences in `blocks` [B, N]."""
         written, read = rows(blocks, positions, block_tokens=self.block_tokens, nothing=self.keys.shape[1] - 1)
-        lengths = positions[:, -1] + 1
+        return self.parts(written, read, positions[:, -1] + 1)
+
+    def parts(self, written: Tensor, read: Tensor, lengths: Tensor) -> Iterator[LayerCache]:
+        """Each layer's part, for rows that are known."""
         for keys, values in zip(self.keys, self.values, strict=True):
             yield LayerCache(keys, values, written, read, lengths)
+
+    def places(self, blocks: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of single tokens, of their sequences up to one of few capacities, for each of which a step is recorded, and lengths."""
+        written, read = rows(blocks, positions, block_tokens=self.block_tokens, nothing=self.keys.shape[1] - 1)
+        capacity = max(512, 1 << (read.shape[1] - 1).bit_length())
+        return written, F.pad(read, (0, capacity - read.shape[1])), positions[:, -1] + 1
 
 
 def rows(blocks: Tensor, positions: Tensor, *, block_tokens: int, nothing: int) -> tuple[Tensor, Tensor]:
@@ -180,7 +191,18 @@ class Model(nn.Module):
         num_keys = blocks.shape[1] * cache.block_tokens  # S
         cos, sin = rope(at)  # [B, 1, T, 8] x 2
         mask = causal_mask(at, num_keys)  # [B, 1, T, S]
+        if tokens.shape[1] == 1:  # the same kernels at every step, recorded once and then started by one call
+            return cache.replay(partial(self.one_token, cache), x, cos, sin, *cache.places(blocks, positions))
         stream = None
         for layer, part in zip(self.layers, cache.layers(blocks, positions), strict=True):
             stream, x = layer(stream, x, cos, sin, mask, part)
+        return add_rms_norm(stream, x, self.norm.weight)[1]
+
+    def one_token(
+        self, cache: KVCache, x: Tensor, cos: Tensor, sin: Tensor, written: Tensor, read: Tensor, lengths: Tensor
+    ) -> Tensor:
+        """What the layers make of one token a sequence, [B, 1, D]; places in the cache are those of `KVCache.places`."""
+        stream = None
+        for layer, part in zip(self.layers, cache.parts(written, read, lengths), strict=True):
+            stream, x = layer(stream, x, cos, sin, None, part)
         return add_rms_norm(stream, x, self.norm.weight)[1]

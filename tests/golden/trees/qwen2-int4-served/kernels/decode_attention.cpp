@@ -10,8 +10,9 @@
 // exponentials and of what they weigh, and the chunks of a head are put together at the end (Flash-Decoding, Dao 2023).
 
 #include <algorithm>
-#include <vector>
+#include <memory>
 
+#include "replay.h"
 #include "vector.h"
 
 using Number = bf16;
@@ -88,7 +89,7 @@ extern "C" void decode(const Number* qkv, const float* cos, const float* sin, Nu
       memcpy(values + written[b] * ROW + k * C, key + K * C, C * sizeof(Number));
     }
   const int64_t chunks = (capacity + CHUNK - 1) / CHUNK;
-  std::vector<Part> parts(sequences * H * chunks);  // [B, K, chunk, GROUP]
+  const std::unique_ptr<Part[]> parts(new Part[sequences * H * chunks]);  // [B, K, chunk, GROUP]
   const auto first = [&](int64_t b) { return int64_t{0}; };
 #pragma omp parallel
   {
