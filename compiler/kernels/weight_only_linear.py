@@ -37,7 +37,7 @@ class WeightOnlyLinear(Kernel):
     """Codes count from the middle of their group's range; else from zero."""
     has_bias: bool
     tile_rows: int = 96
-    """Rows whose sums, 64 columns each, stay in the L1 cache with what they are made of (benchmarks/weight_only.py)."""
+    """Rows whose sums, 64 columns each, stay in the L1 cache beside what they are made of."""
     prefetch_bytes: int = 4096
     """How far ahead codes are fetched. Of 512 to 4,096 the farthest was fastest, by a few percent."""
 

