@@ -35,6 +35,8 @@ _READ_BYTES_PER_S = 200 * 10**6
 """What weights are read at, at least: object storage by way of a slow mount."""
 ENDPOINTS_S = 10
 """From the end of a pod being decided to the last proxy that sends it no more requests (kube-proxy, ingress)."""
+ROUTER_SUFFIX = "-router"
+"""Of the job under which Prometheus scrapes the router, after the server's own."""
 EXIT_S = 10
 """What a server takes to close its sockets and leave, after the last answer."""
 
@@ -123,6 +125,10 @@ class Server:
     @property
     def object_name(self) -> str:
         return object_name(self.name)
+
+    @property
+    def router_job(self) -> str:
+        return f"{self.object_name}{ROUTER_SUFFIX}"
 
     @property
     def probe_port(self) -> int | None:

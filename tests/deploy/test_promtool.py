@@ -42,7 +42,10 @@ def test_the_operators_object_has_the_same_rules(folder: Path) -> None:
     deploy = {"target": "kubernetes", "image": "registry.example/tiny"}
     texts = launch_texts(*serving(deploy, cpus(1), replicas=2))
     rule = next(each for each in objects(texts["launch/monitoring/operator.yaml"]) if each["kind"] == "PrometheusRule")
-    assert rule["spec"] == objects((folder / "rules.yaml").read_text(encoding="utf-8"))[0]
+    expected = objects((folder / "rules.yaml").read_text(encoding="utf-8"))[0]
+    for group in expected["groups"]:  # Kubernetes has no router of ours
+        group["rules"] = [each for each in group["rules"] if "llmc_router_" not in each["expr"]]
+    assert rule["spec"] == expected
 
 
 BURNS = "LlmcBudgetBurnsTtftP99"
@@ -63,8 +66,25 @@ def first_tokens(*, within: float, total: float) -> Series:
 
 
 def up(*replicas: int) -> Series:
+    """Engines; their router has all of them."""
     names = zip("ab", replicas, strict=False)
-    return [{"series": f'llmc_engine_up{{job="tiny",instance="{name}"}}', "values": f"{up}x200"} for name, up in names]
+    return routed(1, 1) + [
+        {"series": f'llmc_engine_up{{job="tiny",instance="{name}"}}', "values": f"{up}x200"} for name, up in names
+    ]
+
+
+def routed(*ready: int, broken: float = 0) -> Series:
+    """What the router has, and how many of its 100 answers a minute break off."""
+    job = 'job="tiny-router",instance="r"'
+    replicas = (
+        {"series": f'llmc_router_replica_ready{{{job},replica="{number}"}}', "values": f"{each}x200"}
+        for number, each in enumerate(ready)
+    )
+    return [
+        *replicas,
+        {"series": f"llmc_router_responses_total{{{job}}}", "values": rising(100)},
+        {"series": f"llmc_router_broken_total{{{job}}}", "values": rising(broken)},
+    ]
 
 
 def ended(**per_minute: float) -> Series:
@@ -88,7 +108,10 @@ CASES: dict[str, tuple[Series, set[tuple[str, str]]]] = {
     "no traffic": (up(1, 1), set()),
     "one engine stuck": (up(0, 1), {("LlmcEngineStuck", ""), ("LlmcReplicasMissing", "")}),
     "one replica short": (up(1), {("LlmcReplicasMissing", "")}),
-    "all gone": ([], {("LlmcServerGone", "")}),
+    "all gone": ([], {("LlmcServerGone", ""), ("LlmcRouterGone", "")}),
+    "the router gone": (up(1, 1)[4:], {("LlmcRouterGone", "")}),
+    "a replica the router cannot reach": ([*up(1, 1)[4:], *routed(1, 0)], {("LlmcReplicaLeftOut", "")}),
+    "one answer in fifty breaks off": ([*up(1, 1)[4:], *routed(1, 1, broken=2)], {("LlmcAnswersBreakOff", "")}),
     "one in ten refused": ([*ended(stop=90, refused=10), *up(1, 1)], {("LlmcRefuses", "")}),
     "one in twenty failed": ([*ended(stop=95, error=5), *up(1, 1)], {("LlmcRequestsFail", "")}),
 }
@@ -122,6 +145,13 @@ def test_alerts_fire_when_they_should_and_only_then(name: str, folder: Path, tmp
 
 def fired(rule: dict[str, Any]) -> dict[str, Any]:
     """As promtool writes an alert: the labels of the rule and of the series, and the annotations."""
-    series = {"LlmcReplicasMissing": {}, "LlmcEngineStuck": {"job": "tiny", "instance": "a"}}
+    router = {"job": "tiny-router"}
+    series = {
+        "LlmcReplicasMissing": {},
+        "LlmcEngineStuck": {"job": "tiny", "instance": "a"},
+        "LlmcRouterGone": router,
+        "LlmcReplicaLeftOut": router | {"instance": "r", "replica": "1"},
+        "LlmcAnswersBreakOff": router,
+    }
     labels = rule["labels"] | series.get(rule["alert"], {"job": "tiny"})
     return {"exp_labels": labels, "exp_annotations": rule["annotations"]}

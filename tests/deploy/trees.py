@@ -59,11 +59,14 @@ def serving(
     """A spec that is only served, and a plan of it with so many replicas."""
     serve = TINY["serve"] | {"api": api or {}} | {"slo": SLO, "workload": {"input_tokens": 32, "requests_per_s": 2.0}}
     spec = tiny_spec(without=("train", "data"), hardware=hardware, deploy=deploy, serve=serve, **changes)
-    plan = plan_of(spec)
+    return spec, with_replicas(plan_of(spec), replicas, tp=tp)
+
+
+def with_replicas(plan: Plan, replicas: int, *, tp: int = 1) -> Plan:
     assert plan.serve is not None
     layout = plan.serve.layout.model_copy(update={"replicas": replicas, "tp": tp})
     found = plan.serve.model_copy(update={"layout": layout, "devices": replicas * tp})
-    return spec, plan.model_copy(update={"serve": found})
+    return plan.model_copy(update={"serve": found})
 
 
 def launch_texts(spec: Spec, plan: Plan) -> dict[str, str]:

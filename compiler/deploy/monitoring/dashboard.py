@@ -1,11 +1,12 @@
-"""The Grafana dashboard: the objectives first, then a panel for every metric of the table."""
+"""The Grafana dashboard: the objectives first, then a panel for every metric of the tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ....runtimes.serving.metrics import METRICS, Metric
+from ....runtimes.serving.metrics import METRICS, ROUTER_METRICS, Metric
+from ..facts import ROUTER_SUFFIX
 
 if TYPE_CHECKING:
     from ..facts import Server
@@ -18,13 +19,16 @@ _QUANTILES = (0.5, 0.9, 0.99)
 _WIDTH, _HEIGHT = 8, 7
 _SOURCE = {"type": "prometheus", "uid": "${source}"}
 _SELECTION = 'job=~"$job",instance=~"$instance"'
+_ROUTER_SELECTION = f'job=~"$job{ROUTER_SUFFIX}"'
 
 
-def dashboard(server: Server, objectives: tuple[Objective, ...]) -> Json:
-    """The dashboard as Grafana imports it."""
+def dashboard(server: Server, objectives: tuple[Objective, ...], *, has_router: bool) -> Json:
+    """The dashboard as Grafana imports it; `has_router` where a router of ours stands before the replicas."""
     first = [_objective_panel(each) for each in objectives]
     rest = [_metric_panel(metric, objectives) for metric in METRICS]
     rows = [*([("Objectives", first)] if first else []), ("Metrics", rest)]
+    if has_router:
+        rows.append(("Router", [_metric_panel(metric, (), selection=_ROUTER_SELECTION) for metric in ROUTER_METRICS]))
     return {
         "title": f"llmc: {server.name}",
         "uid": f"llmc-{server.object_name}"[:40],
@@ -58,19 +62,19 @@ def _objective_panel(objective: Objective) -> Json:
     return _panel(title, [(expression, "share within")], unit="percentunit", line=objective.share, is_floor=True)
 
 
-def _metric_panel(metric: Metric, objectives: Sequence[Objective]) -> Json:
+def _metric_panel(metric: Metric, objectives: Sequence[Objective], *, selection: str = _SELECTION) -> Json:
     unit = _UNITS.get(metric.unit, "short")
     bound = next((each.bound_s for each in objectives if each.metric == metric.name), None)
+    legend = " ".join(f"{{{{{label}}}}}" for label in metric.labels) or "{{instance}}"
     if metric.kind == "gauge":
-        return _panel(_title(metric), [(f"{metric.name}{{{_SELECTION}}}", "{{instance}}")], unit=unit)
+        return _panel(_title(metric), [(f"{metric.name}{{{selection}}}", legend)], unit=unit)
     if metric.kind == "counter":
         by = ", ".join(metric.labels) or "instance"
-        legend = " ".join(f"{{{{{label}}}}}" for label in metric.labels) or "{{instance}}"
-        expression = f"sum by ({by}) (rate({metric.name}{{{_SELECTION}}}[$__rate_interval]))"
+        expression = f"sum by ({by}) (rate({metric.name}{{{selection}}}[$__rate_interval]))"
         return _panel(f"{_title(metric)} a second", [(expression, legend)], unit=unit)
     queries = [
         (
-            f"histogram_quantile({quantile}, sum by (le) (rate({metric.name}_bucket{{{_SELECTION}}}[$__rate_interval])))",
+            f"histogram_quantile({quantile}, sum by (le) (rate({metric.name}_bucket{{{selection}}}[$__rate_interval])))",
             f"p{quantile * 100:g}",
         )
         for quantile in _QUANTILES

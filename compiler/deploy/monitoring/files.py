@@ -32,14 +32,15 @@ def monitoring_files(
     has_operator: bool,
 ) -> Files:
     """With `has_operator` (Kubernetes) as objects of the Prometheus operator, else as files of Prometheus' own."""
-    is_scaled = server.is_scaled
+    is_scaled, has_router = server.is_scaled, scraped.router is not None
     names = {
         "server": server,
         "recordings": recordings(server, objectives),
-        "alerts": alerts(server, objectives, is_scaled=is_scaled),
+        "alerts": alerts(server, objectives, is_scaled=is_scaled, has_router=has_router),
         "namespace": namespace,
         "scraped": scraped,
     }
     chosen = ("operator.yaml",) if has_operator else ("rules.yaml", "prometheus.yaml")
     found = Files(tuple(launch_file(f"monitoring/{name}", f"monitoring/{name}.j2", **names) for name in chosen))
-    return found + Files(texts={f"{FOLDER}/monitoring/dashboard.json": json_text(dashboard(server, objectives))})
+    board = json_text(dashboard(server, objectives, has_router=has_router))
+    return found + Files(texts={f"{FOLDER}/monitoring/dashboard.json": board})

@@ -47,9 +47,12 @@ def recordings(server: Server, objectives: tuple[Objective, ...]) -> tuple[Recor
     return tuple(found)
 
 
-def alerts(server: Server, objectives: tuple[Objective, ...], *, is_scaled: bool) -> tuple[Alert, ...]:
+def alerts(
+    server: Server, objectives: tuple[Objective, ...], *, is_scaled: bool, has_router: bool
+) -> tuple[Alert, ...]:
     burning = (alert for objective in objectives for alert in _burning(server, objective))
-    return (*burning, *_operating(server, is_scaled=is_scaled))
+    routing = _routing(server) if has_router else ()
+    return (*burning, *_operating(server, is_scaled=is_scaled), *routing)
 
 
 def _beyond(server: Server, objective: Objective, span: str) -> str:
@@ -126,6 +129,39 @@ def _operating(server: Server, *, is_scaled: bool) -> Iterator[Alert]:
         "page",
         "requests end with an error",
         "The servers' logs name the requests and the reason.",
+    )
+
+
+def _routing(server: Server) -> Iterator[Alert]:
+    """What the router sees, and the replicas cannot tell of themselves."""
+    job = f'job="{server.router_job}"'
+    yield Alert(
+        "LlmcRouterGone",
+        f"absent(llmc_router_replica_ready{{{job}}})",
+        "2m",
+        "page",
+        "the router cannot be scraped",
+        "Either it does not run, and then nobody is served, or Prometheus does not find it.",
+    )
+    yield Alert(
+        "LlmcReplicaLeftOut",
+        f"llmc_router_replica_ready{{{job}}} == 0",
+        "5m",
+        "ticket",
+        "the router sends a replica nothing",
+        "Its probe is red or does not come back: it starts, drains, is stuck, or cannot be reached from the router.",
+    )
+    broken, answered = (
+        f"sum by (job) (rate({name}{{{job}}}[5m]))"
+        for name in ("llmc_router_broken_total", "llmc_router_responses_total")
+    )
+    yield Alert(
+        "LlmcAnswersBreakOff",
+        f"{broken} / {answered} > {ERROR_SHARE:g}",
+        "5m",
+        "page",
+        "answers end in the middle",
+        "Replicas are lost while they answer: their logs, or those of whoever starts them, tell why.",
     )
 
 
