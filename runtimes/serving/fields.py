@@ -98,6 +98,7 @@ CHAT: Fields = {
 
 STREAM_OPTIONS: Fields = {
     "include_usage": Implemented(),
+    "continuous_usage_stats": Implemented("not in OpenAI's API: the usage so far in every event, as in vLLM"),
     "include_obfuscation": Refused("events are not padded", accepts=(False,)),
 }
 

@@ -18,7 +18,7 @@ from .engine import Delta, Engine, EngineDown
 from .errors import ApiError, error_body
 from .generation import Generation
 from .mailbox import Mailbox
-from .requests import SamplingRequest
+from .requests import SamplingRequest, StreamOptions
 from .responses import DONE, Answer, Choice, event
 from .scheduler import Overloaded
 
@@ -40,7 +40,7 @@ async def respond(
     choices = [Choice() for _ in generations]
     note(request, prompt_tokens=answer.num_prompt_tokens)
     if body.stream:
-        events = _events(answer, choices, mailbox, includes_usage=body.includes_usage)
+        events = _events(answer, choices, mailbox, options=body.stream_options or StreamOptions())
         return EventStream(events, request=request, engine=engine, generations=generations, choices=choices)
     try:
         await unless_disconnected(request, _collect(choices, mailbox))
@@ -68,7 +68,7 @@ async def _deltas(choices: list[Choice], mailbox: Mailbox) -> AsyncIterator[Delt
 
 
 async def _events(
-    answer: Answer, choices: list[Choice], mailbox: Mailbox, *, includes_usage: bool
+    answer: Answer, choices: list[Choice], mailbox: Mailbox, *, options: StreamOptions
 ) -> AsyncIterator[bytes]:
     """The events of a streamed answer. An error is an event too, and ends the stream without `[DONE]`.
 
@@ -83,11 +83,18 @@ async def _events(
             is_open = True
             for index in range(len(choices)):
                 if (opening := answer.opening(index)) is not None:
-                    yield event({**opening, "usage": None} if includes_usage else opening)
-        yield event(answer.chunk(delta, includes_usage=includes_usage))
-    if includes_usage:
+                    yield event({**opening, **_usage_so_far(answer, choices, options)})
+        yield event({**answer.chunk(delta), **_usage_so_far(answer, choices, options)})
+    if options.include_usage:
         yield event(answer.last_chunk(choices))
     yield DONE
+
+
+def _usage_so_far(answer: Answer, choices: list[Choice], options: StreamOptions) -> dict[str, Any]:
+    """What an event says of the usage; where only the last one tells it, it is null before."""
+    if options.continuous_usage_stats:
+        return {"usage": answer.usage(choices)}
+    return {"usage": None} if options.include_usage else {}
 
 
 class EventStream(StreamingResponse):

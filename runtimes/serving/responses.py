@@ -73,10 +73,9 @@ class Answer:
         body = self._body(self.object_whole, [self._choice(at, choice) for at, choice in enumerate(choices)])
         return {**body, "usage": self.usage(choices)}
 
-    def chunk(self, delta: Delta, *, includes_usage: bool) -> Json:
-        """One event of a stream; with the usage asked for, it is null in all but the last."""
-        body = self._body(self.object_chunk, [self._chunk_choice(delta)])
-        return {**body, "usage": None} if includes_usage else body
+    def chunk(self, delta: Delta) -> Json:
+        """One event of a stream."""
+        return self._body(self.object_chunk, [self._chunk_choice(delta)])
 
     def last_chunk(self, choices: list[Choice]) -> Json:
         return {**self._body(self.object_chunk, []), "usage": self.usage(choices)}

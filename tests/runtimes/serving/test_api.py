@@ -132,6 +132,8 @@ def test_a_stream_tells_the_usage_when_asked(api, say):
     assert [c["usage"] for c in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"] == {"prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8}
+    chunks = events(call.complete(stream=True, stream_options={"continuous_usage_stats": True}, **PLAIN))
+    assert [c["usage"]["completion_tokens"] for c in chunks] == [1, 2, 3, 4]
 
 
 def test_log_probabilities_of_a_completion(api, say):
