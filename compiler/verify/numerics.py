@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ...spec import catalog
 from ...spec.base import place
 from ...spec.hardware import Accelerator, Hardware
+from ...spec.training import Train, Watch
 from ..emit.tree import render_program, write_tree
 from ..lower.lower import lower
 from ..lower.views import Place
@@ -46,7 +47,9 @@ def check_numerics(spec: Spec, plan: Plan, *, built: Path) -> Iterator[Claim]:
     runs_here = _runs_here(spec, plan.train.layout)
     layout = plan.train.layout if runs_here else small_layout(plan.train.layout)
     small = spec if runs_here else small_spec(spec, plan.train.layout, layout)
-    small = small.model_copy(update={"hardware": _this_machine(layout.devices), "serve": None})
+    small = small.model_copy(
+        update={"hardware": _this_machine(layout.devices), "serve": None, "train": _unwatched(small)}
+    )
     place(small)
     sequences = layout.data_parallel * layout.micro_batch * layout.grad_accumulation
     with tempfile.TemporaryDirectory() as scratch:
@@ -65,6 +68,11 @@ def check_numerics(spec: Spec, plan: Plan, *, built: Path) -> Iterator[Claim]:
         is_close = difference <= CLOSE[name]
         said = "yes" if is_close else f"off by {difference:.1e} of its norm"
         yield Claim("numerics", title.format(name), "yes", said, hint="" if is_close else _HINTS[name])
+
+
+def _unwatched(spec: Spec) -> tuple[Train, ...]:
+    """One device has nobody to watch, and what is watched for changes no number."""
+    return tuple(stage.model_copy(update={"watch": Watch()}) for stage in spec.train or ())
 
 
 _HINTS = {

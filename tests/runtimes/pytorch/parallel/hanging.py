@@ -1,6 +1,6 @@
 """Ranks of which one does not come to a collective; not a test module, see test_hang.py.
 
-    python hanging.py FOLDER WORLD_SIZE HOW: `stop` (SIGSTOP), `sleep`, or `other` (it enters another collective)
+    python hanging.py FOLDER WORLD_SIZE HOW: `stop` (SIGSTOP) or `sleep`
 
 PyTorch is imported once, and ranks are forks of this process. Prints the ranks' exit statuses.
 """
@@ -45,10 +45,8 @@ def run_rank(rank: int, folder: Path, world_size: int, how: str) -> None:
 def stand_still(how: str) -> None:
     if how == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
-    elif how == "sleep":
-        time.sleep(60)
     else:
-        dist.all_reduce(torch.ones(2))
+        time.sleep(60)
 
 
 def main() -> None:

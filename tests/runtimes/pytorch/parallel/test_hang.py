@@ -37,7 +37,7 @@ def test_who_does_not_come_is_named_with_what_others_wait_in(how: str, tmp_path:
     assert lived_s < BOUND_S + 20  # starting four processes on a busy machine
     assert text.splitlines()[0] == "error: no step has ended for 1.5 s; in step 3 all wait for rank 3"
     assert "waits in all_reduce number 6 of group mesh_tp (Float[3]); rank 3 has not come to it" in text
-    assert "wait in all_reduce number 3 of group default_pg (Float[2]); ranks 2, 3 have not come to it" in text
+    assert "wait in all_reduce number 4 of group default_pg (Float[2]); ranks 2, 3 have not come to it" in text
     assert ("rank 3: no answer" if how == "stop" else "in no collective") in text
     folder = tmp_path / "hangs/1-step-00000003"
     stacks = {path.name: path.read_text() for path in folder.glob("rank-*.txt")}
@@ -46,12 +46,20 @@ def test_who_does_not_come_is_named_with_what_others_wait_in(how: str, tmp_path:
     assert how == "stop" or "in stand_still" in stacks["rank-3.txt"]
 
 
-def test_ranks_in_different_collectives_are_told_apart(tmp_path: Path) -> None:
-    statuses, text, _ = hang(tmp_path, 4, "other")
-    assert statuses == [1, 1, 1, 1]
-    assert "in step 3 ranks wait for each other, in different collectives" in text
-    assert "of group mesh_tp (Float[3]); rank 3 has not come to it" in text
-    assert "wait in all_reduce number 3 of group default_pg (Float[2]); rank 2 has not come to it" in text
+def test_ranks_that_wait_for_each_other_are_told_apart() -> None:
+    """Two collectives, entered in different orders."""
+    of_two = Collective("all_reduce", "1", "mesh_tp", (0, 1), 6, is_done=False, shapes=("Float[3]",))
+    of_all = Collective("all_gather", "0", "default_pg", (0, 1), 3, is_done=False, shapes=("Float[2]",))
+    done_two, done_all = replace(of_two, sequence=5, is_done=True), replace(of_all, sequence=2, is_done=True)
+    standings = {
+        0: Standing(0, "a", 3, {"1": of_two, "0": done_all}),
+        1: Standing(1, "b", 3, {"1": done_two, "0": of_all}),
+    }
+    assert report(standings, world_size=2, hang_s=9.0).splitlines() == [
+        "error: no step has ended for 9 s; in step 3 ranks wait for each other, in different collectives",
+        "rank 0 (a) waits in all_reduce number 6 of group mesh_tp (Float[3]); rank 1 has not come to it",
+        "rank 1 (b) waits in all_gather number 3 of group default_pg (Float[2]); rank 0 has not come to it",
+    ]
 
 
 def test_many_ranks_make_a_short_report() -> None:
