@@ -221,9 +221,16 @@ def loss_pieces(logits_bytes: float, *, run: int) -> int:
 
 
 def loss_bytes(
-    graph: Graph, degrees: Degrees, *, tokens: int, micro_batch: int, values: DType, is_fused: bool = True
+    graph: Graph,
+    degrees: Degrees,
+    *,
+    tokens: int,
+    micro_batch: int,
+    values: DType,
+    is_fused: bool = True,
+    in_pieces: bool = False,
 ) -> float:
-    """What the loss holds at its peak.
+    """What the loss holds at its peak. `in_pieces`: as programs for TPUs cut it.
 
     Fused: a chunk of logits, which become their gradient, and the gradient of the head, with an fp32 sum where there are
     several chunks. Unfused: tokens · V/t · (2 + 4 + 4).
@@ -233,8 +240,9 @@ def loss_bytes(
     if not is_fused or not any(True for _ in graph.ops("linear_cross_entropy")):
         return rows * vocab * 10.0
     logits = rows * vocab * values.size_bytes
-    sums = 4.0 if logits > LOSS_CHUNK_BYTES else 0.0
-    return min(logits, LOSS_CHUNK_BYTES) + vocab * graph.sizes["D"] * (values.size_bytes + sums)
+    chunk = logits / loss_pieces(logits, run=tokens // degrees.cp) if in_pieces else min(logits, LOSS_CHUNK_BYTES)
+    sums = 4.0 if logits > chunk else 0.0
+    return chunk + vocab * graph.sizes["D"] * (values.size_bytes + sums)
 
 
 @dataclass(frozen=True)

@@ -439,4 +439,5 @@ class Workload:
             micro_batch=micro_batch,
             values=values,
             is_fused=self.software.fused_loss,
+            in_pieces=self.machine.kind == "tpu",
         )

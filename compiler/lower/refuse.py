@@ -143,6 +143,12 @@ def refuse_layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
 
 
 def _ascend(spec: Spec) -> Iterator[Diagnostic]:
+    accelerator = spec.hardware.accelerator
+    if accelerator.vendor not in (None, "huawei"):
+        name = accelerator.name or accelerator.like or "this NPU"
+        message = f"programs for {name} are not lowered yet, though plans are made; of NPUs those for Ascend are"
+        yield _refused(message, ("hardware", "accelerator"))
+        return
     if spec.serve is not None:
         yield _refused("servers for an npu are not lowered yet; training is", ("serve",), part="key")
     if spec.model.moe is not None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..cost.memory import RUNTIME_BYTES
 from .claims import Claim
 from .dry import DryRunError
 from .environments import ROOT, python_of
@@ -79,8 +80,9 @@ def _memory(fewer: Compiled, more: Compiled, plan: TrainPlan, target: dict[str, 
     states = (memory.parameters + memory.gradients) * gib
     arguments, peak = (_at(fewer, more, target["layers"], name) for name in ("arguments", "peak"))
     yield Claim("memory", "weights and gradients of a device", round(states), arguments, "bytes", WITHIN)
-    # AdamW's moments lie beside the graph that accumulates: they are no arguments of it.
-    needed = peak + round(memory.optimizer * gib)
+    # AdamW's moments lie beside the graph that accumulates: they are no arguments of it. The runtime's own is beside all graphs.
+    beside = round(RUNTIME_BYTES["tpu"])
+    needed = peak + round(memory.optimizer * gib) + beside
     each, kept = (
         (more.peak - fewer.peak) / max(1, more.layers - fewer.layers),
         memory.activations * gib / target["layers"],
@@ -107,8 +109,11 @@ def _refusal(found: Compiled, plan: TrainPlan, target: dict[str, Any]) -> Claim:
     said = _NEEDS.search(found.refused)
     if said is None:
         return Claim("memory", f"{found.layers} layers compile", "yes", found.refused.splitlines()[0][:200])
-    needs = float(said[1]) * _UNITS[said[2]]
-    peak = plan.predicted.memory_gib.peak * (1 << 30)
+    memory = plan.predicted.memory_gib
+    # It counts neither weights, gradients and moments, nor what the runtime holds.
+    states = (memory.parameters + memory.gradients + memory.optimizer) * (1 << 30) + RUNTIME_BYTES["tpu"]
+    needs = float(said[1]) * _UNITS[said[2]] + states
+    peak = memory.peak * (1 << 30)
     planned = round(peak) if found.layers == target["layers"] else target["hbm_bytes"]
     return Claim("memory", f"{found.layers} layers, which do not fit", planned, round(needs), "bytes", 0.1)
 

@@ -25,7 +25,7 @@ def spread_linear(module: nn.Linear, *, inputs: Spread, outputs: Spread, whole: 
         spreads = (inputs, whole, outputs, outputs) if inputs[1] != whole[1] else (inputs, inputs, outputs, whole)
         return _Linear.apply(x.to(dtype), weight, bias, spreads)  # type: ignore[return-value]
 
-    module.forward = forward
+    module.forward = forward  # type: ignore[method-assign]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Linear(torch.autograd.Function):

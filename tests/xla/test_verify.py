@@ -12,7 +12,7 @@ from llmc.compiler.emit.tree import write_tree
 from llmc.compiler.pipeline import build as build_spec
 from llmc.compiler.pipeline import plan_file
 from llmc.compiler.planner.layout import Layout
-from llmc.compiler.verify.tpu import check_tpu, compiled, staged
+from llmc.compiler.verify.tpu import check_tpu
 
 SMALL = """\
 llmc: 1
@@ -37,8 +37,10 @@ def test_states_fit_and_traffic_agree_with_the_tpu_compiler(
     write_tree(result.tree, result.out_dir)
     claims = list(check_tpu(result.out_dir, result.entry.plan.train, progress=lambda _: None))
     assert len(claims) == 5
-    kept = [each for each in claims if "all that a device holds" not in each.name]
-    assert [each for each in kept if not each.holds] == []
+    (whole,) = (each for each in claims if "all that a device holds" in each.name)
+    assert [each for each in claims if not each.holds and each is not whole] == []
+    # The plan's buffers are those of large models, where it holds to 5 % (docs/tpu.md); this one is small.
+    assert 0.8 < float(whole.found) / float(whole.planned) < 1.2
 
 
 def test_a_spec_that_cannot_fit_is_refused_by_planner_and_compiler(
@@ -48,11 +50,12 @@ def test_a_spec_that_cannot_fit_is_refused_by_planner_and_compiler(
     entry = plan_file(tmp_path / "over.yaml")
     assert [each.code for each in entry.diagnostics if each.severity == "error"] == ["P201"]
     assert entry.spec is not None
-    layout = Layout(dp_shard=8, zero=3, micro_batch=512)
-    program = build(entry.spec, tmp_path / "program", plan=plan_of(entry.spec, layout=layout))
-    staged(program, tmp_path, layers=1)
-    found = compiled(tmp_path / "accumulate.mlir", "v5e:2x4", 8, layers=1)
-    assert "exceeds available HBM" in found.refused
+    assert entry.plan.train is not None
+    program = build(entry.spec, tmp_path / "program", plan=plan_of(entry.spec, layout=entry.plan.train.layout))
+    (claim,) = check_tpu(program, entry.plan.train, progress=lambda _: None, layers=(1,))
+    assert claim.name == "1 layers, which do not fit"
+    assert claim.tolerance == 0.1
+    assert claim.holds, (claim.planned, claim.found)
 
 
 def test_the_mesh_lies_on_the_torus_as_the_plan_numbers_it() -> None:

@@ -118,6 +118,12 @@ def test_lower_raises_all_that_stands_against_a_program(tmp_path) -> None:
     assert len(error.value.diagnostics) == 2
 
 
+def test_a_plan_for_trainium_is_no_program_for_ascend() -> None:
+    trainium = {"accelerator": {**TINY["hardware"]["accelerator"], "name": "trn2", "kind": "npu", "vendor": "aws"}}
+    (found,) = refuse_program(spec := tiny_spec(without=("serve",), hardware=trainium), plan_of(spec))
+    assert "programs for trn2 are not lowered yet" in found.message
+
+
 MOE = {"num_experts": 4, "experts_per_token": 2}
 BOUNDED = MOE | {"capacity_factor": 1.25}
 
