@@ -41,8 +41,9 @@ class DecodeAttention(Kernel):
     @property
     def queries(self) -> int:
         """Query heads of a group that a key is loaded for once."""
-        vectors = self.head_dim // 16
-        return max(1, min(self.num_heads // self.num_kv_heads, (_REGISTERS - 4) // vectors // 2 * 2))
+        group, most = self.num_heads // self.num_kv_heads, max(1, _REGISTERS * 3 // 4 // (self.head_dim // 16))
+        turns = -(-group // most)
+        return -(-group // turns)
 
     @property
     def num_pointers(self) -> int:

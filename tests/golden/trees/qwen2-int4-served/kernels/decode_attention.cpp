@@ -102,11 +102,10 @@ extern "C" void decode(const Number* qkv, const float* cos, const float* sin, Nu
       for (int i = 0; i < GROUP; i++)
         turn(qkv + b * QKV + (k * GROUP + i) * C, cos + b * (C / 2), sin + b * (C / 2), SCALE, queries + i * C);
       const int64_t* rows = read + b * capacity;
-      int i = 0;
-      for (; i + QUERIES <= GROUP; i += QUERIES)
+      for (int turn = 0; turn < GROUP; turn += QUERIES) {
+        const int i = std::min(turn, GROUP - QUERIES);  // the last ones may be computed twice
         attend<QUERIES>(queries + i * C, keys + k * C, values + k * C, rows, begin, end, &parts[task * GROUP + i]);
-      for (; i < GROUP; i++)
-        attend<1>(queries + i * C, keys + k * C, values + k * C, rows, begin, end, &parts[task * GROUP + i]);
+      }
     }
 #pragma omp for schedule(static)
     for (int64_t head = 0; head < sequences * H; head++) {
