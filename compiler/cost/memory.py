@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..ir.facts import Saved, saved_tensors
+from ..ir.facts import Saved, saved_by_op, saved_tensors
 from ..ir.graph import Graph
 from ..ir.ops import Op
 from ..ir.types import DType
+from .backward import Setting, Working, working_of
 from .sharding import TENSOR_DIMS, Degrees, shard
 
 RUNTIME_BYTES = {"gpu": 0.9e9, "npu": 0.9e9, "tpu": 0.5e9, "cpu": 0.35e9}
@@ -126,6 +127,8 @@ class KeptBytes:
     two_largest: float
     of_parts: Mapping[str, float]
     """What need not be kept if a part is computed again (software.py)."""
+    working: Mapping[tuple[str, bool], Working] | None = None
+    """Of our programs, what the layer needs while it runs backward, by recompute and whether a micro-batch has several sequences."""
 
     def of(self, recompute: str, parts: Sequence[str] = ("attention",)) -> float:
         """With `selective` recompute of these parts."""
@@ -133,39 +136,80 @@ class KeptBytes:
             return getattr(self, recompute)
         return max(self.full, self.none - sum(self.of_parts.get(part, 0.0) for part in parts))
 
+    def backward(self, recompute: str, parts: Sequence[str] = ("attention",), *, is_batched: bool) -> Working:
+        """What the layer needs beyond what it keeps, at the moment of its backward pass that needs most."""
+        stays = self.of(recompute, parts)
+        if self.working is None:
+            return Working(self.none - stays, 0.0)
+        working = self.working[recompute, is_batched]
+        return Working(working.activations - stays, working.weights, working.middle - stays)
 
-def kept_bytes(ops: Iterable[Op], degrees: Degrees, *, tokens: int, values: DType, is_ours: bool = False) -> KeptBytes:
+
+def kept_bytes(
+    ops: Iterable[Op],
+    degrees: Degrees,
+    *,
+    tokens: int,
+    values: DType,
+    is_ours: bool = False,
+    fuses_sums: bool = False,
+    has_gate_kernel: bool = True,
+) -> KeptBytes:
     """What a block keeps for one sequence of `tokens` on one device.
 
     `selective` computes attention again from its normed input; `full` the whole layer from its input. `is_ours`: as our programs for
     several devices do, values are copied out of a fused projection, and with sequence parallelism a rank of tp has all tokens from
-    the router to the sum of what experts gave.
+    the router to the sum of what experts gave. `fuses_sums`: a layer takes the residual stream and what is yet to be added to it.
     """
     local = [shard(op, degrees) for op in ops]
     has_experts = any(op.kind == "dispatch" for op in local)
     whole = {each.key for each in saved_tensors(filter(_serves_experts, local))} if is_ours and has_experts else set()
     plain = degrees._replace(sequence_parallel=False)
-    sizes = {
-        each.key: _saved_bytes(each, plain if each.key in whole else degrees, tokens=tokens, values=values)
-        for each in saved_tensors(local, copies_values=is_ours)
-    }
+
+    def size_of(saved: Saved) -> float:
+        return _saved_bytes(saved, plain if saved.key in whole else degrees, tokens=tokens, values=values)
+
+    sizes = {each.key: size_of(each) for each in saved_tensors(local, copies_values=is_ours)}
     everything = sum(sizes.values())
     of_attention = {op.id for op in local if op.name == "attn" or op.name.startswith("attn.")}
     attention = sum(size for key, size in sizes.items() if key.partition("#")[0] in of_attention)
     largest = sorted(sizes.values(), reverse=True)[:2]
-    full = _input_bytes(local, degrees, tokens=tokens, values=values)
+    full = _input_bytes(local, degrees, tokens=tokens, values=values) * (2 if fuses_sums else 1)
     of_parts = {"attention": attention, "half_of_layers": (everything - full) / 2, "nothing": 0.0}
     by_id = {op.id: op for op in local}
     for key, size in sizes.items():
         op = by_id.get(key.partition("#")[0])
         for part in _parts_that_write(op, is_own="#" in key) if op is not None else ():
             of_parts[part] = of_parts.get(part, 0.0) + size * (0.5 if part == "half_of_products" else 1.0)
+    start = next((op.id for op in local if op.kind == "block_input"), None)
+    again = {
+        "none": (),
+        "selective": [key for key in sizes if key.partition("#")[0] in of_attention],
+        "full": [key for key in sizes if key != start],
+    }
+    working = {
+        (how, is_batched): working_of(
+            local,
+            saved_by_op(local, copies_values=True),
+            size_of=size_of,
+            again=keys,
+            setting=Setting(
+                degrees,
+                is_batched=is_batched,
+                has_gate_kernel=has_gate_kernel,
+                beside=full / 2 if how == "full" and fuses_sums else 0.0,
+            ),
+        )
+        for how, keys in (again.items() if is_ours and start is not None else ())
+        for is_batched in (False, True)
+    }
     return KeptBytes(
         none=everything,
         selective=everything - attention,
         full=full,
-        two_largest=sum(largest),
+        two_largest=0.0 if working else sum(largest),
         of_parts=of_parts,
+        working=working or None,
     )
 
 

@@ -6,6 +6,7 @@ computes gradients of weights. P ranks, m micro-batches, v virtual stages a rank
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -54,6 +55,25 @@ def in_flight(schedule: Schedule, *, rank: int, ranks: int, micro_batches: int, 
         chunks = 2 * (ranks - rank - 1) + (virtual - 1) * ranks + 1
         return min(float(micro_batches), chunks / virtual)
     return held
+
+
+def most_held(weights: Sequence[float], *, rank: int, ranks: int, micro_batches: int) -> float:
+    """The most that a rank holds in interleaved 1F1B, where the c-th of its stages keeps weights[c] of a micro-batch.
+
+    Forward passes go through the stages in rounds of P micro-batches, backward passes the other way round, 2(P−p−1) + (v−1)P
+    passes behind.
+    """
+    virtual = len(weights)
+    passes = micro_batches * virtual
+    behind = min(passes, 2 * (ranks - rank - 1) + (virtual - 1) * ranks)
+    held = most = 0.0
+    for number in range(passes + behind):
+        if number < passes:
+            held += weights[number // ranks % virtual]
+            most = max(most, held)
+        if number >= behind:
+            held -= weights[virtual - 1 - (number - behind) // ranks % virtual]
+    return most
 
 
 def even_stages(num_layers: int, *, stages: int) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
 """The memory ledger of our own programs on several devices: what FSDP holds at the moment that needs most.
 
-Three moments can be the worst. *Loss*: all activations, the gathered embedding and head, and what the loss works with.
-*Backward*: almost all activations, one layer rebuilt, its weights gathered with those of the layer before it, and gradients on
-their way. *Reduction*: the gradients of embedding and head, which travel last and together, once more in fp32.
+Three kinds of moments can be the worst. *Loss*: all activations, the gathered embedding and head, and what the loss works with.
+*Backward*: what layers before the one that runs keep, what this one rebuilds and works with (backward.py), its weights gathered
+with those of the layer before it, and gradients on their way; so the order of layers matters where they recompute differently.
+*Reduction*: the gradients of embedding and head, which travel last and together, once more in fp32.
 
 FSDP keeps fp32 weights as shards and gathers casts of them; below ZeRO-3 the casts stay for a whole step, and ZeRO-1 sums up
 whole gradients until its last micro-batch.
@@ -10,11 +11,30 @@ whole gradients until its last micro-batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from .backward import Working
 from .memory import RUNTIME_BYTES, Ledger
 
 WIDE = 4.0
+
+
+@dataclass(frozen=True)
+class Moment:
+    """While a layer runs backward; bytes are of one sequence until they are scaled."""
+
+    beyond: float
+    """Bytes more than all that is kept: what the layer rebuilds and works with, less what layers after it have let go of."""
+    weights: float = 0.0
+    """Parameters whose gradients are there."""
+    travelling: float = 0.0
+    """Parameters whose gradients are on their way."""
+    gathered: float = 0.0
+    """Parameters of layers that are there whole, under ZeRO-3."""
+
+    def scaled(self, micro_batch: int) -> Moment:
+        return Moment(self.beyond * micro_batch, self.weights, self.travelling, self.gathered)
 
 
 @dataclass(frozen=True)
@@ -27,14 +47,10 @@ class Held:
     """Of `dense`: embedding, last norm and head, which FSDP gathers together."""
     head: int
     """Of `root`: the head, whose gradient is there from the loss on; 0 without a head."""
-    largest_block: int
     kept: float
     """Activations through all layers, times the micro-batches in flight."""
-    kept_by_layer: float
-    """Of one micro-batch and the layer that keeps most: what the backward pass frees layer by layer."""
-    one_layer: float
-    """What is rebuilt while one layer runs backward."""
-    two_largest: float
+    moments: tuple[Moment, ...]
+    """Of the backward pass of a micro-batch."""
     loss: float
     """What the loss works with at its peak."""
 
@@ -48,6 +64,8 @@ class Sharding:
     expert_shards: int
     accumulates: bool
     """Whether gradients of earlier micro-batches are there."""
+    travels: bool
+    """Whether gradients travel while as many activations are kept as ever: under ZeRO-1 they do so in the last micro-batch alone."""
     values: float
     """Bytes of a gathered weight and of a gradient on its way: 2, or 4 in fp32."""
     moments: float
@@ -55,6 +73,45 @@ class Sharding:
 
     def spread(self, dense: float, experts: float) -> float:
         return dense / self.shards + experts / self.expert_shards
+
+
+@dataclass(frozen=True)
+class Run:
+    """Equal layers that follow one another; bytes are of one sequence."""
+
+    count: int
+    kept: float
+    """By one of them."""
+    input: float
+    working: Working
+    """Beyond what it keeps."""
+    dense: int
+    """Parameters that are gathered, and whose gradients travel, together."""
+    experts: int
+    """Those that do so by themselves."""
+
+
+def moments_of(runs: Iterable[Run]) -> Iterator[Moment]:
+    """The moments of the backward pass through these layers, the last run first, that can need most.
+
+    Of each run the first layer, and the second: then gradients of one like it travel. In a layer: when its experts' weights
+    have just come in, cut along their rows and then put together; when it works with most; when gradients of its experts set
+    out; when those of all else do. While it runs, weights of the layer below come in.
+    """
+    freed, travelling = 0.0, 0
+    for run in runs:
+        for number in range(min(run.count, 2)):
+            gone = freed + number * run.kept
+            below = run.dense
+            if run.experts:
+                yield Moment(-gone, 0.0, travelling, run.dense + 3 * run.experts)
+            gathered = run.dense + run.experts + below
+            yield Moment(run.working.activations - gone, run.working.weights, travelling, gathered)
+            if run.experts:
+                yield Moment(run.working.middle - gone, run.experts, run.experts, gathered)
+            yield Moment(run.input - run.kept - gone, run.dense, run.dense, gathered - run.experts)
+            travelling = run.dense
+        freed += run.count * run.kept
 
 
 def ledger_of_program(held: Held, sharding: Sharding, *, kind: str) -> Ledger:
@@ -67,25 +124,26 @@ def ledger_of_program(held: Held, sharding: Sharding, *, kind: str) -> Ledger:
     if sharding.accumulates:
         summed = WIDE * (whole if sharding.zero == 1 else own)
     stays = casts * (held.root if is_sharded and sharding.zero == 3 else whole)
-    passing = 2 * casts * held.largest_block if is_sharded and sharding.zero == 3 else 0.0
+    passing = casts if is_sharded and sharding.zero == 3 else 0.0
     fixed = {
         "parameters": WIDE * own,
         "optimizer": sharding.moments * own,
         "runtime": RUNTIME_BYTES[kind],
     }
     loss = Ledger(**fixed, gradients=summed, activations=held.kept, logits=held.loss, gathered=stays)
-    # While a layer runs backward, the gradients of the one after it travel, whose activations are free.
-    travelling = max(0.0, WIDE * held.largest_block - held.kept_by_layer) if is_sharded else 0.0
-    backward = Ledger(
-        **fixed,
-        gradients=summed + values * held.head + travelling,
-        activations=held.kept + held.one_layer,
-        gathered=stays + passing,
-        working=held.two_largest,
-    )
+    travel = WIDE if is_sharded and sharding.travels else 0.0
+    backward = [
+        Ledger(
+            **fixed,
+            gradients=summed + values * (held.head + moment.weights) + travel * moment.travelling,
+            activations=held.kept + moment.beyond,
+            gathered=stays + passing * moment.gathered,
+        )
+        for moment in held.moments
+    ]
     reduction = Ledger(
         **fixed,
         gradients=WIDE * own + (values + WIDE) * held.root,
         gathered=stays - casts * held.root,
     )
-    return max(loss, backward, reduction, key=lambda ledger: ledger.peak)
+    return max(loss, *backward, reduction, key=lambda ledger: ledger.peak)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from .dims import Term, parse_line
@@ -142,16 +142,26 @@ def saved_tensors(ops: Iterable[Op], *, copies_values: bool = False) -> tuple[Sa
     A view (a slice of a fused projection) keeps the whole tensor that it looks into. `copies_values`: of a fused projection
     whose queries and keys are rotated copies the values are copied as well, and it is free.
     """
-    ops = tuple(ops)
-    by_id = {op.id: op for op in ops}
     kept: dict[str, Saved] = {}
-    for op in ops:
-        for number, what in enumerate(KINDS[op.kind].saves):
-            saved = _saved(op, what, number=number, by_id=by_id)
-            if copies_values and op.kind == "attention" and what == "x2":
-                saved = _copied(op, by_id) or saved
+    for needed in saved_by_op(ops, copies_values=copies_values).values():
+        for saved in needed:
             kept.setdefault(saved.key, saved)
     return tuple(kept.values())
+
+
+def saved_by_op(ops: Iterable[Op], *, copies_values: bool = False) -> dict[str, tuple[Saved, ...]]:
+    """The same, by the op whose backward pass needs it."""
+    ops = tuple(ops)
+    by_id = {op.id: op for op in ops}
+    return {op.id: tuple(_saved_by(op, by_id, copies_values=copies_values)) for op in ops}
+
+
+def _saved_by(op: Op, by_id: Mapping[str, Op], *, copies_values: bool) -> Iterator[Saved]:
+    for number, what in enumerate(KINDS[op.kind].saves):
+        saved = _saved(op, what, number=number, by_id=by_id)
+        if copies_values and op.kind == "attention" and what == "x2":
+            saved = _copied(op, by_id) or saved
+        yield saved
 
 
 def _saved(op: Op, what: str, *, number: int, by_id: Mapping[str, Op]) -> Saved:

@@ -77,7 +77,8 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
         spec,
         origin=place.origin,
         num_parameters=plan.model.parameters,
-        recompute="none" if layout.recompute == "mixed" else layout.recompute,  # mixed is applied from outside
+        recompute="none" if layout.recompute == "mixed" else layout.recompute,
+        recomputes_some=layout.recompute == "mixed",
         kernels=kernels,
         **_parts(spec, layout, spmd=spmd),
     )

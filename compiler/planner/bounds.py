@@ -130,7 +130,7 @@ class Room:
     def of(cls, work: Workload, layout: Layout, recomputes: Sequence[LayerRecompute], *, memory_bytes: float) -> Room:
         bulk, kinds = work.graph.order[-1], kinds_of_ranks(layout)
         planes = {parts: _plane(work, layout, parts) for parts in dict.fromkeys(parts for parts, _ in kinds)}
-        saved, middle = work.kept(bulk, layout.degrees), planes[kinds[0][0]]
+        saved, middle = work.kept(bulk, layout), planes[kinds[0][0]]
         return cls(
             ranks=tuple((memory_bytes - planes[parts].fixed, flight) for parts, flight in kinds),
             states=middle.states,

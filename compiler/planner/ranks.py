@@ -134,9 +134,10 @@ class Ranks:
         return _Lazy(self._figures_of)
 
     def _figures_of(self, block: str, how: LayerRecompute) -> Figures:
-        saved, time = self.work.kept(block, self.layout.degrees), self.times[block, how]
-        kept = saved.of(how, self.work.software.selective)
-        return Figures(kept, saved.none - kept, self._cost(time), time.whole)
+        saved, time = self.work.kept(block, self.layout), self.times[block, how]
+        parts = self.work.software.selective
+        working = saved.backward(how, parts, is_batched=self.layout.micro_batch > 1)
+        return Figures(saved.of(how, parts), working.activations, self._cost(time), time.whole)
 
     @cached_property
     def part_times(self) -> dict[str, RankTime]:
@@ -270,7 +271,7 @@ class Ranks:
 
         The ledger is convex in them, so steps along its slope, from above, end at the last that fits.
         """
-        of_parts = sum(self.work.kept(part, self.layout.degrees).none for part in holds.parts)
+        of_parts = sum(self.work.kept(part, self.layout).none for part in holds.parts)
 
         def excess(kept: float) -> float:
             ledger = self.work.rank_ledger(holds, self.layout, kept=kept + of_parts, one_layer=rebuilt)

@@ -64,6 +64,7 @@ def plan_training(
         program=_program(spec, machine, kernels),
         software=software_of(spec.assume),
         has_average=train.ema_decay is not None,
+        kernels=kernels or _kernels_of_several(spec),
     )
     wanted = given(parallel)
     if layout is None:
@@ -85,6 +86,20 @@ def _program(spec: Spec, machine: Machine, kernels: frozenset[str]) -> Program |
     if machine.num_devices == 1:
         return "halves" if "adamw" in kernels else None
     return "fsdp" if spec.assume is None and machine.kind in ("cpu", "gpu") else None
+
+
+def _kernels_of_several(spec: Spec) -> frozenset[str]:
+    """Those of the program for several devices, as far as no layout stands against one."""
+    from ..kernels.setting import Setting
+    from ..kernels.table import choose_kernels
+    from ..lower.model import longest_sequence
+
+    assert spec.train is not None
+    if spec.hardware.num_devices == 1 or spec.assume is not None:
+        return frozenset()
+    data_parallel = Layout(dp_shard=spec.hardware.num_devices)
+    setting = Setting(spec, spec.train[0], grad_accumulation=1, longest=longest_sequence(spec), layout=data_parallel)
+    return frozenset(kernel.name for kernel in choose_kernels(setting))
 
 
 def _search(spec: Spec, wanted: Given, work: Workload, batch: Batch, *, num_shapes: int = NUM_SHAPES) -> Search:
@@ -127,6 +142,7 @@ def _nothing(spec: Spec, wanted: Given, work: Workload, batch: Batch, found: Sea
             has_average=work.optimizer.has_average,
             program=_program(spec, machine, frozenset({"adamw"} if work.program == "halves" else ())),
             software=work.software,
+            kernels=work.kernels,
         )
         return _search(spec, other, again, batch)
 

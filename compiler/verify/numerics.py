@@ -51,11 +51,10 @@ def check_numerics(spec: Spec, plan: Plan, *, built: Path) -> Iterator[Claim]:
         update={"hardware": _this_machine(layout.devices), "serve": None, "train": _unwatched(small)}
     )
     place(small)
-    sequences = layout.data_parallel * layout.micro_batch * layout.grad_accumulation
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         reference = folder / "reference.safetensors"
-        _build(small, plan, Layout(micro_batch=sequences), folder / "alone")
+        _build(small, plan, alone_of(small, layout), folder / "alone")
         if not runs_here:
             _build(small, plan, layout, folder / "ranks")
         _parity("alone", folder / "alone", reference)
@@ -68,6 +67,15 @@ def check_numerics(spec: Spec, plan: Plan, *, built: Path) -> Iterator[Claim]:
         is_close = difference <= CLOSE[name]
         said = "yes" if is_close else f"off by {difference:.1e} of its norm"
         yield Claim("numerics", title.format(name), "yes", said, hint="" if is_close else _HINTS[name])
+
+
+def alone_of(spec: Spec, layout: Layout) -> Layout:
+    """One device that takes all sequences of a step at once; where routers balance each micro-batch by itself, in the same ones."""
+    turns = layout.data_parallel * layout.grad_accumulation
+    moe = spec.model.moe
+    if moe is not None and moe.router.balance == "aux_loss":
+        return Layout(micro_batch=layout.micro_batch, grad_accumulation=turns)
+    return Layout(micro_batch=layout.micro_batch * turns)
 
 
 def _unwatched(spec: Spec) -> tuple[Train, ...]:

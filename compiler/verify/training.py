@@ -7,20 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..planner.enumerate import SPLITS_BACKWARD
 from .ascend import check_kernels, has_torch_npu
 from .claims import WITHIN_2_PERCENT, Claim
-from .dry import dry_runs
+from .dry import Job, dry_runs
 from .groups import AXES, OF_EXPERTS, ranks_along
 from .order import find_hang
 from .record import Record
-from .traffic import compare, extrapolated, found_sums, planned_sums
+from .traffic import Sums, compare, extrapolated, found_sums, planned_sums
 
 if TYPE_CHECKING:
     from ..planner.claims import Figures, TrainClaims
     from ..planner.layout import Layout
 
 Progress = Callable[[str], None]
-DryRuns = Callable[..., Iterable[Record]]
+DryRuns = Callable[[Path, Sequence[Job]], Iterable[list[Record]]]
 MANY = 16
 """Ranks of an axis that are all played; of longer ones the first, the middle and the last."""
 
@@ -30,16 +31,19 @@ def check_training(
 ) -> Iterator[Claim]:
     """What a training program for several devices sends, holds, and in which order its ranks meet."""
     layout = claims.layout
-    for figures in claims.figures:
-        progress(f"one step of rank {figures.rank}")
-        record, sums = _step(folder, layout, figures, runs)
-        of_rank = "" if len(claims.figures) == 1 else f" of rank {figures.rank}"
-        for claim in compare(planned_sums(figures.traffic, layout, figures.rank), sums):
-            yield replace(claim, name=claim.name + of_rank)
-        yield from _states(record, figures)
+    counts = _counts(layout)
     players = sorted(_players(layout))
-    progress(f"the order of {len(players)} ranks' collectives")
-    records = list(runs(folder, players, micro_batches=_few(layout), layers=2))
+    progress(f"one step of {_ranks(claims.figures)}the order of {len(players)} ranks' collectives")
+    steps = [Job((figures.rank,), counts) for figures in claims.figures]
+    found = iter(runs(folder, (*steps, *_order(layout, players))))
+    for figures in claims.figures:
+        records = next(found)
+        of_rank = "" if len(claims.figures) == 1 else f" of rank {figures.rank}"
+        planned = planned_sums(figures.traffic, layout, figures.rank)
+        for claim in compare(planned, _sums(records, layout, counts, kv_copies=figures.kv_copies)):
+            yield replace(claim, name=claim.name + of_rank)
+        yield from _states(records[0], figures)
+    records = [record for group in found for record in group]
     hang = find_hang({each.rank: each.events for each in records})
     if claims.device == "npu" and has_torch_npu():
         progress("kernels of torch-npu")
@@ -47,24 +51,39 @@ def check_training(
     yield Claim("order", f"{len(players)} ranks, all kinds of groups among them, end together", "yes", hang or "yes")
 
 
-def _step(
-    folder: Path, layout: Layout, figures: Figures, runs: DryRuns
-) -> tuple[Record, dict[tuple[str, str], tuple[int, int]]]:
-    """A rank's step as the plan has it, from as few micro-batches as tell it."""
-    several, few = layout.grad_accumulation, _few(layout)
-    (record,) = runs(folder, [figures.rank], micro_batches=min(several, few))
-    sums = found_sums(record, layout, kv_copies=figures.kv_copies)
-    if several <= few:
-        return record, sums
-    counts = (few, few + layout.pp)
-    (longer,) = runs(folder, [figures.rank], micro_batches=counts[1])
-    more = found_sums(longer, layout, kv_copies=figures.kv_copies)
-    return record, extrapolated(sums, more, counts=counts, micro_batches=several)
+def _ranks(figures: Sequence[Figures]) -> str:
+    return "".join(f"rank {each.rank}, " for each in figures)
 
 
-def _few(layout: Layout) -> int:
-    """Micro-batches that tell about any number: a pipeline wants rounds of them, to be full; GPipe keeps all it has."""
-    return layout.grad_accumulation if layout.pp > 1 and layout.schedule == "gpipe" else 2 * layout.pp
+def _order(layout: Layout, players: Sequence[int]) -> Iterator[Job]:
+    """The ranks that are played against one another, in two halves."""
+    layers = 1 if layout.pp > 1 else 2
+    half = (len(players) + 1) // 2
+    for ranks in (players[:half], players[half:]):
+        if ranks:
+            yield Job(tuple(ranks), _counts(layout)[:1], layers=layers)
+
+
+def _sums(records: Sequence[Record], layout: Layout, counts: tuple[int, ...], *, kv_copies: int) -> Sums:
+    """A step's traffic as the plan has it, from the steps that were run."""
+    more, *fewer = (found_sums(each, layout, kv_copies=kv_copies) for each in records)
+    if not fewer:
+        return more
+    return extrapolated(fewer[0], more, counts=(counts[1], counts[0]), micro_batches=layout.grad_accumulation)
+
+
+def _counts(layout: Layout) -> tuple[int, ...]:
+    """Micro-batches of the steps that tell about any number: one that has all that comes up, and a shorter one.
+
+    1F1B has it all when it turns once more than its ranks; other schedules want full rounds, and GPipe keeps all that there are.
+    """
+    several = layout.grad_accumulation
+    few, fewer = (
+        (layout.pp + 1, layout.pp) if layout.schedule == "1f1b" or layout.pp == 1 else (2 * layout.pp, layout.pp)
+    )
+    if several <= few or (layout.schedule == "gpipe" and layout.pp > 1):
+        return (several,)
+    return (few, few + layout.pp) if layout.schedule in SPLITS_BACKWARD and layout.pp > 1 else (few, fewer)
 
 
 def _states(record: Record, figures: Figures) -> Iterator[Claim]:

@@ -131,3 +131,10 @@ def _has_grouped_mm(*operands: Tensor) -> bool:
 def _counts(ends: Tensor) -> list[int]:
     bounds = [0, *ends.tolist()]
     return [end - start for start, end in pairwise(bounds)]
+
+
+def of_first_pass(loss: Tensor) -> Tensor:
+    """What a router lost. Where its layer is computed again, in a backward pass, the number alone: nobody asks for its gradient,
+    and it would hold all that it was made of until the next step."""
+    is_again = torch._C._current_graph_task_id() != -1
+    return loss.detach() if is_again else loss

@@ -30,6 +30,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch._C._distributed_c10d import FileStore
 
+from .weights import named_tensors
+
 LR = 1e-3
 _TIMEOUT = timedelta(seconds=60)
 
@@ -45,7 +47,7 @@ def run_alone(folder: Path, reference: Path, *, steps: int) -> None:
     vocab = model.embed.weight.shape[0]
     sequences = train.MICRO_BATCH * train.GRAD_ACCUMULATION
     batches = torch.randint(0, vocab, (steps, sequences, train.SEQ_LEN + 1))
-    kept = {f"first.{name}": each.detach().clone() for name, each in model.named_parameters()}
+    kept = {f"first.{name}": each.detach().clone() for name, each in named_tensors(model).items()}
     losses = []
     for number, windows in enumerate(batches):
 
@@ -58,7 +60,7 @@ def run_alone(folder: Path, reference: Path, *, steps: int) -> None:
         turns = iter(windows.unflatten(0, (train.GRAD_ACCUMULATION, train.MICRO_BATCH)).numpy())
         losses.append(train.train_step(model, optimizer, turns, lr=LR)[0])
         handle.remove()
-    kept |= {f"last.{name}": each.detach().clone() for name, each in model.named_parameters()}
+    kept |= {f"last.{name}": each.detach().clone() for name, each in named_tensors(model).items()}
     save_file({**kept, "batches": batches, "loss": torch.tensor(losses)}, reference)
 
 
@@ -72,6 +74,9 @@ def run_rank(folder: Path, reference: Path) -> dict[str, float]:
     model, optimizer = train.build(place)
     model.double()
     load_whole(model, place.cuts, _part(whole, "first"))
+    for name, buffer in model.named_buffers():
+        if name.endswith("visits"):  # no part of the weights: zero at the start of a step
+            buffer.zero_()
     worst = {"loss": 0.0, "gradient": 0.0, "weight": 0.0}
     for number, windows in enumerate(whole["batches"]):
         batches = train.on_device(_own_windows(windows, train, place), place)
@@ -81,7 +86,9 @@ def run_rank(folder: Path, reference: Path) -> dict[str, float]:
         gradients = [(name, each.grad) for name, each in model.named_parameters()]
         worst["gradient"] = max(worst["gradient"], _distance(gradients, _part(whole, f"gradients.{number}"), place))
         train.update(optimizer, lr=LR)
-    worst["weight"] = _distance(list(model.named_parameters()), _part(whole, "last"), place)
+        if hasattr(model, "balance_experts"):
+            model.balance_experts()
+    worst["weight"] = _distance(list(named_tensors(model).items()), _part(whole, "last"), place)
     return worst
 
 

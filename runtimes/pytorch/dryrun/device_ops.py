@@ -1,12 +1,13 @@
 """Ops as an accelerator has them, for a dry run whose tensors claim to be on a CPU.
 
 PyTorch takes the RMS norm of a CPU apart and saves four tensors for its backward pass; on accelerators one kernel does it
-and saves its input and a number a row. Other ops that generated programs call save the same on both.
+and saves its input and a number a row. Attention whose values are narrower than its queries (latent attention) has a kernel on
+accelerators, on a CPU its scores are in memory. Other ops that generated programs call save the same on both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,18 +29,44 @@ class _RmsNorm(torch.autograd.Function):
         return torch.empty_like(x), None if weight is None else torch.empty_like(weight)
 
 
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        y = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]).transpose(1, 2)  # as kernels lay it out
+        rows = q.new_empty(q.shape[:-1], dtype=torch.float32)  # the logarithm of the exponentials' sum
+        ctx.save_for_backward(q, k, v, y, rows)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        q, k, v, _, _ = ctx.saved_tensors
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
 @contextmanager
 def ops_of_accelerators() -> Iterator[None]:
     """Ops that an accelerator runs as one, for the length of the block; what they compute is left out."""
-    kept = F.rms_norm
+    kept = F.rms_norm, F.scaled_dot_product_attention
     F.rms_norm = _rms_norm  # a function mode would not see what checkpointing computes again
+    F.scaled_dot_product_attention = _attention_with(kept[1])
     try:
         yield
     finally:
-        F.rms_norm = kept
+        F.rms_norm, F.scaled_dot_product_attention = kept
 
 
 def _rms_norm(x: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
     out = _RmsNorm.apply(x, weight)
     assert isinstance(out, Tensor)
     return out
+
+
+def _attention_with(torchs: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+        if attn_mask is not None or q.shape[-1] == v.shape[-1] or q.shape[1] != k.shape[1]:
+            return torchs(q, k, v, attn_mask, **kwargs)
+        out = _Attention.apply(q, k, v)
+        assert isinstance(out, Tensor)
+        return out
+
+    return attention

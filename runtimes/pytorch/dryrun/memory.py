@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from .mode import Watching
 
-class LiveBytes(TorchDispatchMode):
+
+class LiveBytes(Watching):
     """Counts while active; `add` takes in tensors from before."""
 
     def __init__(self) -> None:

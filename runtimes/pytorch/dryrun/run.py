@@ -13,6 +13,7 @@ import importlib
 import json
 import resource
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,11 @@ class DryProgram:
         self.train, self.parallel = (importlib.import_module(name) for name in ("train", "parallel"))
         self.world_size: int = self.parallel.WORLD_SIZE
 
+    is_whole = True
+
     def keep_layers(self, number: int) -> None:
-        """Build models of the first few layers: what ranks do together does not depend on depth."""
+        """Build models of the first few layers: what ranks do together does not depend on depth, nor which ops they call."""
+        self.is_whole = False
         if hasattr(self.parallel, "STAGES"):
             self.parallel.STAGES = [
                 {stage: layers[:number] for stage, layers in stages.items()} for stages in self.parallel.STAGES
@@ -74,18 +78,20 @@ class DryProgram:
 
     def _step(self, place: Any, micro_batches: int) -> dict[str, Any]:
         train, memory, traffic, ops = self.train, LiveBytes(), Traffic(), SeenOps()
-        with memory.counting():
+        with memory.counting() if self.is_whole else nullcontext():
             model, optimizer = train.build(place)
             optimizer_step(optimizer, model)  # the first step makes the moments, the second is like all others
             parameters = _bytes_of(model.parameters())
             batches = [self._batch(place) for _ in range(micro_batches)]
             memory.restart_peak()
-            with traffic.recording(), ops:
+            with traffic.recording(), nullcontext() if self.is_whole else ops:
                 train.accumulate_gradients(model, place, batches)
                 gradients = _bytes_of(each.grad for each in model.parameters())
                 train.update(optimizer, lr=train.LR)
                 if hasattr(model, "balance_experts"):
                     model.balance_experts()
+        if not self.is_whole:
+            return {"ops": sorted(ops.names), **_as_json(traffic.calls)}
         states = [each for state in optimizer.state.values() for each in state.values()]
         return {
             "states": {
@@ -94,7 +100,6 @@ class DryProgram:
                 "optimizer": _bytes_of(each for each in states if isinstance(each, torch.Tensor) and each.dim()),
                 "peak": memory.peak,
             },
-            "ops": sorted(ops.names),
             **_as_json(traffic.calls),
         }
 
@@ -134,15 +139,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="dryrun")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--ranks", type=int, nargs="+", default=[0])
-    parser.add_argument("--micro-batches", type=int, help="at most so many")
-    parser.add_argument("--layers", type=int, help="of the model, from its first on; all of them if not given")
+    parser.add_argument("--micro-batches", type=int, nargs="+", help="at most so many; several: a step of each")
+    parser.add_argument(
+        "--layers",
+        type=int,
+        help="of the model or of each stage, from the first on, and what they hold is not counted; all of them if not given",
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     program = DryProgram(args.folder.resolve())
     if args.layers is not None:
         program.keep_layers(args.layers)
     for rank in args.ranks:
-        print(json.dumps(program.run(rank, micro_batches=args.micro_batches)), flush=True)
+        for count in args.micro_batches or (None,):
+            print(json.dumps(program.run(rank, micro_batches=count)), flush=True)
     print(
         f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB", file=sys.stderr
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.utils._python_dispatch import TorchDispatchMode
+from .mode import Watching
 
 
-class SeenOps(TorchDispatchMode):
+class SeenOps(Watching):
     """`names`: `aten::mm`, `aten::add.Tensor` … of everything called while it is on."""
 
     def __init__(self) -> None:

@@ -19,8 +19,9 @@ import torch.distributed as dist
 import torch.distributed.distributed_c10d as c10d
 from torch._C._distributed_c10d import FakeWork
 from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+from .mode import Watching
 
 _NAMESPACES = ("c10d", "_c10d_functional")
 _RESULT = -1
@@ -68,7 +69,7 @@ class Call:
     """Its number; a wait has that of the message it waits for."""
 
 
-class Traffic(TorchDispatchMode):
+class Traffic(Watching):
     """Collects the calls of what runs within `recording`."""
 
     def __init__(self) -> None:

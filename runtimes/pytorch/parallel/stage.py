@@ -84,6 +84,10 @@ class Stage(PipelineStage):
             _hold(self.model)
         with backward_for(backward_type):
             result = super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
+        if self.is_last and backward_type == "full":
+            bwd_kwargs[
+                "stage_output"
+            ].detach_()  # schedules keep losses; their graphs hold what each micro-batch received
         if self.zero is not None and backward_type == "weight":
             _set_travel(self.model, zero=self.zero, is_last=last_backward)
             _finish_backward(self.model)

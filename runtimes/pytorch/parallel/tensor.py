@@ -115,6 +115,7 @@ class _GatheredLinear(torch.autograd.Function):
         runs, work = _gathering(x, ctx.tp)
         d_x = d_y @ weight.to(d_y.dtype) if WANTED.inputs else None  # meanwhile
         whole = _joined(runs, work, ctx.tp).flatten(0, 1)  # [B*T, D]
+        del runs  # of which it may be a copy
         d_x = None if d_x is None else scatter_tokens(d_x, ctx.tp)
         d_weight = (d_y.flatten(0, 1).T @ whole).to(weight.dtype)
         d_bias = None if bias is None else d_y.flatten(0, 1).sum(0).to(bias.dtype)

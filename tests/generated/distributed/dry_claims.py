@@ -15,6 +15,7 @@ from llmc.compiler.cost.stored import kv_copies
 from llmc.compiler.frontend.model import build_graph
 from llmc.compiler.pipeline import run_passes
 from llmc.compiler.planner.layout import Layout
+from llmc.compiler.verify.dry import Job
 from llmc.compiler.verify.groups import coordinates
 from llmc.compiler.verify.order import find_hang
 from llmc.compiler.verify.traffic import found_sums, planned_sums
@@ -27,7 +28,7 @@ def check_claims(spec: Spec, layout: Layout, folder: Path, *, ranks: Iterable[in
     assert spec.train is not None
     kept = Kept(spec.train[0].optimizer.name, has_average=spec.train[0].ema_decay is not None)
     graph = run_passes(build_graph(spec))
-    records = list(runs_here(folder, range(layout.devices)))
+    ((*records,),) = runs_here(folder, [Job(tuple(range(layout.devices)), (layout.grad_accumulation,))])
     for rank in ranks:
         place = coordinates(layout, rank)
         shard_rank = place["dp_shard"] * layout.cp + place["cp"]

@@ -24,6 +24,7 @@ from llmc.compiler.lower.lower import lower
 from llmc.compiler.planner.claims import TrainClaims
 from llmc.compiler.planner.layout import Layout
 from llmc.compiler.verify.claims import Claim
+from llmc.compiler.verify.dry import Job
 from llmc.compiler.verify.record import Record
 from llmc.compiler.verify.training import check_training
 from llmc.runtimes.pytorch.dryrun.run import DryProgram
@@ -223,17 +224,16 @@ def with_fault(fault: Fault, built: Path, folder: Path) -> Path:
     return folder
 
 
-def runs_here(
-    folder: Path, ranks: Sequence[int], *, micro_batches: int | None = None, layers: int | None = None
-) -> Iterator[Record]:
+def runs_here(folder: Path, jobs: Sequence[Job]) -> Iterator[list[Record]]:
     """Dry runs in this process."""
-    program = DryProgram(folder)
-    sys.path.remove(str(folder))
-    forget_programs()
-    if layers is not None:
-        program.keep_layers(layers)
-    for rank in ranks:
-        yield Record.from_json(json.loads(json.dumps(program.run(rank, micro_batches=micro_batches))))
+    for job in jobs:
+        program = DryProgram(folder)
+        sys.path.remove(str(folder))
+        forget_programs()
+        if job.layers is not None:
+            program.keep_layers(job.layers)
+        runs = (program.run(rank, micro_batches=count) for rank in job.ranks for count in job.micro_batches)
+        yield [Record.from_json(json.loads(json.dumps(run))) for run in runs]
 
 
 def claims_that_fail(folder: Path) -> list[Claim]:

@@ -108,9 +108,10 @@ class Moe(nn.Module):
         if self.training:
             visited = torch.zeros_like(scores).scatter(-1, experts, 1.0)  # [N, E]: 1 where a token visits an expert
             # 0.01 * E / X * sum over experts of (share of tokens that visit) * (mean score): least if even (Fedus 2021)
-            self.router_loss = 0.02 * (visited.mean(0) * scores.mean(0)).sum()
+            router_loss = 0.02 * (visited.mean(0) * scores.mean(0)).sum()
             # 0.001 * squared log-sum-exp: keeps logits small (Zoph 2022)
-            self.router_loss = self.router_loss + 0.001 * logits.logsumexp(-1).square().mean()
+            router_loss = router_loss + 0.001 * logits.logsumexp(-1).square().mean()
+            self.router_loss = router_loss
         return experts, weights.type_as(tokens)
 
 

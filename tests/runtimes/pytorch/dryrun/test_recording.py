@@ -14,6 +14,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from llmc.runtimes.pytorch.dryrun.device_ops import ops_of_accelerators
 from llmc.runtimes.pytorch.dryrun.memory import LiveBytes
 from llmc.runtimes.pytorch.dryrun.traffic import Traffic
 from llmc.runtimes.pytorch.dryrun.world import fake_world
@@ -129,3 +130,16 @@ def test_the_world_is_left_as_it_was() -> None:
     assert not dist.is_initialized()
     assert isinstance(torch.zeros(2).sum().item(), float)
     assert type(torch.zeros(2)) is Tensor
+
+
+def test_attention_with_narrow_values_keeps_no_scores() -> None:
+    """As on accelerators: what it takes, what it gives, and a number a row."""
+    with FakeTensorMode(), ops_of_accelerators():
+        q, k = (torch.empty(1, 4, 4096, 192, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+        v = torch.empty(1, 4, 4096, 128, dtype=torch.bfloat16, requires_grad=True)
+        counter = LiveBytes()
+        with counter.counting():
+            y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            y.sum().backward()
+    assert y.shape == v.shape
+    assert counter.peak < 4 * 4096 * 4096
