@@ -30,7 +30,8 @@ _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U000100
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 """What an escape in quotes can smuggle in: file names and terminals take it amiss."""
 
-_CORE_TAGS = {"str", "int", "float", "bool", "null", "map", "seq"}
+_SCALAR_TAGS = {"str", "int", "float", "bool", "null"}
+_ALL_TAGS = _SCALAR_TAGS | {"map", "seq"}
 
 
 def compose(source: SourceText, *, text: str | None = None) -> tuple[YamlNode | None, list[Diagnostic]]:
@@ -134,7 +135,7 @@ class _Composer:
 
     def _open(self, event: Any, *, is_mapping: bool) -> None:
         span = self._span(event)
-        self._check_tag(event, span)
+        self._check_tag(event, span, known={"map"} if is_mapping else {"seq"})
         if len(self.stack) >= MAX_DEPTH:
             self._report("S112", f"values are nested more than {MAX_DEPTH} deep", span)
             raise _Stop
@@ -163,7 +164,7 @@ class _Composer:
         span = self._span(event)
         is_plain = bool(event.implicit[0])
         self._count(1, span)
-        self._check_tag(event, span)
+        self._check_tag(event, span, known=_SCALAR_TAGS)
         forbidden = _FORBIDDEN.search(event.value)
         if forbidden is not None:
             self._report("S101", f"the character U+{ord(forbidden[0]):04X} may not stand in text", span)
@@ -222,11 +223,13 @@ class _Composer:
         if first is not None:
             self._report("S103", f"`{name}` is given twice", span, labels=[Label("first given here", span=first.key)])
 
-    def _check_tag(self, event: Any, span: Span) -> None:
+    def _check_tag(self, event: Any, span: Span, *, known: set[str]) -> None:
         tag = str(event.tag) if event.tag is not None else ""
         name = tag.removeprefix("tag:yaml.org,2002:").removeprefix("!!")
-        if tag and tag != "!" and name not in _CORE_TAGS:
-            self._report("S114", f"the tag `{tag}` has no meaning in a spec", span)
+        if tag and tag != "!" and name not in known:
+            self._report(
+                "S114", f"the tag `{tag}` has no meaning {'in a spec' if name not in _ALL_TAGS else 'here'}", span
+            )
 
     def _resolve(self, text: str, span: Span) -> Scalar:
         """A plain scalar by YAML 1.2's core schema."""
