@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,12 @@ EXECUTED_NOWHERE = "speed, and the collectives' own code on the real network: no
 
 def verify_folder(folder: Path, *, spec: Spec | None, progress: Progress) -> Verdict:
     """All that can be told of a built program; with its spec, numerics as well. Raises FileNotFoundError without a plan."""
+    verdict = _verify(folder, spec, progress=progress)
+    edited = (f"{name} was edited after it was built" for name in edited_files(folder))
+    return replace(verdict, unchecked=(*verdict.unchecked, *edited))
+
+
+def _verify(folder: Path, spec: Spec | None, *, progress: Progress) -> Verdict:
     plan = Plan.from_json(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
     unchecked = [EXECUTED_NOWHERE]
     if is_for_tpus(folder):
@@ -47,7 +54,6 @@ def verify_folder(folder: Path, *, spec: Spec | None, progress: Progress) -> Ver
     else:
         progress("numerics in float64")
         found += check_numerics(spec, plan, built=folder)
-    unchecked += [f"{name} was edited after it was built" for name in edited_files(folder)]
     return Verdict(plan.name, tuple(found), tuple(unchecked))
 
 
@@ -59,7 +65,6 @@ def _verify_for_tpus(folder: Path, plan: Plan, unchecked: list[str], *, progress
         return Verdict(plan.name, (), (NOT_HERE, *unchecked))
     found = tuple(check_tpu(folder, plan.train, progress=progress))
     unchecked.append("numerics of this program: tests/xla runs its like on eight virtual devices")
-    unchecked += [f"{name} was edited after it was built" for name in edited_files(folder)]
     return Verdict(plan.name, found, tuple(unchecked))
 
 
