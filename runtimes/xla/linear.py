@@ -16,8 +16,9 @@ from . import device
 from .device import Spread
 
 
-def spread_linear(module: nn.Linear, *, inputs: Spread, outputs: Spread, whole: Spread) -> None:
+def spread_linear(module: nn.Module, *, inputs: Spread, outputs: Spread, whole: Spread) -> None:
     """Cut what a linear layer takes and gives as told. Of the two, the one cut along tokens is gathered (`whole`) for products."""
+    assert isinstance(module, nn.Linear)
 
     def forward(x: Tensor) -> Tensor:
         dtype = torch.get_autocast_dtype("xla") if torch.is_autocast_enabled("xla") else x.dtype
