@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 FILE = Path(__file__).resolve().parents[3] / "benchmarks/serving_churn.py"
+NUM_REQUESTS = 250
 ANSWERS = {"too long": {400}, "bad json": {400}, "wrong model": {404}}
 
 
@@ -25,14 +26,16 @@ def test_churn_leaves_nothing_behind():
     spec.loader.exec_module(churning)
     server = churning.Server()
     before = server.settled()
-    seen = asyncio.run(churning.churn(server.url, num_requests=400, rate=3 * churning.CAPACITY, has_trouble=True))
+    seen = asyncio.run(
+        churning.churn(server.url, num_requests=NUM_REQUESTS, rate=3 * churning.CAPACITY, has_trouble=True)
+    )
     after = server.settled(30)
     assert server.stop() == 0
     assert seen.wrong == []
     for kind_and_status in seen.statuses:
         kind, _, status = kind_and_status.rpartition(" ")
         assert int(status) in ANSWERS.get(kind, {200, 429}), kind_and_status
-    assert sum(seen.statuses.values()) == 400
+    assert sum(seen.statuses.values()) == NUM_REQUESTS
     assert set(churning.TROUBLE) <= {found.rpartition(" ")[0] for found in seen.statuses}
     assert [after[name] for name in ("requests_running", "requests_waiting", "tokens_waiting", "kv_blocks_used")] == [
         0

@@ -111,9 +111,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_program_is_formatted_and_linted(name: str, folder: Path):
-    files = write_variant(folder, name)
+def test_the_program_is_formatted_and_linted(folder: Path):
+    files = [file for name in VARIANTS for file in write_variant(folder, name)]
     ruff = Path(sys.executable).with_name("ruff")
     for command in (["format", "--diff"], ["check"]):
         done = subprocess.run(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
@@ -239,15 +240,16 @@ def start() -> subprocess.Popen:
 
 
 def test_a_signal_lets_running_requests_finish_and_ends_with_status_0():
-    processes = {number: start() for number in (signal.SIGTERM, signal.SIGINT)}
-    for number, process in processes.items():
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("serving on http://127.0.0.1:")
-        ends_well(process, line.removeprefix("serving on ").strip(), number)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    with ThreadPoolExecutor() as both:
+        list(both.map(ends_well, [start() for _ in numbers], numbers))
 
 
-def ends_well(process: subprocess.Popen, url: str, number: signal.Signals) -> None:
+def ends_well(process: subprocess.Popen, number: signal.Signals) -> None:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("serving on http://127.0.0.1:")
+    url = line.removeprefix("serving on ").strip()
     answers: list[httpx.Response] = []
 
     def ask():

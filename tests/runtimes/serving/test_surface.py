@@ -16,6 +16,7 @@ import torch
 from programs import build, imported, tiny_spec
 
 from llmc.runtimes.pytorch.weights import save_weights
+from llmc.runtimes.serving.keys import new_key
 
 AUDIT = """
 import atexit, json, os, runpy, sys
@@ -84,8 +85,7 @@ def save_tokenizer(folder: Path) -> None:
 def session(folder: Path) -> tuple[dict, list[list[str]], dict[str, list[int]]]:
     """surface.json; what the process did; and the status of each route without and with a key."""
     surface = json.loads((folder / "build/surface.json").read_text())
-    made = run(folder, "--new-key", "ann").stdout.splitlines()
-    key, line = made[0].rpartition(" ")[2], made[1].partition(": ")[2]
+    key, line = new_key("ann")
     (folder / "keys").write_text(line + "\n")
     flags = ["--weights", "../weights", "--keys", "../keys", "--port", "0", "--probe-port", "0", "--threads", "1"]
     process = start(folder, *flags)
@@ -129,11 +129,6 @@ def start(folder: Path, *flags: str) -> subprocess.Popen:
     return subprocess.Popen(
         command, cwd=folder / "build", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
-
-
-def run(folder: Path, *flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-B", "serve.py", *flags]
-    return subprocess.run(command, cwd=folder / "build", capture_output=True, text=True, timeout=60, check=True)
 
 
 def test_every_route_is_there_and_asks_for_a_key_where_it_says_so(session):
