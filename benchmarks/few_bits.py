@@ -1,4 +1,4 @@
-"""Weights in few bits on a CPU, beside llama.cpp's: seconds of an engine's step, and what rounding costs in quality.
+"""Weights in bf16 and in few bits on a CPU, beside llama.cpp's: seconds of an engine's step, and what rounding costs in quality.
 
     python benchmarks/few_bits.py speed      # decode at depth 512, one sequence, two threads
     python benchmarks/few_bits.py quality    # perplexity and KL divergence on text of the standard library
@@ -110,10 +110,7 @@ def ours(
         with torch.inference_mode():
             return model.logits(model(torch.tensor([tokens])))[0].float().log_softmax(-1).numpy()
 
-    packed = packed_weights(model).values()
-    size = sum(
-        each.codes.nbytes + each.scales.nbytes + (0 if each.offsets is None else each.offsets.nbytes) for each in packed
-    )
+    size = sum(each.num_bytes for each in packed_weights(model).values())
     size += sum(each.nbytes for each in model.parameters() if not each.is_meta)
     return lambda tokens, at: runner.step([Chunk(blocks, at, tokens, True)]), log_probabilities, size
 

@@ -199,7 +199,9 @@ def server(spec: Spec, plan: Plan, *, view: ServeView, origin: str, port: int, i
     weights_gib = memory.weights * devices
     start_reason = f"{weights_gib:.3g} GiB of weights at {_READ_BYTES_PER_S // 10**6} MB/s, and a minute"
     start_s = 60 + math.ceil(weights_gib * GIB / _READ_BYTES_PER_S)
-    if view.packed is not None:  # it reads a checkpoint of two bytes a weight at best, and rounds it
+    if (
+        view.packed is not None and view.packed.is_rounded
+    ):  # it reads a checkpoint of two bytes a weight at best, and rounds it
         assert plan.model is not None
         start_s = 60 + math.ceil(plan.model.parameters * (2 / _READ_BYTES_PER_S + 1 / _ROUNDED_PER_S))
         start_reason = (

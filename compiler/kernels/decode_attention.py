@@ -1,7 +1,7 @@
 """Attention of a server's running answers: one token a sequence, to a paged cache.
 
 Fuses    rotation of queries and keys, write to the cache, gather of keys and values, scores, softmax, weighted sum.
-Applies  to servers on CPUs with weights in few bits, where causal_attention would apply in C++; prompts are PyTorch's.
+Applies  to the servers of serving.py, where causal_attention would apply in C++; prompts are PyTorch's.
 Cost     a layer and step: reads each sequence's keys and values once, where they are. Separate ops copy them first.
 Truth    runtimes/reference/decode_attention.py: decode_attention
 """

@@ -1,7 +1,7 @@
-"""The kernels of a server on a CPU whose weights are kept in few bits.
+"""The kernels of a server on a CPU with weights in bf16, int8 or int4.
 
-With weights that small, what is left of a step for one token is mostly the calls of separate ops: beside the linear layers
-there are kernels for the attention of running answers, for residual sum and norm, and for the gated activation.
+Of a step for one token much is the calls of separate ops, and the copies of keys and values that they need: beside the linear
+layers there are kernels for the attention of running answers, for residual sum and norm, and for the gated activation.
 """
 
 from __future__ import annotations
@@ -12,11 +12,23 @@ from .add_norm import AddNorm
 from .decode_attention import choose_decode_attention
 from .gated_linear import ACTIVATIONS, GatedLinear
 from .kernel import Kernel, LeftAlone
-from .weight_only_linear import choose_weight_only
+from .weight_only_linear import BITS, choose_weight_only
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
     from .kernel import DType
+
+
+def has_serving_kernels(spec: Spec, *, weights: str) -> bool:
+    """Whether a server with weights in that format has kernels. Few bits are refused where it cannot (lower/refuse.py);
+    with bf16 it is PyTorch's ops then, and so it is in fp32, for a program that trains as well, and where keys and values are kept in
+    another format than what is computed."""
+    if weights in BITS:
+        return True
+    assert spec.serve is not None
+    is_plain = spec.model.moe is None and spec.model.attention.kind != "mla"
+    is_alone = spec.train is None and spec.hardware.accelerator.kind == "cpu"
+    return weights == "bf16" and spec.serve.kv_cache.dtype == "bf16" and is_plain and is_alone
 
 
 def choose_serving(spec: Spec, *, weights: str, dtype: DType, longest: int) -> tuple[Kernel, ...]:

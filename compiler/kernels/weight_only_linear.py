@@ -1,10 +1,10 @@
-"""Linear layers of a server whose weights are kept in 8 or 4 bits.
+"""Linear layers of a server on a CPU, whose weights are kept in the order in which they are read: in bf16, or in 8 or 4 bits.
 
 Fuses    dequantise -> linear: the weights are read in the bits that they are stored in, and become numbers in registers.
-Applies  to servers on CPUs with `serve.weights.dtype` int8 or int4; to every linear layer, and to the head in 8 bits.
+Applies  to the servers of serving.py: to every linear layer, and to the head, which is in 8 bits beside layers in 4.
 Cost     a step: reads each weight once, bits / 8 bytes and its share of the group's scale; a few rows at a time are bound
          by that. Above `few_rows` the codes are decoded once for all rows, and the product is one in bf16 or fp32.
-Truth    runtimes/reference/weight_only.py: weight_only_linear
+Truth    runtimes/reference/weight_only.py: weight_only_linear; F.linear for bf16
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from ...spec.serving import Weights
     from .kernel import DType
 
-Bits = Literal[4, 8]
+Bits = Literal[4, 8, 16]
 BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
-"""Formats of weights that this kernel reads."""
+"""Formats of few bits, which are rounded from a checkpoint and have scales."""
 GROUPS: dict[Bits, int] = {8: 64, 4: 32}
 """Weights that share a scale, where the spec leaves it open: then int4 takes 4.5 bits a weight and int8 8.25."""
 HEAD_BITS: Bits = 8
@@ -32,7 +32,9 @@ SCALE_BITS = 16
 @dataclass(frozen=True, kw_only=True)
 class WeightOnlyLinear(Kernel):
     bits: Bits
-    group: int
+    """16 are a bf16 number as it is."""
+    group: int | None
+    """Weights that share a scale; None for bf16, which has none."""
     has_offset: bool
     """Codes count from the middle of their group's range; else from zero."""
     has_bias: bool
@@ -43,21 +45,26 @@ class WeightOnlyLinear(Kernel):
 
     @property
     def python_side(self) -> str:
-        return "ops/weight_only_linear"
+        return "ops/weight_only_linear" if self.has_scales else "ops/bf16_linear"
+
+    @property
+    def has_scales(self) -> bool:
+        return self.group is not None
 
     @property
     def num_pointers(self) -> int:
         """Tensors that the C++ function takes."""
-        return 4 + self.has_offset + self.has_bias
+        return 3 + self.has_scales + self.has_offset + self.has_bias
 
     @property
     def class_name(self) -> str:
-        return f"Int{self.bits}Linear"
+        return f"Int{self.bits}Linear" if self.has_scales else "Bf16Linear"
 
     @property
     def few_rows(self) -> int:
-        """Above, decoding the codes once for all rows is faster: a byte is two look-ups and products a row, four bits one."""
-        return 12 if self.bits == 8 else 32
+        """Above, decoding the codes once for all rows is faster: a byte is two look-ups and products a row, four bits one; bf16 is
+        only moved together, so that more rows share what is in registers."""
+        return {4: 32, 8: 12, 16: 16}[self.bits]
 
     @property
     def is_bf16(self) -> bool:
@@ -89,14 +96,18 @@ class WeightOnlyLinear(Kernel):
 
     @property
     def weight_bits(self) -> float:
-        return bits_of(self.bits, group=self.group, has_offset=self.has_offset)
+        return self.bits if self.group is None else bits_of(self.bits, group=self.group, has_offset=self.has_offset)
 
     @property
     def fuses(self) -> str:
+        if not self.has_scales:
+            return "weights of bf16 in the order in which they are read, linear"
         return f"weights of {self.bits} bits to numbers, linear"
 
     @property
     def price(self) -> str:
+        if not self.has_scales:
+            return "each weight put in order, 4 more bytes through memory, at every step"
         return (
             f"each weight read from {self.bits} bits, written and read again in {8 * self.number_bytes}, at every step"
         )
@@ -105,6 +116,8 @@ class WeightOnlyLinear(Kernel):
 def choose_weight_only(spec: Spec, *, weights: str, dtype: DType) -> tuple[WeightOnlyLinear, ...]:
     """The kernels of a server with weights in that format: of its layers, and of its head where that has other bits."""
     assert spec.serve is not None
+    if weights == "bf16":
+        return (_kernel(16, None, dtype=dtype, has_offset=False, has_bias=_has_bias(spec)),)
     bits = BITS[weights]
     asked = spec.serve.weights
     has_offset = not asked.symmetric
@@ -122,9 +135,9 @@ def bits_of(bits: Bits, *, group: int, has_offset: bool) -> float:
     return bits + SCALE_BITS * (1 + has_offset) / group
 
 
-def _kernel(bits: Bits, group: int, *, dtype: DType, has_offset: bool, has_bias: bool) -> WeightOnlyLinear:
+def _kernel(bits: Bits, group: int | None, *, dtype: DType, has_offset: bool, has_bias: bool) -> WeightOnlyLinear:
     return WeightOnlyLinear(
-        name=f"int{bits}_linear",
+        name="bf16_linear" if group is None else f"int{bits}_linear",
         template="weight_only_linear",
         dtype=dtype,
         language="cpp",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..kernels.serving import choose_serving
+from ..kernels.serving import choose_serving, has_serving_kernels
 from ..kernels.setting import Setting
 from ..kernels.table import choose_kernels
-from ..kernels.weight_only_linear import BITS
 from .model import longest_sequence
 
 if TYPE_CHECKING:
@@ -17,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def lower_kernels(spec: Spec, plan: Plan) -> tuple[Kernel, ...]:
-    """Of a program that trains, in the order of their names; of one that only serves, those of weights in few bits."""
+    """Of a program that trains, in the order of their names; of one that only serves, those of servers."""
     setting = setting_of(spec, plan)
     return serving_kernels(spec, plan) if setting is None else choose_kernels(setting)
 
 
 def serving_kernels(spec: Spec, plan: Plan) -> tuple[Kernel, ...]:
-    """Of a server with weights in few bits, whose numbers are in the format of the KV cache."""
-    if spec.serve is None or plan.serve is None or plan.serve.layout.weights not in BITS:
+    """Of a server on a CPU, whose numbers are in the format of the KV cache."""
+    if spec.serve is None or plan.serve is None or not has_serving_kernels(spec, weights=plan.serve.layout.weights):
         return ()
     dtype = "fp32" if spec.serve.kv_cache.dtype == "fp32" else "bf16"
     return choose_serving(spec, weights=plan.serve.layout.weights, dtype=dtype, longest=longest_sequence(spec))

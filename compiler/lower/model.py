@@ -116,7 +116,7 @@ class ModelView:
     recomputes_some: bool = False
     """Whether layers differ in what they compute again, which is applied from outside."""
     packed: PackedView | None = None
-    """Of a server whose weights are kept in few bits."""
+    """Of a server whose weights are kept in the order in which kernels read them."""
 
     @property
     def linear(self) -> str:
@@ -298,7 +298,7 @@ class ModelView:
 
 @dataclass(frozen=True)
 class PackedView:
-    """Linear layers in few bits."""
+    """Linear layers of kernels."""
 
     linear: str
     """The class of those in blocks."""

@@ -50,6 +50,7 @@ class ReadmeView:
     kernels: tuple[KernelRow, ...]
     packed: tuple[str, ...]
     """Of a server whose weights are kept in few bits: a line on each kernel."""
+    has_kernels: bool
     left_alone: tuple[tuple[str, str], ...]
     """Kernel that the program does not have, and why."""
     launch_target: str
@@ -86,7 +87,8 @@ def lower_readme(
         has_serve=spec.serve is not None,
         replicas=plan.serve.layout.replicas if plan.serve else 1,
         kernels=tuple(_kernel(each) for each in kernels) if has_kernels else (),
-        packed=_packed([each for each in kernels if isinstance(each, WeightOnlyLinear)]),
+        packed=_packed([each for each in kernels if isinstance(each, WeightOnlyLinear) and each.has_scales]),
+        has_kernels=bool(kernels) and (has_kernels or train is None),
         left_alone=tuple(left_alone(setting).items()) if setting is not None and has_kernels else (),
         launch_target=spec.deploy.target if spec.deploy is not None else "",
         model_type=convert.model_type if convert else "",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ...spec.units import GIB
 from ..deploy.monitoring.objectives import bounds_of, objectives_of
 from ..kernels.kernel import TORCH_TYPES
+from ..kernels.serving import has_serving_kernels
 from ..kernels.weight_only_linear import BITS
 from .buckets import buckets_of, last_pieces, padded_share
 from .experts import lower_experts
@@ -32,9 +33,9 @@ class ServeView:
     """What the plan expects (TTFT, TPOT, tokens/s, memory), a line each, for the header."""
     device: Literal["cpu", "cuda", "xla"]
     packed: PackedServeView | None
-    """Of weights in few bits."""
+    """Of weights in the order in which kernels read them."""
     is_bf16: bool
-    """Weights and activations in bf16 (on a CPU, if it turns out to be fast there), else in fp32."""
+    """Weights and activations of PyTorch's ops in bf16 (on a CPU, if it turns out to be fast there), else in fp32."""
     experts: ExpertsView | None
     is_kv_bf16: bool
     """Keys and values in bf16, else in fp32."""
@@ -107,6 +108,8 @@ class ServeView:
 class PackedServeView:
     torch_dtype: str
     """Of activations."""
+    is_rounded: bool
+    """Whether weights are in few bits."""
     words: str
 
 
@@ -130,13 +133,14 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
     chunk = layout.prefill_chunk + -layout.prefill_chunk % block_tokens if is_fixed else layout.prefill_chunk
     pieces = last_pieces(serve.workload, chunk=chunk, longest=max_seq_len) if is_fixed else [1.0]
     lengths = buckets_of(pieces, block_tokens=block_tokens)
+    has_kernels = has_serving_kernels(spec, weights=layout.weights)
     return ServeView(
         name=spec.name,
         origin=origin,
         plan_lines=_plan_lines(plan),
         device=device,
-        packed=_packed(layout.weights, dtype=layout.kv_dtype) if layout.weights in BITS else None,
-        is_bf16=layout.weights == "bf16",
+        packed=_packed(layout.weights, dtype=layout.kv_dtype) if has_kernels else None,
+        is_bf16=layout.weights == "bf16" and not has_kernels,
         experts=lower_experts(spec),
         is_kv_bf16=layout.kv_dtype == "bf16",
         vocab_size=spec.model.vocab_size,
@@ -172,8 +176,9 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
 
 
 def _packed(weights: str, *, dtype: str) -> PackedServeView:
-    activations = TORCH_TYPES["fp32" if dtype == "fp32" else "bf16"]
-    return PackedServeView(activations, f"of activations and norms; linear layers round their weights to {weights}")
+    activations, is_rounded = TORCH_TYPES["fp32" if dtype == "fp32" else "bf16"], weights in BITS
+    words = f"of activations and norms; linear layers round their weights to {weights}"
+    return PackedServeView(activations, is_rounded, words if is_rounded else "of weights and activations")
 
 
 def _plan_lines(plan: ServePlan) -> tuple[str, ...]:

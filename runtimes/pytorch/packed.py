@@ -1,10 +1,11 @@
-"""Linear layers that keep their weight in few bits, in the order in which kernels read it.
+"""Linear layers that keep their weight in the order in which kernels read it, in bf16 or in few bits.
 
 Sixteen rows of a weight [N, K] are a panel, a lane each; a lane has 32-bit words of neighbouring codes along K:
 
     codes [N/16, K/WORD, 16], scales and offsets [N/16, groups, 16]        N and K filled up with zeros
 
-Words have their codes in the order that kernels/int*_linear.cpp of a build names: even ones in the lower half.
+Words have their codes in the order that kernels/int*_linear.cpp of a build names: even ones in the lower half. A word of bf16
+is a pair of neighbours.
 """
 
 from __future__ import annotations
@@ -22,20 +23,16 @@ _ROUNDED_ROWS = 2048
 """Rows that are rounded at a time: what that takes beside the weight itself stays small."""
 
 
-class PackedLinear(nn.Module):
-    """The layer without its product, which the generated subclass has."""
+class PanelLinear(nn.Module):
+    """A layer whose weight is in bf16, without its product, which the generated subclass has."""
 
-    bits: ClassVar[int]
-    group: ClassVar[int]
-    has_offset: ClassVar[bool]
+    bits: ClassVar[int] = 16
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        panels, words, groups = -(-out_features // LANES), -(-in_features // self.word), -(-in_features // self.group)
+        panels, words = -(-out_features // LANES), -(-in_features // self.word)
         self.codes = in_huge_pages((panels, words, LANES), torch.int32)
-        self.scales = in_huge_pages((panels, groups, LANES), torch.bfloat16)
-        self.offsets = in_huge_pages((panels, groups, LANES), torch.bfloat16) if self.has_offset else None
         self.weight = nn.Parameter(
             torch.empty(out_features, in_features, device="meta")
         )  # what a checkpoint has; no memory
@@ -52,6 +49,55 @@ class PackedLinear(nn.Module):
     def word(self) -> int:
         """Codes of a word."""
         return 32 // self.bits
+
+    @property
+    def num_bytes(self) -> int:
+        """What the weight takes."""
+        return self.codes.nbytes
+
+    @torch.no_grad()
+    def fill(self, weight: Tensor) -> None:
+        """Keep a weight [N, K]."""
+        assert weight.shape == self.weight.shape
+        pairs = nn.functional.pad(weight.to(torch.bfloat16), (0, -self.in_features % self.word))
+        self.codes.copy_(_lanes(pairs.contiguous().view(torch.int32)))
+
+    @torch.no_grad()
+    def fill_randomly(self, *, deviation: float) -> None:
+        """Numbers of that standard deviation."""
+        self.fill(deviation * torch.randn(self.out_features, self.in_features))
+
+    def whole(self) -> Tensor:
+        """The weight [N, K] that inputs are multiplied with."""
+        return self._of_rows(self.codes).contiguous().view(torch.bfloat16)[:, : self.in_features]
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Rows [..., K] of the weight, where it is also a table of embeddings."""
+        panel, lane = tokens.flatten() // LANES, tokens.flatten() % LANES
+        found = self.codes[panel, :, lane].view(torch.bfloat16)[:, : self.in_features]
+        return found.reshape(*tokens.shape, self.in_features)
+
+    def _of_rows(self, panels: Tensor) -> Tensor:
+        """[N/16, X, 16] -> [N, X]"""
+        return panels.transpose(1, 2).flatten(0, 1)[: self.out_features]
+
+
+class PackedLinear(PanelLinear):
+    """The same in few bits."""
+
+    bits: ClassVar[int]
+    group: ClassVar[int]
+    has_offset: ClassVar[bool]
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        panels, groups = -(-out_features // LANES), -(-in_features // self.group)
+        self.scales = in_huge_pages((panels, groups, LANES), torch.bfloat16)
+        self.offsets = in_huge_pages((panels, groups, LANES), torch.bfloat16) if self.has_offset else None
+
+    @property
+    def num_bytes(self) -> int:
+        return super().num_bytes + self.scales.nbytes + (0 if self.offsets is None else self.offsets.nbytes)
 
     @property
     def zero(self) -> int:
@@ -80,6 +126,9 @@ class PackedLinear(nn.Module):
         if self.offsets is not None:
             self.offsets.zero_()
 
+    def whole(self) -> Tensor:
+        return dequantise(self.unpacked(), group=self.group)
+
     def unpacked(self) -> Quantised:
         """Codes [N, K], scales and offsets [N, groups], as they were rounded."""
         codes = _codes(self.codes, bits=self.bits) - self.zero
@@ -94,20 +143,16 @@ class PackedLinear(nn.Module):
         found = Quantised(codes[:, : self.in_features, 0], self.scales[panel, :, lane], offsets)
         return dequantise(found, group=self.group).view(*tokens.shape, self.in_features)
 
-    def _of_rows(self, panels: Tensor) -> Tensor:
-        """[N/16, X, 16] -> [N, X]"""
-        return panels.transpose(1, 2).flatten(0, 1)[: self.out_features]
 
-
-def packed_weights(model: nn.Module) -> dict[str, PackedLinear]:
-    """Name of a weight in a checkpoint -> the layer that rounds it."""
-    return {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, PackedLinear)}
+def packed_weights(model: nn.Module) -> dict[str, PanelLinear]:
+    """Name of a weight in a checkpoint -> the layer that puts it in order, or rounds it."""
+    return {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, PanelLinear)}
 
 
 def fill_randomly(model: nn.Module, *, deviation: float = 0.02) -> None:
-    """Random weights for layers in few bits, as other layers have when they are made."""
+    """Random weights for layers in panels, as other layers have when they are made."""
     for module in model.modules():
-        if isinstance(module, PackedLinear):
+        if isinstance(module, PanelLinear):
             module.fill_randomly(deviation=deviation)
 
 

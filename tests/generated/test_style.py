@@ -76,6 +76,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         }
         for number, each in enumerate(FEW_BITS)
     },
+    "served-in-bf16": {
+        "model": ARCHITECTURES["qwen2"],
+        "serve": TINY["serve"] | {"weights": {"dtype": "bf16"}, "kv_cache": {"dtype": "bf16"}},
+        "without": ("train", "data"),
+    },
     "no-validation": {"data": TINY["data"] | {"split": {"valid": 0.0}}},
 }
 

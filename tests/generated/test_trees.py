@@ -87,6 +87,13 @@ def test_tree_of_a_server_with_weights_in_four_bits(golden: Compare) -> None:
     golden("qwen2-int4-served", tree_of(spec).texts)
 
 
+def test_tree_of_a_server_with_weights_in_bf16(golden: Compare) -> None:
+    serve = TINY["serve"] | {"weights": {"dtype": "bf16"}, "kv_cache": {"dtype": "bf16"}}
+    texts = tree_of(tiny_spec(without=("train", "data"), serve=serve, model=ARCHITECTURES["llama"])).texts
+    names = ("README.md", "kernels/bf16_linear.cpp", "kernels/bf16_linear.py", "model.py", "serve.py")
+    golden("llama-bf16-served", {name: texts[name] for name in names})
+
+
 @pytest.mark.parametrize("name", ["gemma3", "bloom", "sinks"])
 def test_tree_of_a_served_model(name: str, golden: Compare) -> None:
     golden(f"{name}-served", tree_of(tiny_spec(without=("train", "data"), model=ARCHITECTURES[name])).texts)

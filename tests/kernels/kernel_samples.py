@@ -109,10 +109,10 @@ def adamw(grad_dtype: DType = "bf16") -> AdamW:
 
 
 def weight_only_linear(
-    dtype: DType, *, bits: Bits, group: int = 32, has_offset: bool = False, has_bias: bool = True
+    dtype: DType, *, bits: Bits, group: int | None = 32, has_offset: bool = False, has_bias: bool = True
 ) -> WeightOnlyLinear:
     return WeightOnlyLinear(
-        name=f"int{bits}_linear",
+        name="bf16_linear" if group is None else f"int{bits}_linear",
         template="weight_only_linear",
         dtype=dtype,
         language="cpp",

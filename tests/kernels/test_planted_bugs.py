@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import test_adamw
+import test_bf16_linear
 import test_forward_and_backward as checks
 import test_serving_kernels
 import test_weight_only
@@ -58,6 +59,14 @@ def four_bits(workshop: Workshop) -> None:
 
 def four_bits_in_bf16(workshop: Workshop) -> None:
     test_weight_only.test_products_agree_with_float64(workshop, "int4", "bf16")
+
+
+def weights_in_bf16(workshop: Workshop) -> None:
+    test_bf16_linear.test_products_agree_with_float64(workshop, None)
+
+
+def places_of_rows(workshop: Workshop) -> None:
+    test_bf16_linear.test_numbers_of_a_row_do_not_depend_on_where_it_stands(workshop)
 
 
 def answers(workshop: Workshop) -> None:
@@ -150,6 +159,12 @@ BUGS: list[tuple[Check, str, str]] = [
     (four_bits_in_bf16, "s < CHAINS; s++) sums[i] += partial[i][s]", "s < CHAINS - 1; s++) sums[i] += partial[i][s]"),
     (four_bits_in_bf16, "_mm512_srli_epi32(words, 4 * S)", "_mm512_srli_epi32(words, 3 * S)"),
     (four_bits_in_bf16, "16 * (first + p), sum, n - 16 * (first + p)", "16 * first, sum, n - 16 * (first + p)"),
+    (weights_in_bf16, "for (; at < w.words; at++) add(at, 0);", ""),
+    (weights_in_bf16, "x + i * ldx + at * WORD", "x + at * WORD"),
+    (weights_in_bf16, "total[i] += sums[i][chain]", "total[i] = sums[i][chain]"),
+    (weights_in_bf16, "w.panel(first + p).codes[at]", "w.panel(first).codes[at]"),
+    (weights_in_bf16, "codes + p * words", "codes + p * (words - 1)"),
+    (places_of_rows, "constexpr int CHAINS = 2;", "constexpr int CHAINS = ROWS < 3 ? 2 : 1;"),
 ]
 
 

@@ -160,19 +160,21 @@ def _adamw(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]
 def _weight_only_linear(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
     """A layer is no parameter of a case: its weight is what it was rounded to, whatever works with it."""
     dtype, group = DTYPES[kernel["dtype"]], kernel["group"]
-    make = getattr(module, f"Int{kernel['bits']}Linear")
+    make = module.Bf16Linear if group is None else getattr(module, f"Int{kernel['bits']}Linear")
     for depth, size in ((200, 131), (37, 5)):
         layer = make(depth, size, bias=kernel["has_bias"])
         layer.fill(random(size, depth, seed=1))
         if kernel["has_bias"]:
             layer.bias.data = random(size, seed=2, dtype=dtype)
-        bias, found = (layer.bias.detach(),) if kernel["has_bias"] else (), layer.unpacked()
+        bias = (layer.bias.detach(),) if kernel["has_bias"] else ()
 
         def product(x: Tensor, *_: Tensor, layer: Any = layer) -> Tensor:
             return layer(x)
 
-        def eager(x: Tensor, *bias: Tensor, kept: Any = found) -> Tensor:
-            return weight_only_linear(x, kept, *bias, group=group)
+        def eager(x: Tensor, *bias: Tensor, layer: Any = layer) -> Tensor:
+            if group is None:
+                return F.linear(x, layer.whole().to(x.dtype), *bias)
+            return weight_only_linear(x, layer.unpacked(), *bias, group=group)
 
         yield Case(f"{size} x {depth}", product, eager, (random(rows, depth, seed=3, dtype=dtype), *bias))
 

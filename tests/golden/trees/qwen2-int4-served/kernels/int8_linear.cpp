@@ -115,6 +115,22 @@ static void few(Weights w, const Number* x, int64_t ldx, f32x16 (&total)[ROWS]) 
   }
 }
 
+// BLOCK panels as words of Number [K / PER_WORD][64], which small_matmul.h multiplies.
+static void decode(const Weights& w, int64_t first, int64_t panels, Word* out) {
+  constexpr int LD = 16 * BLOCK;
+  for (int64_t p = 0; p < panels; p++) {
+    const Weights panel = w.panel(first + p);
+    for (int64_t at = 0; at < w.words; at++) {
+      const int64_t g = at / PER_GROUP;
+      const f32x16 scale = load(panel.scales + g * 16);
+      f32x16 values[WORD];
+      each_code([&](auto s) { values[s] = scale * code<s>(panel.codes[at]); });
+      for (int s = 0; s < WORD; s += PER_WORD<Number>)
+        store_words<Number>(out + (at * WORD + s) / PER_WORD<Number> * LD + 16 * p, values + s);
+    }
+  }
+}
+
 // The first `count` lanes.
 static inline void store_some(Number* y, f32x16 v, int64_t count) {
   if (count >= 16) return store(y, v);
@@ -137,22 +153,6 @@ static void panel_few(Weights w, const Number* x, int64_t ldx, int64_t rows, Num
   if (rows >= 4) some(Lanes<4>{});
   if (rows >= 2) some(Lanes<2>{});
   if (rows >= 1) some(Lanes<1>{});
-}
-
-// BLOCK panels as words of Number [K / PER_WORD][64], which small_matmul.h multiplies.
-static void decode(const Weights& w, int64_t first, int64_t panels, Word* out) {
-  constexpr int LD = 16 * BLOCK;
-  for (int64_t p = 0; p < panels; p++) {
-    const Weights panel = w.panel(first + p);
-    for (int64_t at = 0; at < w.words; at++) {
-      const int64_t g = at / PER_GROUP;
-      const f32x16 scale = load(panel.scales + g * 16);
-      f32x16 values[WORD];
-      each_code([&](auto s) { values[s] = scale * code<s>(panel.codes[at]); });
-      for (int s = 0; s < WORD; s += PER_WORD<Number>)
-        store_words<Number>(out + (at * WORD + s) / PER_WORD<Number> * LD + 16 * p, values + s);
-    }
-  }
 }
 
 // y[rows, n] = x[rows, k] W^T. x is read in whole words: 4 numbers of K, of which a shorter last one is filled up with zeros.
