@@ -65,6 +65,21 @@ def _eager(kept: Any, x: torch.Tensor, bias: torch.Tensor, *, group: int) -> tor
     return weight_only_linear(x, kept, bias, group=group)
 
 
+@formats
+@dtypes
+@torch.no_grad()
+def test_numbers_of_a_row_do_not_depend_on_where_it_stands(workshop: Workshop, name: str, dtype: DType) -> None:
+    """As `shapes: fixed` promises, where a request is in another place of its batch at every step. The halves of each sum cancel:
+    what is left is what rounding in this very order leaves."""
+    layer = layer_of(workshop.make(samples.weight_only_linear(dtype, **FORMATS[name])), 256, 130, dtype=dtype)
+    half = random(130, 128, seed=1)
+    layer.fill(torch.cat((half, -half), dim=1))
+    for rows in (2, 3, 5, 13, 32):
+        x = random(rows, 128, dtype=TORCH[dtype]).repeat(1, 2)
+        for shift in range(1, rows):
+            assert torch.equal(layer(x.roll(shift, 0)), layer(x).roll(shift, 0))
+
+
 @torch.no_grad()
 def test_a_layer_without_bias_and_more_dims(workshop: Workshop) -> None:
     module = workshop.make(samples.weight_only_linear("fp32", **FORMATS["int4"]))

@@ -118,7 +118,7 @@ def state_of(checkpoint: Path, folder: Path) -> dict[str, torch.Tensor]:
     with imported(build(spec, folder, plan=plan_of(spec, layout=Layout(micro_batch=BATCH))), "train") as (program,):
         model = program.Model()
         optimizer = program.make_optimizer(model)
-        saved = Saved(folder=checkpoint, step=1, cursor={})
+        saved = Saved(folder=checkpoint, step=1, cursor={}, updates=1)
         load_checkpoint(saved, model=model, optimizer=optimizer, cuts=Cuts({}, rest=Whole()), group=None, no_dist=True)
         state = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         for name, parameter in model.named_parameters():

@@ -63,11 +63,12 @@ struct Weights {
   }
 };
 
-// Sums of one group: words [begin, end) of a panel times ROWS rows of x, which are K numbers apart.
+// Sums of one group: words [begin, end) of a panel times ROWS rows of x, which are K numbers apart. There are as many CHAINS,
+// sums that need not wait for each other, for one row as for four: the numbers of a row do not depend on how many come with it.
 template <int ROWS>
 static inline void multiply_group(Weights w, int64_t begin, int64_t end, const Number* x, int64_t ldx, f32x16 (&sums)[ROWS]) {
 #if defined(__AVX512BF16__)
-  constexpr int CHAINS = ROWS < 3 ? LOOKUPS : 1;  // sums that need not wait for each other
+  constexpr int CHAINS = LOOKUPS;
   f32x16 partial[ROWS][CHAINS] = {};
   for (int64_t at = begin; at < end; at++) {
     __builtin_prefetch((const char*)(w.codes + at) + 4096);
@@ -85,7 +86,7 @@ static inline void multiply_group(Weights w, int64_t begin, int64_t end, const N
     }
   }
 #else
-  constexpr int CHAINS = ROWS < 3 ? 4 : 2;  // short sums lose fewer digits
+  constexpr int CHAINS = 4;  // short sums lose fewer digits
   f32x16 partial[ROWS][CHAINS] = {};
   for (int64_t at = begin; at < end; at++) {
     const u32x16 words = w.codes[at];
@@ -137,7 +138,7 @@ static inline void store_some(Number* y, f32x16 v, int64_t count) {
   memcpy(y, whole, count * sizeof(Number));
 }
 
-// A panel for any number of rows, at most eight at a time: they share the codes, which are in the cache after the first.
+// A panel for any number of rows, at most four at a time: they share the codes, which are in the cache after the first.
 static void panel_few(Weights w, const Number* x, int64_t ldx, int64_t rows, f32x16 bias, Number* y, int64_t n, int64_t count) {
   const auto some = [&](auto number) {
     constexpr int ROWS = number;
@@ -147,8 +148,7 @@ static void panel_few(Weights w, const Number* x, int64_t ldx, int64_t rows, f32
     for (int i = 0; i < ROWS; i++) store_some(y + i * n, total[i], count);
     x += ROWS * ldx, y += ROWS * n, rows -= ROWS;
   };
-  while (rows >= 8) some(Lanes<8>{});
-  if (rows >= 4) some(Lanes<4>{});
+  while (rows >= 4) some(Lanes<4>{});
   if (rows >= 2) some(Lanes<2>{});
   if (rows >= 1) some(Lanes<1>{});
 }
