@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
-    from .model import ModelView
+    from .model_view import ModelView
 
 
 @dataclass(frozen=True)

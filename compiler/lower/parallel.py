@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ...spec.document import Spec
     from ..planner.layout import CpKind, Layout
     from .experts import ExpertsView
-    from .model import ModelView
+    from .model_view import ModelView
     from .pipeline import PipelineView
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..kernels.setting import Setting
     from ..planner.plan import Plan
     from .convert import ConvertView
-    from .model import ModelView
+    from .model_view import ModelView
     from .train import TrainView
 
 

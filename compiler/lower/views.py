@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..planner.plan import Plan
     from .convert import ConvertView
     from .data import DataView
-    from .model import ModelView
+    from .model_view import ModelView
     from .parallel import ParallelView
     from .readme import ReadmeView
     from .serving import ServeView

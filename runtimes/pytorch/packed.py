@@ -42,9 +42,6 @@ class PanelLinear(nn.Module):
         """Without PyTorch's hooks: looking for them takes a tenth of a small product's time."""
         return self.forward(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
     @property
     def word(self) -> int:
         """Codes of a word."""

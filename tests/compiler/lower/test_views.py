@@ -9,7 +9,8 @@ import pytest
 from architectures import ARCHITECTURES
 from programs import TINY, plan_of, tiny_spec
 
-from llmc.compiler.lower.model import ModelView, lower_model
+from llmc.compiler.lower.model import lower_model
+from llmc.compiler.lower.model_view import ModelView
 from llmc.compiler.lower.numbers import count, gib, scientific
 from llmc.compiler.lower.position import alibi_slopes
 from llmc.compiler.lower.train import lower_train
