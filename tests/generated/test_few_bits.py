@@ -15,7 +15,6 @@ from architectures import ARCHITECTURES
 from programs import TINY, build, imported, tiny_spec
 from torch import Tensor, nn
 
-from llmc.runtimes.kernels.compile import find_compiler
 from llmc.runtimes.kernels.native import CHOICE
 from llmc.runtimes.pytorch.packed import packed_weights
 from llmc.runtimes.pytorch.weights import load_weights, save_weights
@@ -30,13 +29,7 @@ SHAPED = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gpt2", "bloom
 """Biases, tied and scaled heads, windows, caps, other activations, norms of heads, blocks and positions."""
 
 
-@pytest.fixture(autouse=True)
-def _compiled(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the C++ kernels, which the other tests of generated programs leave out."""
-    if find_compiler() is None:
-        pytest.skip("no C++ compiler on this machine")
-    monkeypatch.delenv(CHOICE, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(root / ".pytest_cache" / "kernels"))
+pytestmark = pytest.mark.usefixtures("compiled_kernels")
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from test_few_bits import SHAPED, saved
 from torch import Tensor, nn
 
 from llmc.runtimes.kernels.checks.rule import within
-from llmc.runtimes.kernels.compile import find_compiler
 from llmc.runtimes.kernels.native import CHOICE
 from llmc.runtimes.pytorch.packed import packed_weights
 from llmc.runtimes.pytorch.weights import load_weights, save_weights
@@ -27,13 +26,7 @@ SERVE = TINY["serve"] | {"weights": {"dtype": "bf16"}, "kv_cache": {"dtype": "bf
 BF16 = torch.bfloat16
 
 
-@pytest.fixture(autouse=True)
-def _compiled(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the C++ kernels, which the other tests of generated programs leave out."""
-    if find_compiler() is None:
-        pytest.skip("no C++ compiler on this machine")
-    monkeypatch.delenv(CHOICE, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(root / ".pytest_cache" / "kernels"))
+pytestmark = pytest.mark.usefixtures("compiled_kernels")
 
 
 @contextmanager
