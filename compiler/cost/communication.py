@@ -7,6 +7,7 @@ all-to-alls each way. Shares that stay exposed are fitted: constants.toml.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from .software import OURS, Software
 if TYPE_CHECKING:
     from ..planner.layout import Layout
     from ..topology.machine import Machine
+    from .moments import Exchange
 
 VALUE_BYTES = 2.0
 GRADIENT_BYTES = 4.0
@@ -222,6 +224,19 @@ def gradient_s(
         return replicas
     scattered = reduce_scatter_s(parameters / buckets * gradient_bytes, group)
     return replicas + buckets * (scattered + all_gather_s(parameters / buckets * VALUE_BYTES, group))
+
+
+def update_exchange_s(exchanges: Iterable[tuple[Exchange, int]], layout: Layout, *, machine: Machine) -> float:
+    """Seconds of what ranks exchange in the optimizer's step: parts of matrices, or sums over them. Nothing hides it."""
+    seconds = 0.0
+    for each, times in exchanges:
+        if each.axis == "tp":
+            factors = runs(layout, "tp")
+        else:
+            _, factors = split(runs(layout, "cp", "dp_shard"), first=layout.ep if each.axis == "same_experts" else 1)
+        price = all_to_all_s if each.kind == "all_to_all" else all_reduce_s
+        seconds += times * price(each.num_bytes, machine.group_of(factors))
+    return seconds
 
 
 def pass_on_s(layout: Layout, *, hidden_size: int, tokens: int, machine: Machine) -> float:

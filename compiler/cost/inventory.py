@@ -17,7 +17,7 @@ from .communication import num_reductions
 from .exchange import Batch, exchanges
 from .moments import ADAMW, Kept, exchanges_of
 from .pipeline import Stage, stages_of_rank
-from .stored import WIDE, Unit, held_by, kv_copies, shards_of, tied_embedding, units_of
+from .stored import WIDE, Unit, held_by, kv_copies, shards_axis, shards_of, tied_embedding, units_of
 
 if TYPE_CHECKING:
     from ..ir.graph import Graph
@@ -82,9 +82,8 @@ def inventory(graph: Graph, layout: Layout, setting: Setting) -> tuple[Shipment,
         _pipeline(sums, graph, stages, layout, setting)
     _exchanges(sums, graph, stages, layout, setting)
     _visits(sums, graph, layout)
-    for each in exchanges_of(setting.kept, units, layout, values=setting.values):
-        axis = "same_experts" if each.is_of_experts else shards_axis(layout)
-        sums.add(axis, each.kind, each.num_bytes)
+    for each in exchanges_of(setting.kept, units, layout, values=setting.values, shard_rank=setting.shard_rank):
+        sums.add(each.axis, each.kind, each.num_bytes)
     sums.add("world", "all_reduce", 2 * WIDE)  # the loss and the norm of the gradient
     return sums.shipments()
 
@@ -133,11 +132,6 @@ def _joined(layout: Layout, *names: str) -> str:
     """Those of the axes that have several ranks, as one."""
     sizes = {"dp_replicate": layout.dp_replicate, "same_experts": layout.shards // layout.ep}
     return "+".join(name for name in names if sizes[name] > 1) or names[-1]
-
-
-def shards_axis(layout: Layout) -> str:
-    """The axis that model states are sharded over."""
-    return "+".join(name for name in ("dp_shard", "cp") if getattr(layout, name) > 1) or "dp_shard"
 
 
 def data_axis(layout: Layout) -> str:

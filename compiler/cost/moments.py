@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .stored import WIDE, Stored, Unit, shards_of
+from .stored import WIDE, Stored, Unit, held_by, shards_axis, shards_of
 
 if TYPE_CHECKING:
     from ..planner.layout import Layout
@@ -59,13 +59,17 @@ class Kept:
         return total / max(1, sum(each.rows * each.columns for each, _ in found))
 
     def mean_flops(self, units: Iterable[Unit]) -> float:
-        """Products in a step, a parameter: Muon's five iterations of x x' x and (x x')^2 x."""
+        """Products in a step, a parameter: Muon's five iterations of x x' x and (x x')^2 x. `units`: of whole matrices."""
         found = [(tensor, unit.is_root) for unit in units for tensor in unit.tensors]
         if self.optimizer != "muon" or not found:
             return 0.0
-        sides = [sorted((each.rows, each.columns)) for each, is_root in found if not is_root and each.columns > 1]
-        flops = sum(5 * (4 * short * short * long + 2 * short**3) for short, long in sides)
+        flops = sum(_flops_of_muon(each) for each, is_root in found if not is_root and each.columns > 1)
         return flops / sum(each.rows * each.columns for each, _ in found)
+
+
+def _flops_of_muon(tensor: Stored) -> int:
+    short, long = sorted(tensor.matrix)
+    return 5 * (4 * short + 2 * short * short // long) * tensor.rows * tensor.columns
 
 
 ADAMW = Kept("adamw")
@@ -75,33 +79,59 @@ ADAMW = Kept("adamw")
 class Exchange:
     """What ranks that share parameters send each other in the optimizer's step."""
 
-    is_of_experts: bool
+    axis: str
     kind: str
     num_bytes: int
 
 
-def exchanges_of(kept: Kept, units: list[Unit], layout: Layout, *, values: int) -> Iterator[Exchange]:
-    """In a step, on every rank alike. `values`: bytes of a number in Muon's iterations."""
-    if not layout.zero:
-        return
-    for is_expert in (False, True):
-        shards = shards_of(layout, is_expert=is_expert)
-        together = [unit for unit in units if unit.is_expert == is_expert]
-        if shards > 1 and together and kept.optimizer == "muon":
-            yield from (Exchange(is_expert, "all_to_all", size * values) for size in _deals(together, shards=shards))
-        if shards > 1 and together and kept.optimizer == "adafactor":
-            tensors = [tensor for unit in together for tensor in unit.tensors]
-            sums = sum(tensor.columns + 2 if tensor.columns > 1 else 1 for tensor in tensors)
-            yield Exchange(is_expert, "all_reduce", sums * WIDE)
-            yield Exchange(is_expert, "all_reduce", len(tensors) * WIDE)
+def exchanges_of(
+    kept: Kept, units: list[Unit], layout: Layout, *, values: int, shard_rank: int = 0
+) -> Iterator[Exchange]:
+    """In a step. `values`: bytes of a number in Muon's iterations."""
+    if kept.optimizer == "muon":
+        yield from (replace(each, num_bytes=each.num_bytes * values) for each in _deals(units, layout, shard_rank))
+    if kept.optimizer == "adafactor":
+        yield from (replace(each, num_bytes=each.num_bytes * WIDE) for each in _sums(units, layout, shard_rank))
 
 
-def _deals(units: list[Unit], *, shards: int) -> Iterator[int]:
-    """Numbers of each exchange. Matrices of layers go to ranks, the largest first, one each in a round, and their rows back;
-    chunks are as long as the longest of the round."""
-    layers = [tensor for unit in units if not unit.is_root for tensor in unit.tensors]
-    found = [tensor for tensor in layers if tensor.columns > 1 and not tensor.is_stack]
-    found.sort(key=lambda tensor: (-tensor.rows * tensor.columns, tensor.rows))
-    for start in range(0, len(found), shards):
-        longest = max(math.ceil(each.rows / shards) * each.columns for each in found[start : start + shards])
-        yield from (shards * longest, shards * longest)
+def _deals(units: list[Unit], layout: Layout, shard_rank: int) -> Iterator[Exchange]:
+    """In numbers. Matrices of layers go to ranks of ZeRO and of tp, the largest first, one each in a round, and their parts back;
+    chunks are as long as the longest of the round. ZeRO leaves whole matrices in a stack."""
+    together: dict[tuple[str, int], list[tuple[int, Stored]]] = {}
+    for unit in (unit for unit in units if not unit.is_root):
+        shards = shards_of(layout, is_expert=unit.is_expert) if layout.zero else 1
+        axis = "same_experts" if unit.is_expert else shards_axis(layout)
+        for tensor in unit.tensors:
+            if tensor.columns > 1:
+                key, size = (axis, shards), tensor.rows * tensor.columns
+                if tensor.is_stack:
+                    key, size = ("", 1), held_by(tensor, layout, shard_rank)
+                together.setdefault(key if key[1] > 1 else ("", 1), []).append((size, tensor))
+    for (axis, shards), found in together.items():
+        found.sort(key=lambda each: (-each[0], each[1].rows))
+        for start in range(0, len(found), shards * layout.tp):
+            dealt = found[start : start + shards * layout.tp]
+            if shards > 1:
+                longest = max(math.ceil(each.rows / shards) * each.columns for _, each in dealt)
+                yield from 2 * [Exchange(axis, "all_to_all", shards * math.ceil(len(dealt) / shards) * longest)]
+            if layout.tp > 1:
+                yield from 2 * [Exchange("tp", "all_to_all", layout.tp * dealt[0][0])]
+
+
+def _sums(units: list[Unit], layout: Layout, shard_rank: int) -> Iterator[Exchange]:
+    """In numbers: of the weight's squares, a matrix' columns and rows; then of the update's squares."""
+    tensors = [tensor for unit in units for tensor in unit.tensors]
+    if layout.tp > 1:
+        cut = [each for each in tensors if not each.is_whole]
+        yield Exchange("tp", "all_reduce", sum(_over_tp(each, held_by(each, layout, shard_rank)) for each in cut))
+        yield Exchange("tp", "all_reduce", len(cut))
+    if layout.zero and layout.shards > 1:
+        sums = sum(each.columns + 2 if each.columns > 1 else 1 for each in tensors)
+        yield Exchange(shards_axis(layout), "all_reduce", sums)
+        yield Exchange(shards_axis(layout), "all_reduce", len(tensors))
+
+
+def _over_tp(tensor: Stored, held: int) -> int:
+    if tensor.columns == 1:
+        return 1
+    return 1 + held // tensor.columns if tensor.has_columns else tensor.columns + 2

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from .communication import gradient_s, pass_on_s
+from .communication import gradient_s, pass_on_s, update_exchange_s
 from .compute import NARROW, optimizer_s
 from .constants import spread_of
 from .pipeline import bubble_s
@@ -217,6 +217,8 @@ def tail_of(work: Workload, layout: Layout, parameters: tuple[int, int], *, back
     mine = dense / shards + experts / max(1, shards // layout.ep)
     update_s = optimizer_s(mine, states=work.states(layout), machine=work.machine)
     update_s += mine * work.flops_of_optimizer(layout) / _products_per_s(work)
+    exchanges = work.exchanges_of_optimizer(layout)
+    update_s += update_exchange_s(exchanges, layout, machine=work.machine) / layout.pp
     if layout.data_parallel * layout.cp == 1:
         return Tail(0.0, 0.0, update_s)
     size = 2.0 if work.software.reduces_halves else work.states(layout).gradients

@@ -32,6 +32,8 @@ class Stored:
     columns: int
     is_whole: bool = False
     """tp does not cut it."""
+    has_columns: bool = False
+    """tp cuts its columns and not its rows."""
     is_partial: bool = False
     """Not cut, and a rank of tp sees a share of its gradient, whether or not tokens are cut."""
     copied_from: int | None = None
@@ -40,6 +42,13 @@ class Stored:
     """Sharded apart from its layer, over the ranks that have the same experts."""
     is_stack: bool = False
     """Matrices of experts, of which ZeRO leaves a rank whole ones."""
+    expert_shape: tuple[int, int] | None = None
+    """Rows and columns of the matrix of one expert; None: there is but one matrix."""
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Rows and columns of it, or of each in a stack."""
+        return self.expert_shape or (self.rows, self.columns)
 
     def padded(self, shards: int) -> int:
         """Elements of all shards together: FSDP gives each rank equally many rows."""
@@ -82,6 +91,11 @@ def units_of(graph: Graph, layout: Layout, stage: Stage, *, counts_copies: bool 
 def shards_of(layout: Layout, *, is_expert: bool) -> int:
     """Ranks that share a parameter: with experts, those that have the same."""
     return layout.shards // layout.ep if is_expert else layout.shards
+
+
+def shards_axis(layout: Layout) -> str:
+    """The axis that model states are sharded over."""
+    return "+".join(name for name in ("dp_shard", "cp") if getattr(layout, name) > 1) or "dp_shard"
 
 
 def held_by(tensor: Stored, layout: Layout, shard_rank: int, *, since: int = 0) -> int:
@@ -143,10 +157,12 @@ def _of_op(graph: Graph, op: Op, layout: Layout) -> Iterator[tuple[str, Stored]]
                 rows,
                 size // rows,
                 is_whole=is_whole,
+                has_columns=not is_whole and rows == _rows(graph, op, term, dict(op.sizes), layout),
                 is_partial=op.name in _PARTIAL or (is_expert and is_whole),
                 copied_from=rows - 2 * graph.sizes["C"] if has_copies else None,
                 is_expert=is_expert and layout.ep > 1,
                 is_stack=is_expert and len(term.dims) == 3 and not _cuts_rows(graph, layout),
+                expert_shape=_expert_shape(op, size, sizes) if is_expert and len(term.dims) == 3 else None,
             ),
         )
 
@@ -173,6 +189,11 @@ def _rows(graph: Graph, op: Op, term: Term, sizes: dict[str, int], layout: Layou
     contracted = set(op.line.inputs[0].dims)
     outputs = [sizes[dim] for dim in dims if dim not in contracted]
     return math.prod(outputs) if outputs else sizes[dims[0]]
+
+
+def _expert_shape(op: Op, size: int, sizes: dict[str, int]) -> tuple[int, int]:
+    rows = sizes[op.line.output.dims[-1]]
+    return rows, size // (sizes["E"] * rows)
 
 
 def _cuts_rows(graph: Graph, layout: Layout) -> bool:

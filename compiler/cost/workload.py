@@ -27,7 +27,7 @@ from .memory import (
     loss_bytes,
     state_bytes,
 )
-from .moments import Kept
+from .moments import Exchange, Kept, exchanges_of
 from .pipeline import in_flight, layers_of_ranks, most_held, stages_of_rank
 from .sharded_program import Held, Moment, Run, Sharding, ledger_of_program, moments_of
 from .sharding import Degrees
@@ -468,16 +468,30 @@ class Workload:
         """Of products, a parameter."""
         if self.optimizer.optimizer != "muon":
             return 0.0
-        key = ("flops of optimizer", layout.tp, layout.ep)
+        key = ("flops of optimizer", layout.ep)
         if key not in self.memo:
-            self.memo[key] = self.optimizer.mean_flops(self._units(None, layout))
+            self.memo[key] = self.optimizer.mean_flops(self._units(None, replace(layout, tp=1)))
+        return self.memo[key]
+
+    def exchanges_of_optimizer(self, layout: Layout) -> tuple[tuple[Exchange, int], ...]:
+        """What ranks exchange for a step of all layers, and how often; ranks of a pipeline have a share of it."""
+        if self.optimizer.is_even:
+            return ()
+        key = ("exchanges of optimizer", layout.zero > 0, layout.shards, layout.cp, layout.tp, layout.ep)
+        if key not in self.memo:
+            units, values = self._units(None, layout), self.formats.values.size_bytes
+            self.memo[key] = tuple(Counter(exchanges_of(self.optimizer, units, layout, values=int(values))).items())
         return self.memo[key]
 
     def _units(self, rank: Rank | None, layout: Layout) -> list[Unit]:
         """Parameters as the program has them; equal layers are one unit."""
         counts = rank.layers if rank is not None else tuple(Counter(self.graph.order).items())
         parts = rank.parts if rank is not None else ("before", "after")
-        units = [Unit(tuple(stored(self.graph, self.ops_of[block], layout)) * count) for block, count in counts]
+        units = []
+        for block, count in counts:
+            tensors = tuple(stored(self.graph, self.ops_of[block], layout)) * count
+            for is_expert in (False, True):
+                units.append(Unit(tuple(each for each in tensors if each.is_expert == is_expert), is_expert=is_expert))
         return units + [Unit(tuple(stored(self.graph, self.ops_of[part], layout)), is_root=True) for part in parts]
 
     def states(self, layout: Layout) -> StateBytes:

@@ -1,4 +1,4 @@
-"""Optimizers that a program does not have: of a kind of accelerator, of a model, of a layout."""
+"""Optimizers that a program does not have: of a kind of accelerator, of a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from ...spec.base import Path
     from ...spec.document import Spec
     from ...spec.training import Train
-    from ..planner.layout import Layout
 
 
 def optimizer_faults(spec: Spec, stage: Train) -> Iterator[tuple[Path, str]]:
@@ -32,14 +31,3 @@ def optimizer_faults(spec: Spec, stage: Train) -> Iterator[tuple[Path, str]]:
         yield place, "adafactor with stacks of experts is not lowered yet; muon, lion and adamw are"
     if name == "muon" and moe is not None and moe.bias:
         yield place, "muon with biases of experts is not lowered yet; lion and adamw are"
-
-
-def optimizer_layout_faults(spec: Spec, layout: Layout) -> Iterator[str]:
-    """Of what ranks of tp have only a part of: the search leaves such layouts out."""
-    if spec.train is None or layout.tp == 1:
-        return
-    name = spec.train[0].optimizer.name
-    if name == "muon":
-        yield f"muon with matrices that tp {layout.tp} cuts is not lowered yet: it needs them whole; with dp, cp, pp and ep it is"
-    if name == "adafactor":
-        yield f"adafactor with matrices that tp {layout.tp} cuts is not lowered yet: it needs means over whole rows and columns; with dp, cp and pp it is"

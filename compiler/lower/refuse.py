@@ -14,7 +14,7 @@ from ..backends.table import BACKENDS
 from ..deploy.refuse import refuse_deploy
 from ..kernels.weight_only_linear import BITS
 from .model import longest_sequence
-from .optimizer import optimizer_faults, optimizer_layout_faults
+from .optimizer import optimizer_faults
 from .pipeline import pipeline_faults
 from .refuse_experts import refuse_experts
 from .spmd import spmd_faults, spmd_layout_faults
@@ -111,8 +111,6 @@ def refuse_layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
         for field, message in spmd_layout_faults(spec, layout):
             yield _refused(message, ("parallel", field), part="key")
         return
-    for message in optimizer_layout_faults(spec, layout):
-        yield _refused(message, ("train", 0, "optimizer", "name"))
     for message in pipeline_faults(spec, layout):
         yield _refused(message, ("parallel",), part="key")
     if spec.model.moe is not None:

@@ -86,6 +86,8 @@ class TrainView:
     """Whether bf16 is autocast's doing; else FSDP keeps the fp32 weights and computes with bf16 ones."""
     norms_start_at_zero: bool = False
     """Norms whose weight is stored less one."""
+    asks_cuts: bool = False
+    """Whether the optimizer has to know what tp cuts."""
 
     @property
     def optimizer_imports(self) -> list[tuple[str, str]]:
@@ -159,6 +161,7 @@ def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str, kernel
         vocab_size=spec.model.vocab_size,
         has_data=spec.data is not None,
         norms_start_at_zero=spec.model.norm.unit_offset,
+        asks_cuts=layout.tp > 1 and optimizer.name in ("adafactor", "muon"),
     )
 
 

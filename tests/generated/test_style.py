@@ -143,6 +143,8 @@ def optimized() -> Iterator[tuple[str, Any, Plan]]:
         ("muon", "deepseek-v3", "hsdp-ep"),
         ("adafactor", "gpt2", "zero-1"),
         ("lion", "llama", "pp-tp"),
+        ("muon", "qwen2-moe", "ep-tp"),
+        ("adafactor", "llama", "pp-tp"),
     ):
         changes = train(optimizer={"name": name, "lr": 1e-3}, ema_decay=0.99)
         spec = tiny_spec(without=("serve",), model=ARCHITECTURES[model], train=changes)

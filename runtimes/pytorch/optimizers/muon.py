@@ -7,8 +7,9 @@
 The factor gives updates the size of AdamW's, so that one rate and one decay serve both (Liu 2025). Matrices that the model
 stores one below the other (queries, keys and values; gate and up) are orthogonalised each by itself, and so are experts.
 
-An orthogonalised matrix needs all of its rows, of which ZeRO leaves a rank a run. Matrices are dealt out, the largest first: in a
-round every rank gets the rows of one of them, works on it, and gives each its rows back. Nothing is worked out twice.
+An orthogonalised matrix needs all of its rows and columns, of which ZeRO and tp leave a rank some. Matrices are dealt out
+(deal.py), the largest first. Iterating where they lie would save that, and sum x x' over tp in each of the five rounds: more bytes
+than there and back, and each rank would have to work on all of them.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..parallel.cuts import Cuts
+from .deal import Held, round_size, worked_on
 from .local import Shards, local, shards_of, trained
 
 ITERATION = (3.4445, -4.7750, 2.0315)
@@ -32,6 +34,7 @@ class Muon(torch.optim.Optimizer):
     """Groups with `is_muon` and names, `[(name, parameter), …]`, hold matrices or stacks of them; others go by AdamW.
 
     `qkv_rows`: rows of queries, keys and values where one parameter has all three. `dtype`: of the iterations; None: of the weight.
+    `cuts`: what tp cuts of the matrices, if it has several ranks.
     """
 
     def __init__(
@@ -44,10 +47,11 @@ class Muon(torch.optim.Optimizer):
         eps: float,
         qkv_rows: tuple[int, ...] | None,
         dtype: torch.dtype | None,
+        cuts: Cuts | None = None,
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": 0.0, "is_muon": False}
         super().__init__(groups, defaults)
-        self.qkv_rows, self.dtype = qkv_rows, dtype
+        self.qkv_rows, self.dtype, self.cuts = qkv_rows, dtype, cuts
         self._matrices = {parameter for group in self.param_groups if group["is_muon"] for parameter in group["params"]}
 
     def fresh_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
@@ -76,33 +80,41 @@ class Muon(torch.optim.Optimizer):
             assert parameter.grad is not None
             gradient, momentum = local(parameter.grad), local(self.state[parameter]["momentum"])
             momentum.lerp_(gradient, 1.0 - group["momentum"])
-            rows = _sections(name, parameter, self.qkv_rows)
-            work = _Matrices(local(parameter), tuple(parameter.shape), rows, shards_of(parameter), momentum, gradient)
-            sharded.setdefault(work.shards and work.shards.group, []).append(work)
+            cut = shards_of(parameter)
+            shards = cut if cut is not None and cut.dim == parameter.dim() - 2 else None
+            weight = local(parameter)
+            shape = tuple(weight.shape if shards is None else parameter.shape)
+            work = _Matrices(name, weight, shape, shards, momentum, gradient)
+            sharded.setdefault(shards and shards.group, []).append(work)
         for together in sharded.values():
-            together.sort(
-                key=lambda work: -math.prod(work.shape)
-            )  # the same on all ranks: sorting keeps the order of equals
-            for start in range(0, len(together), size := _round(together)):
-                _step_of_round(together[start : start + size], group, dtype=self.dtype)
+            # The same on all ranks: what is of equal size keeps its order.
+            together.sort(key=lambda work: (-math.prod(work.shape), work.shape[-2]))
+            for start in range(0, len(together), size := round_size(together[0].shards, self.cuts)):
+                self._step_of_round(together[start : start + size], group)
+
+    def _step_of_round(self, works: Sequence[_Matrices], group: dict[str, Any]) -> None:
+        ahead = [Held(work.name, work.shape, work.ahead(group["momentum"], self.dtype)) for work in works]
+        updates = worked_on(ahead, self._update, shards=works[0].shards, cuts=self.cuts)
+        for work, update in zip(works, updates, strict=True):
+            work.apply(update, group)
+
+    def _update(self, name: str, whole: Tensor) -> Tensor:
+        sections = _sections(name, whole.shape[-2], self.qkv_rows)
+        return torch.cat([_scale(part) * orthogonalised(part) for part in whole.split(sections, dim=-2)], dim=-2)
 
 
 @dataclass(frozen=True)
 class _Matrices:
     """A parameter [R, C] or a stack [E, R, C], of which this rank has rows or matrices, or all."""
 
+    name: str
     weight: Tensor
     shape: tuple[int, ...]
-    sections: tuple[int, ...]
-    """Rows of those that lie one below the other."""
-    cut: Shards | None
+    """Of what ranks that share its rows have together."""
+    shards: Shards | None
+    """The ranks that have other rows; a run of whole matrices needs nobody else of ZeRO."""
     momentum: Tensor
     gradient: Tensor
-
-    @property
-    def shards(self) -> Shards | None:
-        """The ranks that have other rows; a run of whole matrices needs nobody else."""
-        return self.cut if self.cut is not None and self.cut.dim == len(self.shape) - 2 else None
 
     def ahead(self, mu: float, dtype: torch.dtype | None) -> Tensor:
         """The momentum one gradient further (Nesterov), which is what is orthogonalised."""
@@ -112,68 +124,12 @@ class _Matrices:
         self.weight.mul_(1.0 - group["lr"] * group["weight_decay"]).sub_(update.to(self.weight), alpha=group["lr"])
 
 
-def _round(works: Sequence[_Matrices]) -> int:
-    """Matrices that are worked on at a time: one a rank."""
-    shards = works[0].shards
-    return 1 if shards is None else shards.size
-
-
-def _step_of_round(works: Sequence[_Matrices], group: dict[str, Any], *, dtype: torch.dtype | None) -> None:
-    ahead = [work.ahead(group["momentum"], dtype) for work in works]
-    shards = works[0].shards
-    if shards is None:
-        updates = [_update(each, work.sections) for work, each in zip(works, ahead, strict=True)]
-    else:
-        updates = _dealt_out(works, ahead, shards)
-    for work, update in zip(works, updates, strict=True):
-        work.apply(update, group)
-
-
-def _dealt_out(works: Sequence[_Matrices], ahead: Sequence[Tensor], shards: Shards) -> list[Tensor]:
-    """This rank's rows of all updates: it gives its rows of the n-th matrix to rank n, and n gives rows of the update back."""
-    lengths = [[_length(work.shape, shards, rank) for rank in range(shards.size)] for work in works]
-    chunks = ahead[0].new_zeros(
-        shards.size, max(max(each) for each in lengths)
-    )  # equal ones: the first rank has most rows
-    for chunk, part in zip(chunks, ahead, strict=False):
-        chunk[: part.numel()] = _rows_first(part).flatten()
-    received = torch.empty_like(chunks)
-    dist.all_to_all_single(received, chunks, group=shards.group)
-    chunks.zero_()
-    if shards.rank < len(works):
-        mine, held = works[shards.rank], lengths[shards.rank]
-        rows = torch.cat([chunk[:length] for chunk, length in zip(received, held, strict=True)])
-        update = _update(_rows_first(rows.view(_swapped(mine.shape))), mine.sections)
-        for chunk, part in zip(chunks, _rows_first(update).flatten().split(held), strict=True):
-            chunk[: part.numel()] = part
-    dist.all_to_all_single(received, chunks, group=shards.group)
-    own = zip(received, ahead, strict=False)
-    return [_rows_first(chunk[: part.numel()].view(_swapped(part.shape))) for chunk, part in own]
-
-
-def _length(shape: Sequence[int], shards: Shards, rank: int) -> int:
-    """Elements that a rank has of a parameter of this whole shape."""
-    return shards.run(shape[-2], rank) * (math.prod(shape) // shape[-2])
-
-
-def _rows_first(matrices: Tensor) -> Tensor:
-    """[E, R, C] -> [R, E, C], and back: the rows of all experts that a rank has lie together. A matrix stays as it is."""
-    return matrices.transpose(0, -2)
-
-
-def _swapped(shape: Sequence[int]) -> list[int]:
-    return [shape[-2], *shape[:-2], shape[-1]]
-
-
-def _sections(name: str, parameter: Tensor, qkv_rows: tuple[int, ...] | None) -> tuple[int, ...]:
-    modules, rows = name.split("."), parameter.shape[-2]
+def _sections(name: str, rows: int, qkv_rows: tuple[int, ...] | None) -> list[int]:
+    """Rows of the matrices that are stored one below the other."""
+    modules = name.split(".")
     if "qkv" in modules and qkv_rows is not None:
-        return qkv_rows
-    return (rows // 2, rows // 2) if "gate_up" in modules else (rows,)
-
-
-def _update(whole: Tensor, sections: Sequence[int]) -> Tensor:
-    return torch.cat([_scale(part) * orthogonalised(part) for part in whole.split(list(sections), dim=-2)], dim=-2)
+        return list(qkv_rows)
+    return [rows // 2, rows // 2] if "gate_up" in modules else [rows]
 
 
 def _scale(matrix: Tensor) -> float:

@@ -206,5 +206,5 @@ def _optimizer_pieces(model: nn.Module, optimizer: torch.optim.Optimizer, cuts: 
     for name, parameter in model.named_parameters():
         for kind, value in optimizer.state[parameter].items():
             if kind != "step":
-                for piece in cuts.pieces(name, value):
+                for piece in cuts.pieces(name, value, of=parameter):
                     yield Piece(f"{kind}.{name}", piece.part, piece.offset, piece.tensor, piece.copies)

@@ -8,7 +8,7 @@ over copies and the norm of the gradient all go by pieces, so none of them knows
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -159,11 +159,11 @@ class Cuts:
                 return cut
         return self.rest
 
-    def pieces(self, name: str, tensor: Tensor) -> Iterator[Piece]:
-        """The pieces of a parameter, or of a gradient or a moment of its shape."""
+    def pieces(self, name: str, tensor: Tensor, *, of: Tensor | None = None) -> Iterator[Piece]:
+        """The pieces of a parameter, or of a gradient or a moment of its shape; or of means over rows or columns of `of`."""
         local, firsts, replicas = local_part(tensor)
         replicas *= 2 if name in self.twice else 1
-        for part in self._parts(name, tuple(tensor.shape)):
+        for part in self._parts(name, tuple(tensor.shape), of=tuple((tensor if of is None else of).shape)):
             first, dim = firsts[part.dim], part.dim
             start, stop = max(part.start, first), min(part.stop, first + local.shape[dim])
             if start < stop and local.numel():
@@ -172,8 +172,16 @@ class Cuts:
                 rows = local.narrow(dim, start - first, stop - start)
                 yield Piece(name, part, tuple(offset), rows, part.copies * replicas)
 
-    def _parts(self, name: str, shape: tuple[int, ...]) -> Iterator[Part]:
+    def parts_of_matrix(self, name: str, shape: Sequence[int], *, rank: int) -> list[Part]:
+        """What a rank of tp has, of `shape`, of a whole matrix, or of each matrix in a stack."""
         cut = self.of(name)
+        each = cut.each if isinstance(cut, EachExpert) else cut
+        return list(each.parts(tuple(shape[-2:]), replace(self.tp, rank=rank)))
+
+    def _parts(self, name: str, shape: tuple[int, ...], *, of: tuple[int, ...]) -> Iterator[Part]:
+        cut = self.of(name)
+        if shape != of and shape[1 if isinstance(cut, Columns) else 0] == 1:
+            cut = Whole()
         return cut.parts(shape, self.tp, self.ep) if isinstance(cut, EachExpert) else cut.parts(shape, self.tp)
 
     def gradients(self, model: nn.Module) -> Iterator[Piece]:

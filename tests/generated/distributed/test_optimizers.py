@@ -14,7 +14,6 @@ from programs import build, imported, plan_of
 from reference import MODELS, STEPS, filled, run_alone, spec_of
 from safetensors.torch import load_file
 
-from llmc.compiler.lower.refuse import refuse_program
 from llmc.compiler.planner.layout import Layout
 from llmc.runtimes.pytorch.checkpoint import Checkpoints
 from llmc.runtimes.pytorch.optimizers.average import write_average
@@ -35,6 +34,10 @@ CASES = {
     ("adafactor", "zero 1 x 2, pp 2"): (Layout(dp_shard=2, zero=1, pp=2), 4),
     ("muon", "zero 3 x 2"): (ZERO3, STEPS),
     ("muon", "hsdp 2 x 2, zero 2"): (Layout(dp_replicate=2, dp_shard=2, zero=2), 4),
+    ("adafactor", "tp 2"): (TP2, STEPS),
+    ("adafactor", "zero 3 x 2, tp 4"): (Layout(dp_shard=2, zero=3, tp=4), 4),
+    ("muon", "tp 4"): (Layout(tp=4), STEPS),
+    ("muon", "zero 1 x 2, tp 2"): (Layout(dp_shard=2, zero=1, tp=2), 4),
 }
 """Layouts, and how many steps they take."""
 
@@ -86,17 +89,19 @@ def test_states_go_to_another_layout_and_back_to_one_device(
     name: str, pool: Pool, alone: dict[str, Path], tmp_path: Path
 ) -> None:
     spec = spec_with(name)
-    programs = {"zero3": ZERO3, "pp": Layout(pp=2, dp_shard=2, zero=1)}
+    programs = {"zero3": ZERO3, "tp": Layout(tp=4), "pp": Layout(pp=2, dp_shard=2, zero=1)}
     folders = {
         key: build(spec, tmp_path / key, plan=plan_of(spec, layout=filled(each))) for key, each in programs.items()
     }
     paths = {"start": str(tmp_path / "none"), "end": str(tmp_path / "a"), "reference": str(alone[name])}
     pool.run("pass_on", world_size=2, folder=str(folders["zero3"]), **paths)
-    pool.run("pass_on", world_size=4, folder=str(folders["pp"]), start=paths["end"], end=str(tmp_path / "b"))
+    pool.run("pass_on", world_size=4, folder=str(folders["tp"]), start=str(tmp_path / "a"), end=str(tmp_path / "b"))
+    pool.run("pass_on", world_size=4, folder=str(folders["pp"]), start=str(tmp_path / "b"), end=str(tmp_path / "c"))
     with imported(alone[name] / "program", "train") as (program,):
-        found = [loaded(program, tmp_path / end) for end in ("a", "b")]
-    assert found[0].keys() == found[1].keys()
-    assert [key for key in found[0] if not torch.equal(found[0][key], found[1][key])] == []
+        found = [loaded(program, tmp_path / end) for end in ("a", "b", "c")]
+    for after in found[1:]:
+        assert found[0].keys() == after.keys()
+        assert [key for key in found[0] if not torch.equal(found[0][key], after[key])] == []
     assert any(each.any() for key, each in found[0].items() if not key.startswith(("weight", "ema")))
 
 
@@ -119,6 +124,10 @@ CLAIMED = {
     ("adafactor", "llama", "pp 2"): Layout(dp_shard=2, zero=1, pp=2),
     ("muon", "llama", "zero 2 x 4"): Layout(dp_shard=4, zero=2),
     ("muon", "mixtral", "ep 2"): Layout(dp_shard=4, zero=3, ep=2),
+    ("muon", "mixtral", "zero 2 x 2, ep 2, tp 2"): Layout(dp_shard=2, zero=2, ep=2, tp=2),
+    ("muon", "llama", "zero 3 x 2, tp 4, pp 2"): Layout(dp_shard=2, zero=3, tp=4, pp=2),
+    ("adafactor", "llama", "zero 3 x 4, tp 4"): Layout(dp_shard=4, zero=3, tp=4),
+    ("adafactor", "gpt2", "dp 2, tp 2"): Layout(dp_replicate=2, tp=2),
 }
 
 
@@ -131,10 +140,3 @@ def test_what_ranks_send_and_hold_is_what_the_inventory_says(
     fields = ARCHITECTURES[model] if model != "llama" else MODELS["llama"]
     spec = spec_of(fields, optimizer=OPTIMIZERS[name], ema_decay=0.9)
     check_claims(spec, chosen, tmp_path, ranks=(0, chosen.devices - 1))
-
-
-@pytest.mark.parametrize("name", ["muon", "adafactor"])
-def test_cut_matrices_are_refused(name: str) -> None:
-    spec = spec_with(name)
-    (refused,) = refuse_program(spec, plan_of(spec, layout=filled(TP2)))
-    assert f"{name} with matrices that tp 2 cuts is not lowered yet" in refused.message
