@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 from ..ir.facts import Saved
 from ..ir.ops import Op
@@ -23,8 +24,7 @@ _PASSES_ON = frozenset({"add", "stream_add"})
 """Ops that give their gradient to their inputs as it is."""
 
 
-@dataclass(frozen=True)
-class Working:
+class Working(NamedTuple):
     """At the moment of a layer's backward pass that needs most."""
 
     activations: float
@@ -96,7 +96,7 @@ class _Backward:
             for each in self.saved[op.id]:
                 if self.last_use.get(each.key) == op.id:
                     self.live.pop(each.key, None)
-        return replace(self.most, middle=self.middle)
+        return self.most._replace(middle=self.middle)
 
     def _step(self, op: Op) -> None:
         buffer = self.gradients.pop(op.id, None)

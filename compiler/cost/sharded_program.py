@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .backward import Working
 from .memory import RUNTIME_BYTES, Ledger
@@ -20,9 +21,8 @@ from .memory import RUNTIME_BYTES, Ledger
 WIDE = 4.0
 
 
-@dataclass(frozen=True)
-class Moment:
-    """While a layer runs backward; bytes are of one sequence until they are scaled."""
+class Moment(NamedTuple):
+    """While a layer runs backward."""
 
     beyond: float
     """Bytes more than all that is kept: what the layer rebuilds and works with, less what layers after it have let go of."""
@@ -33,13 +33,10 @@ class Moment:
     gathered: float = 0.0
     """Parameters of layers that are there whole, under ZeRO-3."""
 
-    def scaled(self, micro_batch: int) -> Moment:
-        return Moment(self.beyond * micro_batch, self.weights, self.travelling, self.gathered)
-
 
 @dataclass(frozen=True)
 class Held:
-    """What one pipeline rank has, before ZeRO: parameters, and bytes of one micro-batch."""
+    """What one pipeline rank has before ZeRO, whatever is recomputed: parameters, and bytes of one micro-batch."""
 
     dense: int
     experts: int
@@ -47,10 +44,6 @@ class Held:
     """Of `dense`: embedding, last norm and head, which FSDP gathers together."""
     head: int
     """Of `root`: the head, whose gradient is there from the loss on; 0 without a head."""
-    kept: float
-    """Activations through all layers, times the micro-batches in flight."""
-    moments: tuple[Moment, ...]
-    """Of the backward pass of a micro-batch."""
     loss: float
     """What the loss works with at its peak."""
 
@@ -75,11 +68,10 @@ class Sharding:
         return dense / self.shards + experts / self.expert_shards
 
 
-@dataclass(frozen=True)
-class Run:
-    """Equal layers that follow one another; bytes are of one sequence."""
+class Run(NamedTuple):
+    """Equal layers that follow one another."""
 
-    count: int
+    layers: int
     kept: float
     """By one of them."""
     input: float
@@ -89,6 +81,12 @@ class Run:
     """Parameters that are gathered, and whose gradients travel, together."""
     experts: int
     """Those that do so by themselves."""
+
+    def of_batch(self, micro_batch: int) -> Run:
+        """The same for so many sequences."""
+        activations, weights, middle = self.working
+        working = Working(activations * micro_batch, weights, middle * micro_batch)
+        return Run(self.layers, self.kept * micro_batch, self.input * micro_batch, working, self.dense, self.experts)
 
 
 def moments_of(runs: Iterable[Run]) -> Iterator[Moment]:
@@ -100,7 +98,7 @@ def moments_of(runs: Iterable[Run]) -> Iterator[Moment]:
     """
     freed, travelling = 0.0, 0
     for run in runs:
-        for number in range(min(run.count, 2)):
+        for number in range(min(run.layers, 2)):
             gone = freed + number * run.kept
             below = run.dense
             if run.experts:
@@ -111,11 +109,14 @@ def moments_of(runs: Iterable[Run]) -> Iterator[Moment]:
                 yield Moment(run.working.middle - gone, run.experts, run.experts, gathered)
             yield Moment(run.input - run.kept - gone, run.dense, run.dense, gathered - run.experts)
             travelling = run.dense
-        freed += run.count * run.kept
+        freed += run.layers * run.kept
 
 
-def ledger_of_program(held: Held, sharding: Sharding, *, kind: str) -> Ledger:
-    """The ledger at the worst of the three moments."""
+def ledger_of_program(held: Held, sharding: Sharding, *, kept: float, moments: Iterable[Moment], kind: str) -> Ledger:
+    """The ledger at the worst of the three moments.
+
+    `kept`: activations through all layers, times the micro-batches in flight. `moments`: of the backward pass of a micro-batch.
+    """
     is_sharded = sharding.zero > 0 and sharding.shards > 1
     values, whole = sharding.values, held.dense + held.experts
     own = sharding.spread(held.dense, held.experts) if is_sharded else whole
@@ -130,20 +131,22 @@ def ledger_of_program(held: Held, sharding: Sharding, *, kind: str) -> Ledger:
         "optimizer": sharding.moments * own,
         "runtime": RUNTIME_BYTES[kind],
     }
-    loss = Ledger(**fixed, gradients=summed, activations=held.kept, logits=held.loss, gathered=stays)
     travel = WIDE if is_sharded and sharding.travels else 0.0
-    backward = [
-        Ledger(
-            **fixed,
-            gradients=summed + values * (held.head + moment.weights) + travel * moment.travelling,
-            activations=held.kept + moment.beyond,
-            gathered=stays + passing * moment.gathered,
-        )
-        for moment in held.moments
-    ]
+
+    def gradients(moment: Moment) -> float:
+        return summed + values * (held.head + moment.weights) + travel * moment.travelling
+
+    worst = max(moments, key=lambda moment: gradients(moment) + moment.beyond + passing * moment.gathered)
+    loss = Ledger(**fixed, gradients=summed, activations=kept, logits=held.loss, gathered=stays)
+    backward = Ledger(
+        **fixed,
+        gradients=gradients(worst),
+        activations=kept + worst.beyond,
+        gathered=stays + passing * worst.gathered,
+    )
     reduction = Ledger(
         **fixed,
         gradients=WIDE * own + (values + WIDE) * held.root,
         gathered=stays - casts * held.root,
     )
-    return max(loss, *backward, reduction, key=lambda ledger: ledger.peak)
+    return max(loss, backward, reduction, key=lambda ledger: ledger.peak)

@@ -5,31 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..ir.facts import extent, flops
 from ..ir.graph import Graph
 from ..ir.ops import Op
-from .backward import Working
 from .communication import Traffic, traffic_of
 from .compute import BlockTime, Formats, OpWork, block_time_of, block_works, works_of_batch
-from .memory import (
-    LOSS_CHUNK_BYTES,
-    KeptBytes,
-    Ledger,
-    Program,
-    StageParts,
-    StateBytes,
-    kept_bytes,
-    ledger_of_stage,
-    local_parameters,
-    loss_bytes,
-    state_bytes,
-)
+from .memory import KeptBytes, Ledger, Program, StateBytes, kept_bytes, local_parameters, state_bytes
 from .moments import Exchange, Kept, exchanges_of
-from .pipeline import in_flight, layers_of_ranks, most_held, stages_of_rank
-from .sharded_program import Held, Moment, Run, Sharding, ledger_of_program, moments_of
+from .pipeline import layers_of_ranks
+from .rank_memory import RankMemory
 from .sharding import Degrees
 from .software import OURS, Software
 from .stored import Unit, stored
@@ -37,21 +23,6 @@ from .stored import Unit, stored
 if TYPE_CHECKING:
     from ..planner.layout import Layout
     from ..topology.machine import Machine
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a pipeline rank holds: parameters, and bytes of activations for one sequence."""
-
-    dense: int
-    experts: int
-    kept: float
-    one_layer: float
-    """What is rebuilt while one layer runs backward."""
-    two_largest: float
-    largest_block: int
-    moments: tuple[Moment, ...] = ()
-    """Of the backward pass, where the order of layers is known; their `beyond` is of one sequence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +50,6 @@ class Rank:
             here = work.parameters(part, degrees)
             dense, experts = dense + count * here[0], experts + count * here[1]
         return dense, experts
-
-
-Runs = tuple[tuple[str, str, int], ...]
-"""(block, recompute, how many) of layers that follow one another, from the last to the first."""
 
 
 class Workload:
@@ -121,7 +88,6 @@ class Workload:
         self._times: dict[tuple[str, Degrees, int], BlockTime] = {}
         self._kept: dict[tuple[str, Degrees, bool], KeptBytes] = {}
         self._parameters: dict[tuple[str, Degrees], tuple[int, int]] = {}
-        self._contents: dict[tuple[object, ...], Contents] = {}
         self._traffic: dict[tuple[object, ...], Traffic] = {}
         self._ranks: dict[tuple[object, ...], tuple[Rank, ...]] = {}
         self.memo: dict[tuple[object, ...], Any] = {}
@@ -275,185 +241,9 @@ class Workload:
         """
         return [self.rank_ledger(rank, layout, in_order=in_order) for rank in self.ranks(layout)]
 
-    def rank_ledger(
-        self,
-        rank: Rank,
-        layout: Layout,
-        *,
-        kept: float | None = None,
-        one_layer: float | None = None,
-        in_order: bool = False,
-    ) -> Ledger:
-        """Of one pipeline rank; with `kept` and `one_layer` bytes of a sequence in place of what its layers keep and rebuild.
-
-        Grows with both, and is convex in them and in the number of layers: the search relies on it.
-        """
-        micro_batch = layout.micro_batch
-        runs = self._runs(rank, layout) if in_order and layout.virtual_stages == 1 else None
-        holds = self.contents(rank, layout, runs=runs)
-        if kept is not None and one_layer is not None:
-            holds = Contents(
-                holds.dense, holds.experts, kept, one_layer, holds.two_largest, holds.largest_block
-            )  # replace() takes longer than the ledger
-        if self.program == "fsdp":
-            return self._ledger_of_program(rank, holds, layout, in_order=in_order)
-        stage = StageParts(
-            dense=holds.dense,
-            experts=holds.experts,
-            kept=holds.kept * micro_batch * (1 - self.software.offload),
-            in_flight=in_flight(
-                layout.schedule,
-                rank=rank.first,
-                ranks=layout.pp,
-                micro_batches=layout.grad_accumulation,
-                virtual=layout.virtual_stages,
-            ),
-            one_layer=holds.one_layer * micro_batch,
-            two_largest=holds.two_largest * micro_batch,
-            largest_block=holds.largest_block,
-            loss=self._loss_bytes(layout.degrees, micro_batch=micro_batch) if "after" in rank.parts else 0.0,
-        )
-        return ledger_of_stage(
-            stage,
-            states=self.states(layout),
-            zero=layout.zero,
-            shards=layout.shards,
-            expert_shards=max(1, layout.shards // layout.ep),
-            num_ranks=layout.data_parallel * layout.cp,
-            kind=self.machine.kind,
-            copies=2 if layout.schedule == "dualpipe" and layout.virtual_stages == 1 else 1,
-        )
-
-    def _ledger_of_program(self, rank: Rank, holds: Contents, layout: Layout, *, in_order: bool) -> Ledger:
-        """Of a rank of our own program."""
-        micro_batch = layout.micro_batch
-        has_head = "after" in rank.parts
-        head = "before" if self.is_tied else "after"
-        held = Held(
-            dense=holds.dense,
-            experts=holds.experts,
-            root=sum(self.parameters(part, layout.degrees)[0] for part in rank.parts),
-            head=self.parameters(head, layout.degrees)[0] if has_head else 0,
-            kept=self._kept_in_flight(rank, holds, layout, in_order=in_order) * micro_batch,
-            moments=self._moments(rank, holds, layout),
-            loss=self._program_loss_bytes(layout) if has_head else 0.0,
-        )
-        sharding = Sharding(
-            zero=layout.zero,
-            shards=layout.shards,
-            expert_shards=max(1, layout.shards // layout.ep),
-            accumulates=layout.grad_accumulation > 1,
-            travels=layout.zero >= 2 or layout.pp == 1,
-            values=self.formats.values.size_bytes,
-            moments=self.kept_by_optimizer(rank, layout),
-        )
-        return ledger_of_program(held, sharding, kind=self.machine.kind)
-
-    def _moments(self, rank: Rank, holds: Contents, layout: Layout) -> tuple[Moment, ...]:
-        """Of the backward pass. Where layers may come in any order: any of them first, or after one that kept as much as the mean."""
-        micro_batch = layout.micro_batch
-        if holds.moments:
-            return tuple(each.scaled(micro_batch) for each in holds.moments)
-        run = self._run(
-            max((block for block, _ in rank.layers), key=lambda block: sum(self.parameters(block, layout.degrees))),
-            "none",
-            2,
-            layout,
-        )
-        freed = holds.kept / max(1, sum(count for _, count in rank.layers))
-        working = Working(holds.one_layer, run.working.weights, run.working.middle)
-        return tuple(
-            each.scaled(micro_batch) for each in moments_of([replace(run, kept=freed, input=0.0, working=working)])
-        )
-
-    def _kept_in_flight(self, rank: Rank, holds: Contents, layout: Layout, *, in_order: bool) -> float:
-        """Bytes a sequence that a rank keeps of all micro-batches under way, and of hidden states that its stages passed on: torch's
-        pipelines keep them until their backward pass."""
-        passed_on = 0.0
-        if layout.pp > 1:
-            parts = layout.cp * (layout.tp if layout.sequence_parallel else 1)
-            passed_on = -(-self.seq_len // parts) * self.graph.sizes["D"] * self.formats.values.size_bytes
-        if in_order and layout.schedule == "interleaved_1f1b" and layout.virtual_stages > 1:
-            weights = self._kept_by_stages(rank, layout, passed_on=passed_on)
-            micro_batches = layout.grad_accumulation
-            return most_held(weights, rank=rank.first, ranks=layout.pp, micro_batches=micro_batches)
-        outputs = passed_on * (layout.virtual_stages - ("after" in rank.parts))
-        return (holds.kept + outputs) * in_flight(
-            layout.schedule,
-            rank=rank.first,
-            ranks=layout.pp,
-            micro_batches=layout.grad_accumulation,
-            virtual=layout.virtual_stages,
-        )
-
-    def _kept_by_stages(self, rank: Rank, layout: Layout, *, passed_on: float) -> list[float]:
-        """Bytes a sequence that each stage of a rank keeps: they differ where layers, or what these recompute, do not divide."""
-        order = self.graph.order
-        hows = layout.recompute_of_layers(len(order))
-        weights = []
-        for stage in stages_of_rank(layout, num_layers=len(order), rank=rank.first):
-            layers = sum(self._run(order[layer], hows[layer], 1, layout).kept for layer in stage.layers)
-            ends = [name for name, is_here in (("before", stage.has_embed), ("after", stage.has_head)) if is_here]
-            parts = sum(self.kept(part, layout).none for part in ends)
-            weights.append(layers + parts + (0.0 if stage.has_head else passed_on))
-        return weights
-
-    def _program_loss_bytes(self, layout: Layout) -> float:
-        """What our loss works with; cut over tp, also the gathered hidden states, their gradient, and fp32 logits of a chunk."""
-        held = self._loss_bytes(layout.degrees, micro_batch=layout.micro_batch)
-        if layout.tp == 1:
-            return held
-        rows = layout.micro_batch * -(-self.seq_len // layout.cp)
-        return held + 2 * rows * self.graph.sizes["D"] * self.formats.values.size_bytes + LOSS_CHUNK_BYTES
-
-    def contents(self, rank: Rank, layout: Layout, *, runs: Runs | None = None) -> Contents:
-        """What a pipeline rank holds, before sharding over data-parallel ranks. `runs` are its layers, if their order is known."""
-        held = rank.by_recompute(layout.recompute)
-        key = (held, rank.parts, layout.degrees, layout.recompute, runs, layout.micro_batch > 1, layout.pp > 1)
-        if key not in self._contents:
-            self._contents[key] = self._add_up(rank, layout, runs=runs)
-        return self._contents[key]
-
-    def _add_up(self, rank: Rank, layout: Layout, *, runs: Runs | None) -> Contents:
-        dense = experts = largest = 0
-        kept = one_layer = two_largest = 0.0
-        for block, how, count in rank.by_recompute(layout.recompute):
-            block_dense, block_experts = self.parameters(block, layout.degrees)
-            run = self._run(block, how, count, layout)
-            dense, experts = dense + count * block_dense, experts + count * block_experts
-            largest = max(largest, block_dense + block_experts)
-            kept += count * run.kept
-            one_layer = max(one_layer, run.working.activations)
-            two_largest = max(two_largest, self.kept(block, layout).two_largest)
-        for part in rank.parts:
-            dense += self.parameters(part, layout.degrees)[0]
-            kept += self.kept(part, layout).none
-        if rank.parts == ("after",) and self.is_tied:  # the embedding is on the first rank and on the last
-            dense += self.parameters("before", layout.degrees)[0]
-        moments = tuple(moments_of([self._run(*run, layout) for run in runs])) if runs else ()
-        return Contents(dense, experts, kept, one_layer, two_largest, largest, moments)
-
-    def _run(self, block: str, how: str, count: int, layout: Layout) -> Run:
-        """Layers of one class that recompute the same."""
-        saved, parts = self.kept(block, layout), self.software.selective
-        dense, experts = self.parameters(block, layout.degrees)
-        is_apart = layout.ep > 1  # then experts are sharded over other ranks, and so by themselves
-        return Run(
-            count,
-            kept=saved.of(how, parts),
-            input=saved.full,
-            working=saved.backward(how, parts, is_batched=layout.micro_batch > 1),
-            dense=dense if is_apart else dense + experts,
-            experts=experts if is_apart else 0,
-        )
-
-    def _runs(self, rank: Rank, layout: Layout) -> Runs:
-        """The layers of a rank that has one stage, from the last to the first."""
-        order = self.graph.order
-        hows = layout.recompute_of_layers(len(order))
-        layers = layers_of_ranks(layout, num_layers=len(order))[rank.first] if layout.pp > 1 else range(len(order))
-        runs = groupby((order[layer], hows[layer]) for layer in reversed(layers))
-        return tuple((block, how, sum(1 for _ in run)) for (block, how), run in runs)
+    def rank_ledger(self, rank: Rank, layout: Layout, *, in_order: bool = False) -> Ledger:
+        """Of one pipeline rank."""
+        return RankMemory(self, rank, layout, in_order=in_order).ledger()
 
     def kept_by_optimizer(self, rank: Rank | None, layout: Layout) -> float:
         """Bytes a parameter: of a pipeline rank's, or of all."""
@@ -501,16 +291,4 @@ class Workload:
             precision=self.precision,
             moments=self.kept_by_optimizer(None, layout),
             accumulates=layout.grad_accumulation > 1,
-        )
-
-    def _loss_bytes(self, degrees: Degrees, *, micro_batch: int) -> float:
-        values = self.formats.values
-        return loss_bytes(
-            self.graph,
-            degrees,
-            tokens=self.seq_len,
-            micro_batch=micro_batch,
-            values=values,
-            is_fused=self.software.fused_loss,
-            in_pieces=self.machine.kind == "tpu",
         )

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..cost.pipeline import Schedule, bubble_s, in_flight, rank_of_stage
+from ..cost.rank_memory import RankMemory
 from ..cost.step import RankTime, layer_time, part_time
 from ..cost.workload import Rank
 
@@ -103,13 +104,13 @@ def _plane(work: Workload, layout: Layout, parts: tuple[str, ...]) -> _Plane:
         # one stage and one sequence, so one micro-batch is in flight; larger ones need no less
         probe = replace(layout, pp=1, schedule="1f1b", virtual_stages=1, stages=None, micro_batch=1)
 
-        def peak(count: int, bytes_kept: float) -> float:
-            rank = Rank(first=0, layers=((bulk, count),), parts=parts, times=1)
-            return work.rank_ledger(rank, probe, kept=bytes_kept, one_layer=0.0).peak
-
-        here = peak(layers, kept)
-        states = peak(layers + 1, kept) - here
-        held = (peak(layers, 2 * kept) - here) / kept
+        few, more = (
+            RankMemory(work, Rank(first=0, layers=((bulk, count),), parts=parts, times=1), probe)
+            for count in (layers, layers + 1)
+        )
+        here = few.ledger(kept=kept, one_layer=0.0).peak
+        states = more.ledger(kept=kept, one_layer=0.0).peak - here
+        held = (few.ledger(kept=2 * kept, one_layer=0.0).peak - here) / kept
         work.memo[key] = _Plane(here - layers * states - kept * held - SMALL_BUCKETS, states, held)
     return work.memo[key]
 

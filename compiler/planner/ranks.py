@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..cost.communication import BUCKET
+from ..cost.rank_memory import RankMemory
 from ..cost.step import RANK_TERMS, RankTime, Tail, assemble, layer_time, part_time, tail_of
 from ..cost.workload import Rank
 from .bounds import RankKind, Room, kinds_of_ranks
@@ -251,6 +252,7 @@ class Ranks:
     def _mixtures(self, holds: Rank) -> Iterable[Mixed]:
         """What layers may compute again so that they fit; of each, no more than they must."""
         recomputes, figures, counts = self.outer.recomputes, self.figures, holds.layers
+        memory = RankMemory(self.work, holds, self.layout)
         levels = sorted({figures[block, how].rebuilt for block, _ in counts for how in recomputes})
         for rebuilt in levels:  # what is rebuilt while one layer runs backward: the most of any layer
             allowed: dict[str, list[LayerRecompute]] = {
@@ -258,7 +260,7 @@ class Ranks:
             }
             if not all(allowed.values()):
                 continue
-            budget = self._budget(holds, allowed, rebuilt=rebuilt)
+            budget = self._budget(memory, allowed, rebuilt=rebuilt)
             if budget is None:
                 continue
             found = list(mixtures(figures, counts, allowed, budget=budget))
@@ -266,16 +268,18 @@ class Ranks:
             if any(all(how == recomputes[0] for _, how, _ in each.mixture) for each in found):
                 return  # nothing need be recomputed
 
-    def _budget(self, holds: Rank, allowed: Mapping[str, Sequence[LayerRecompute]], *, rebuilt: float) -> float | None:
+    def _budget(
+        self, memory: RankMemory, allowed: Mapping[str, Sequence[LayerRecompute]], *, rebuilt: float
+    ) -> float | None:
         """Bytes of a sequence that all layers may keep; None where they do not fit at their leanest.
 
         The ledger is convex in them, so steps along its slope, from above, end at the last that fits.
         """
+        holds = memory.rank
         of_parts = sum(self.work.kept(part, self.layout).none for part in holds.parts)
 
         def excess(kept: float) -> float:
-            ledger = self.work.rank_ledger(holds, self.layout, kept=kept + of_parts, one_layer=rebuilt)
-            return ledger.peak - self.memory_bytes
+            return memory.ledger(kept=kept + of_parts, one_layer=rebuilt).peak - self.memory_bytes
 
         most, least = (
             sum(
