@@ -40,7 +40,7 @@ tools: setup .venv/tools/.setup-$(TOOLS_KEY)  ## Slurm, promtool, nginx (Debian'
 setup-xla: setup  ## torch-xla and the TPU compiler, each in an environment of its own in the user's cache
 	$(BIN)/python tests/xla/setup.py
 
-setup-npu: setup  ## torch-npu's table of kernels, which llmc verify asks; no NPU and no CANN is needed
+setup-npu: setup  ## torch-npu's table of kernels and triton-ascend, which llmc verify asks; no NPU and no CANN is needed
 	$(BIN)/python tests/ascend/setup.py
 
 demo: setup  ## plan, build, train and serve examples/tiny-code.yaml on this machine
@@ -49,7 +49,7 @@ demo: setup  ## plan, build, train and serve examples/tiny-code.yaml on this mac
 test: setup  ## all tests; the closing lines count the skipped ones and say why
 	@$(MAKE) --no-print-directory node || echo "npm packages are missing: the tests of the language server and those in a browser are skipped"
 	@$(MAKE) --no-print-directory tools || echo "tools are missing: tests of launch files are skipped by their names"
-	@$(MAKE) --no-print-directory setup-npu || echo "torch-npu is missing: its tests are skipped by their names"
+	@$(MAKE) --no-print-directory setup-npu || echo "torch-npu or triton-ascend is missing: its tests are skipped by their names"
 	$(PYTEST)
 
 check: lint types docs test  ## what CI runs

@@ -16,7 +16,7 @@ from .faults import FINE, NOT_VERIFIED, WRONG_USAGE
 from .printing import print_diagnostics
 
 if TYPE_CHECKING:
-    from ..compiler.verify.kernels import KernelVerdict
+    from ..compiler.verify.kernels import Compiled, KernelVerdict
 
 
 def verify_target(target: Path, overrides: Sequence[str], *, as_json: bool) -> int:
@@ -82,27 +82,31 @@ def kernel_table(verdict: KernelVerdict) -> list[str]:
             for each in verdict.numerics
         ]
         lines += _aligned(("", "kernel", "against float64", "error", "allowed"), rows, words=3)
-    if verdict.compiled:
-        heads = ("", "kernel", "function", "chip", "seconds", "registers", "spilled", "shared memory")
-        rows = [
-            (
-                _mark(each.holds),
-                each.kernel,
-                each.function,
-                each.chip,
-                f"{each.seconds:.1f}",
-                f"{each.registers} of {each.registers_allowed}",
-                f"{each.spill_bytes:,}",
-                f"{each.shared_bytes:,} of {each.shared_allowed:,}",
-            )
-            for each in verdict.compiled
-        ]
-        table = _aligned(heads, rows, words=4)
-        lines.append(table[0])
-        for line, each in zip(table[1:], verdict.compiled, strict=True):
-            lines += [line, f"    {each.complaint}"] if each.complaint else [line]
+    lines += compiled_table(verdict.compiled)
     lines += [f"  - no {name} kernel: {reason}" for name, reason in verdict.left_alone.items()]
     return [*lines, *(f"  ? not checked: {what}" for what in verdict.unchecked)]
+
+
+def compiled_table(compiled: Sequence[Compiled]) -> list[str]:
+    """What compilers said, all of one kind of chip; NPUs have no registers that anybody counts."""
+    if not compiled:
+        return []
+    has_registers = compiled[0].registers_allowed > 0
+    figures = ("registers", "spilled", compiled[0].memory) if has_registers else (compiled[0].memory, "status")
+    rows = [
+        (
+            *(_mark(each.holds), each.kernel, each.function, each.chip, f"{each.seconds:.1f}"),
+            *((f"{each.registers} of {each.registers_allowed}", f"{each.spill_bytes:,}") if has_registers else ()),
+            f"{each.shared_bytes:,} of {each.shared_allowed:,}",
+            *(() if has_registers else (each.status,)),
+        )
+        for each in compiled
+    ]
+    head, *table = _aligned(("", "kernel", "function", "chip", "seconds", *figures), rows, words=4)
+    lines = [head]
+    for line, each in zip(table, compiled, strict=True):
+        lines += [line, f"    {each.complaint}"] if each.complaint else [line]
+    return lines
 
 
 def _mark(holds: bool) -> str:
@@ -135,15 +139,17 @@ def table(verdict: Verdict) -> list[str]:
     """The claims of a program as text, those that do not hold with what that usually means."""
     rows = [_row(claim) for claim in verdict.claims]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(1, 4)]
-    wrong = sum(not claim.holds for claim in verdict.claims)
-    lines = [f"{verdict.name}: {len(rows)} claims, {f'{wrong} do not hold' if wrong else 'all hold'}"]
+    wrong = sum(not each.holds for each in (*verdict.claims, *verdict.compiled))
+    lines = [
+        f"{verdict.name}: {len(rows) + len(verdict.compiled)} claims, {f'{wrong} do not hold' if wrong else 'all hold'}"
+    ]
     if rows:
         lines.append(f"    {'claim':<{widths[0]}}  {'planned':>{widths[1]}}  {'found':>{widths[2]}}")
     for (mark, name, planned, found), claim in zip(rows, verdict.claims, strict=True):
         lines.append(f"  {mark} {name:<{widths[0]}}  {planned:>{widths[1]}}  {found:>{widths[2]}}")
         if not claim.holds and claim.hint:
             lines.append(f"    {claim.hint}")
-    return [*lines, *(f"  ? not checked: {what}" for what in verdict.unchecked)]
+    return [*lines, *compiled_table(verdict.compiled), *(f"  ? not checked: {what}" for what in verdict.unchecked)]
 
 
 def _row(claim: Claim) -> tuple[str, str, str, str]:

@@ -140,6 +140,8 @@ def _reason(setting: Setting) -> str | None:
     if setting.cpu_dtype is None and setting.chip is None:
         return setting.no_compiler
     attention = setting.model.attention
+    if setting.chip is not None and setting.chip.is_npu:
+        return "torch-npu takes scaled_dot_product_attention as a whole, on the matrix units"
     if setting.chip is not None and setting.dtype == "fp32":
         return "products in exact fp32 do not run on matrix units, and only small blocks fit into registers"
     if setting.layout.devices > 1 and attention.kind != "mla" and attention.softcap is not None:

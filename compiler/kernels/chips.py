@@ -1,7 +1,8 @@
-"""GPUs that Triton compiles for: what a kernel may use of each.
+"""GPUs and NPUs that Triton compiles for: what a kernel may use of each.
 
 Shared memory is the most that one block can ask for. Sources: CUDA C++ Programming Guide, table "Technical Specifications
 per Compute Capability"; AMD CDNA 2, 3 and 4 ISA guides (LDS of a compute unit). Numbers of multiprocessors: data sheets.
+Of NPUs: the target's own description, as ascendnpu-ir 1.2.0 writes it at the head of what it compiles (UB_SIZE, VECTOR_CORE_COUNT).
 """
 
 from __future__ import annotations
@@ -16,19 +17,28 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Chip:
     target: str
-    """`sm_90`, `gfx942`."""
+    """`sm_90`, `gfx942`, `Ascend910B2`."""
     shared_bytes: int
-    """Of a block: shared memory, LDS."""
+    """Of a block: shared memory, LDS; of an NPU's vector core: the unified buffer, where all is that it works on."""
     registers: int
-    """32-bit ones of a thread, at most."""
+    """32-bit ones of a thread, at most; 0 for NPUs, which have no threads."""
     warp: int
     """Threads that run as one."""
     units: int
-    """Multiprocessors or compute units, which run blocks side by side."""
+    """Multiprocessors, compute units or vector cores, which run blocks side by side."""
 
     @property
     def is_amd(self) -> bool:
         return self.target.startswith("gfx")
+
+    @property
+    def is_npu(self) -> bool:
+        return self.target.startswith("Ascend")
+
+    @property
+    def memory(self) -> str:
+        """What `shared_bytes` is called."""
+        return "unified buffer" if self.is_npu else "shared memory"
 
 
 _KIB = 1024
@@ -43,6 +53,10 @@ CHIPS = {
     "gfx90a": Chip("gfx90a", 64 * _KIB, 512, 64, 104),
     "gfx942": Chip("gfx942", 64 * _KIB, 512, 64, 304),
     "gfx950": Chip("gfx950", 160 * _KIB, 512, 64, 256),
+    "Ascend910B2": Chip("Ascend910B2", 192 * _KIB, 0, 1, 48),
+    "Ascend910B3": Chip("Ascend910B3", 192 * _KIB, 0, 1, 40),
+    "Ascend910B4": Chip("Ascend910B4", 192 * _KIB, 0, 1, 40),
+    "Ascend910_9382": Chip("Ascend910_9382", 192 * _KIB, 0, 1, 48),
 }
 _OF_ARCHITECTURE = {
     "ampere": "sm_80",
@@ -61,6 +75,12 @@ _OF_NAME = {
     "mi250": "gfx90a",
     "mi250x": "gfx90a",
     "mi355x": "gfx950",
+    "ascend-910b": "Ascend910B2",
+    "ascend-910b2": "Ascend910B2",
+    "ascend-910b3": "Ascend910B3",
+    "ascend-910b4": "Ascend910B4",
+    "ascend-910c": "Ascend910_9382",
+    "ascend-910c-die": "Ascend910_9382",
 }
 _NO_BF16 = frozenset({"v100", "t4"})
 _OTHER = Chip("sm_80", 64 * _KIB, 255, 32, 108)
@@ -70,6 +90,8 @@ _OTHER = Chip("sm_80", 64 * _KIB, 255, 32, 108)
 def chip_of(accelerator: Accelerator) -> Chip | None:
     """None where Triton or its bf16 is missing: old chips, and vendors that it does not compile for."""
     name = (accelerator.name or accelerator.like or "").lower()
+    if accelerator.kind == "npu":
+        return CHIPS[_OF_NAME[name]] if name in _OF_NAME else None
     if accelerator.kind != "gpu" or accelerator.vendor not in (None, "nvidia", "amd"):
         return None
     if name.partition("-")[0] in _NO_BF16:

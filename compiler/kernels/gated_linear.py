@@ -2,7 +2,7 @@
 
 Fuses    split -> activation -> multiply [-> linear], from the output of the fused gate and up projection.
 Applies  to programs with swiglu or geglu_tanh, without experts: C++ on one CPU, Triton in every layout (the projection
-         may be cut, and is PyTorch's).
+         may be cut, and is PyTorch's). On NPUs swiglu is torch-npu's own op, which has a backward pass, and geglu_tanh Triton.
 Cost     a token: reads 2F numbers and writes F. C++ keeps gate and up alone: the active numbers, which the weight's gradient
          needs, are computed again along with the gradient of gate and up.
 Truth    runtimes/reference/activation.py: swiglu, geglu_tanh
@@ -39,13 +39,15 @@ class GatedLinear(Kernel):
 
     @property
     def python_side(self) -> str:
+        if self.language == "npu":
+            return "npu/gated"
         if not self.has_backward:
             return "ops/gated_forward"
         return "ops/gated" if self.is_triton else super().python_side
 
     @property
     def fuses(self) -> str:
-        return f"{self.formula} * up" + ("" if self.is_triton or not self.has_backward else ", projection")
+        return f"{self.formula} * up" + (", projection" if self.is_native and self.has_backward else "")
 
     @property
     def spared_bytes(self) -> float:
@@ -74,13 +76,14 @@ def choose(setting: Setting) -> GatedLinear | LeftAlone:
     if model.mlp.activation not in ACTIVATIONS:
         return LeftAlone(f"there is no kernel for {model.mlp.activation}")
     assert dtype is not None
+    is_npu_op = chip is not None and chip.is_npu and model.mlp.activation == "swiglu"
     title, formula, activation = ACTIVATIONS[model.mlp.activation]
     size = model.intermediate_size // setting.layout.tp
     return GatedLinear(
         name=f"{model.mlp.activation}_linear" if chip is None else model.mlp.activation,
         template="gated_linear" if chip is None else "gated",
         dtype=dtype,
-        language="cpp" if chip is None else "triton",
+        language="cpp" if chip is None else "npu" if is_npu_op else "triton",
         chip="" if chip is None else setting.chip_name,
         eager=model.mlp.activation,
         size=size,

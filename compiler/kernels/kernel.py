@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 DType = Literal["bf16", "fp32"]
-Language = Literal["pytorch", "cpp", "triton"]
-"""pytorch: no file beside the Python one; cpp: C++, compiled where it runs; triton: for GPUs."""
+Language = Literal["pytorch", "cpp", "triton", "npu"]
+"""pytorch: no file beside the Python one; cpp: C++, compiled where it runs; triton: for GPUs and NPUs; npu: an op of torch-npu, and no
+other file either."""
 
 C_TYPES: dict[DType, str] = {"bf16": "bf16", "fp32": "float"}
 TORCH_TYPES: dict[DType, str] = {"bf16": "torch.bfloat16", "fp32": "torch.float32"}
 BYTES: dict[DType, int] = {"bf16": 2, "fp32": 4}
-NOT_EXECUTED = "Compiled for {chip} and interpreted against float64 (`llmc verify --kernels`); llmc's tests execute nothing on a GPU."
+NOT_EXECUTED = "Compiled for {chip} and interpreted against float64 (`llmc verify --kernels`); llmc's tests execute nothing on {kind}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Kernel:
     has_backward: bool = True
     """Whether gradients are ever asked for; servers ask for none."""
     chip: str = ""
-    """For which GPU tiles were chosen, as generated files name it."""
+    """For which GPU or NPU tiles were chosen, as generated files name it."""
 
     def files(self) -> Iterator[tuple[str, str]]:
         """Each file inside the build folder, with its template."""
@@ -71,7 +72,7 @@ class Kernel:
 
     @property
     def made_for(self) -> str:
-        return NOT_EXECUTED.format(chip=self.chip)
+        return NOT_EXECUTED.format(chip=self.chip, kind="an NPU" if "Ascend" in self.chip else "a GPU")
 
     @property
     def is_native(self) -> bool:

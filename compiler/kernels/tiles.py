@@ -17,6 +17,9 @@ def power_of_two(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
+_NPU_BLOCK = 4096
+_NPU_REASON = "numbers at a time: fp32 and both halves of what travels ahead fit into the unified buffer"
+
 MAX_ROW = 8192
 """Numbers of a row that the registers of one block hold beside the other rows that a norm needs: 16,384 spilled on sm_90 and sm_100."""
 
@@ -26,7 +29,8 @@ class RowTile:
     """A program works on rows, or on blocks of a row."""
 
     block: int
-    num_warps: int
+    num_warps: int | None
+    """None on NPUs: a vector core is one thread, and triton-ascend warns of what it cannot tune."""
     block_reason: str
     warps_reason: str
     num_programs: int = 0
@@ -39,6 +43,15 @@ class RowTile:
 def whole_row(size: int, chip: Chip) -> RowTile:
     """A row at once, so that it is read once: norms."""
     block = power_of_two(size)
+    if chip.is_npu:
+        return RowTile(
+            block=block,
+            num_warps=None,
+            block_reason="a row at once, so that memory is read once",
+            warps_reason="",
+            num_programs=chip.units,
+            programs_reason=f"one for each of the {chip.units} vector cores: what they add up is summed in the end",
+        )
     warps = min(max(block // (16 * chip.warp), 1), 512 // chip.warp)  # more threads would have fewer registers each
     return RowTile(
         block=block,
@@ -51,7 +64,9 @@ def whole_row(size: int, chip: Chip) -> RowTile:
 
 
 def stream(chip: Chip, *, block: int = 1024) -> RowTile:
-    """Pointwise work: 16 bytes of bf16 a thread and load."""
+    """Pointwise work: 16 bytes of bf16 a thread and load; on NPUs as much as is to be in flight."""
+    if chip.is_npu:
+        return RowTile(_NPU_BLOCK, None, _NPU_REASON, "")
     warps = max(1, block // (8 * chip.warp))
     return RowTile(
         block=block,
@@ -63,6 +78,8 @@ def stream(chip: Chip, *, block: int = 1024) -> RowTile:
 
 def long_row(size: int, chip: Chip) -> RowTile:
     """A row in pieces, for rows that no register file holds: logits."""
+    if chip.is_npu:
+        return RowTile(min(power_of_two(size), _NPU_BLOCK), None, _NPU_REASON, "")
     block = min(power_of_two(size), 4096)
     warps = max(1, block // (16 * chip.warp))
     return RowTile(

@@ -93,9 +93,7 @@ def lower_model(
         pp=pp,
         is_parallel=is_parallel,
         spmd=spmd,
-        has_npu_norm=spec.hardware.accelerator.kind == "npu"
-        and model.norm.kind == "rmsnorm"
-        and not model.norm.unit_offset,
+        has_npu_norm=_has_npu_norm(spec, called),
         loss_chunk=chunk_of(-(-model.vocab_size // tp_size), precision=spec.train[0].precision)
         if tp and spec.train
         else 0,
@@ -119,6 +117,13 @@ def longest_sequence(spec: Spec) -> int:
     if spec.serve is not None:
         lengths.append(spec.serve.max_seq_len)
     return max(lengths, default=spec.model.max_seq_len)
+
+
+def _has_npu_norm(spec: Spec, kernels: tuple[str, ...]) -> bool:
+    """Whether a norm is computed by itself, as torch-npu's op; the kernel for sum and norm takes no more than its weight."""
+    norm, is_alone = spec.model.norm, "add_rms_norm" not in kernels or getattr(spec.model.attention, "qk_norm", None)
+    is_plain = norm.kind == "rmsnorm" and not norm.unit_offset
+    return spec.hardware.accelerator.kind == "npu" and is_plain and bool(is_alone)
 
 
 def _embed_scale(model: Model) -> float | None:

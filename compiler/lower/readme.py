@@ -31,7 +31,7 @@ class KernelRow:
     """Bytes that are not kept for the backward pass."""
 
 
-_LANGUAGES = {"cpp": "C++", "triton": "Triton", "pytorch": "PyTorch"}
+_LANGUAGES = {"cpp": "C++", "triton": "Triton", "pytorch": "PyTorch", "npu": "torch-npu"}
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def _program(spec: Spec, machine: Machine, kernels: frozenset[str]) -> Program |
     """How the program that we would generate holds model states; None: somebody else's, or one we do not generate yet."""
     if machine.num_devices == 1:
         return "halves" if "adamw" in kernels else None
-    return "fsdp" if spec.assume is None and machine.kind in ("cpu", "gpu") else None
+    return "fsdp" if spec.assume is None and machine.kind in ("cpu", "gpu", "npu") else None
 
 
 def _kernels_of_several(spec: Spec) -> frozenset[str]:

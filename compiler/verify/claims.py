@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .kernels import Compiled
 
 EXACT = 0.0
 WITHIN_2_PERCENT = 0.02
@@ -42,11 +45,20 @@ class Verdict:
     claims: tuple[Claim, ...]
     unchecked: tuple[str, ...] = ()
     """What this machine cannot tell, in words."""
+    compiled: tuple[Compiled, ...] = ()
+    """Kernels of programs for NPUs; those for GPUs are `llmc verify --kernels`'."""
 
     @property
     def holds(self) -> bool:
-        return all(claim.holds for claim in self.claims)
+        return all(each.holds for each in (*self.claims, *self.compiled))
 
     def to_json(self) -> dict[str, Any]:
         claims = [claim.to_json() for claim in self.claims]
-        return {"name": self.name, "holds": self.holds, "claims": claims, "unchecked": list(self.unchecked)}
+        compiled = {"compiled": [{**asdict(each), "holds": each.holds} for each in self.compiled]}
+        return {
+            "name": self.name,
+            "holds": self.holds,
+            "claims": claims,
+            **(compiled if self.compiled else {}),
+            "unchecked": list(self.unchecked),
+        }

@@ -1,4 +1,5 @@
-"""Where torch-xla, the TPU compiler and torch-npu live: each in a folder of its own, keyed by its pins (`make setup-xla`, `make setup-npu`)."""
+"""Where torch-xla, the TPU compiler, torch-npu and triton-ascend live: each in a folder of its own, keyed by its pins (`make setup-xla`,
+`make setup-npu`)."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NPU_PINS = ROOT / "constraints-npu.txt"
+TRITON_ASCEND_PINS = ROOT / "constraints-ascend.txt"
 PINS = {"xla": ROOT / "constraints-xla.txt", "tpu": ROOT / "constraints-tpu.txt"}
 
 
@@ -43,3 +45,18 @@ def npu_variables(folder: Path) -> dict[str, str]:
         "ASCEND_OPP_PATH": str(folder / "stubs"),
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",  # imported by those who ask for it
     }
+
+
+def triton_ascend_folder() -> Path:
+    """Where triton-ascend and the compiler behind it lie (`make setup-npu`): `site/`, before this environment's own triton."""
+    return _keyed("ascend", TRITON_ASCEND_PINS)
+
+
+def has_triton_ascend() -> bool:
+    return (triton_ascend_folder() / "ready").exists()
+
+
+def triton_ascend_variables() -> dict[str, str]:
+    """The environment variables with which this interpreter imports triton-ascend as `triton`."""
+    site = triton_ascend_folder() / "site"
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}

@@ -1,6 +1,7 @@
 """`llmc verify --kernels`: every generated kernel of a build against float64, and compiled for the chip that the build is for.
 
-Two processes, since Triton is either interpreted or compiles: runtimes/kernels/checks/numerics.py and ahead.py.
+Two processes, since Triton is either interpreted or compiles: runtimes/kernels/checks/numerics.py and ahead.py; for Ascend, whose
+Triton is another package, ahead_npu.py.
 """
 
 from __future__ import annotations
@@ -17,9 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from ..kernels.described import LISTED
+from .environments import has_triton_ascend, triton_ascend_variables
 
 Progress = Callable[[str], None]
 NOT_EXECUTED = "nothing here ran on a GPU: kernels were interpreted on this machine's CPU, and compiled for the chip"
+NOT_ON_NPUS = (
+    "nothing here ran on an NPU: kernels were interpreted on this machine's CPU, and compiled as far as memory is planned; the last"
+    " step, to instructions, is hivmc's, which comes with CANN alone, and their speed is not known"
+)
+NOT_SET_UP = "Triton kernels compiled for Ascend: `make setup-npu` puts triton-ascend where this command finds it"
 
 
 class KernelCheckError(Exception):
@@ -55,6 +62,10 @@ class Compiled:
     shared_allowed: int
     fault: str = ""
     """What the compiler ended with, where it did."""
+    memory: str = "shared memory"
+    """What `shared_bytes` are called on this chip."""
+    status: str = ""
+    """Of NPUs: whether what is loaded ahead has a buffer of its own (`two buffers`)."""
 
     @property
     def holds(self) -> bool:
@@ -66,7 +77,7 @@ class Compiled:
         if self.fault:
             return f"does not compile: {self.fault}"
         if self.shared_bytes > self.shared_allowed:
-            return f"takes {self.shared_bytes:,} bytes of shared memory, of which {self.chip} has {self.shared_allowed:,} for a block"
+            return f"takes {self.shared_bytes:,} bytes of {self.memory}, of which {self.chip} has {self.shared_allowed:,} for a block"
         if self.spill_bytes:
             return f"spills {self.spill_bytes:,} bytes: its {self.registers} registers a thread do not hold what it works on"
         return ""
@@ -107,18 +118,43 @@ def verify_kernels(folder: Path, *, progress: Progress, name: str) -> KernelVerd
     progress(f"{len(build['kernels'])} kernels against float64")
     environment = {"TRITON_INTERPRET": "1"} if has_triton else {}
     numerics = [_numerics(row) for row in _rows("numerics", folder, environment=environment)]
-    compiled: list[Compiled] = []
-    if has_triton:
-        progress(f"compiling for {build['chip']['name']}")
-        compiled = list(compile_ahead(folder, build["chip"]))
+    compiled: tuple[Compiled, ...] = ()
     unchecked = (NOT_EXECUTED,) if has_triton else ()
-    return KernelVerdict(name, tuple(numerics), tuple(compiled), build["left_alone"], unchecked)
+    if has_triton and is_npu(build["chip"]):
+        compiled, unchecked = compile_for_npus(folder, progress=progress)
+    elif has_triton:
+        progress(f"compiling for {build['chip']['name']}")
+        compiled = tuple(compile_ahead(folder, build["chip"]))
+    return KernelVerdict(name, tuple(numerics), compiled, build["left_alone"], unchecked)
+
+
+def compile_for_npus(folder: Path, *, progress: Progress) -> tuple[tuple[Compiled, ...], tuple[str, ...]]:
+    """The Triton kernels of a build for Ascend as far as they compile here, and what is left unchecked."""
+    if not has_triton_ascend():
+        return (), (NOT_ON_NPUS, NOT_SET_UP)
+    chip = json.loads((folder / LISTED).read_text(encoding="utf-8"))["chip"]
+    progress(f"compiling kernels for {chip['name']}")
+    return tuple(compile_ahead(folder, chip)), (NOT_ON_NPUS,)
+
+
+def npu_kernels(folder: Path) -> bool:
+    """Whether a build has Triton kernels for Ascend."""
+    listed = folder / LISTED
+    if not listed.exists():
+        return False
+    build = json.loads(listed.read_text(encoding="utf-8"))
+    return any(each["language"] == "triton" for each in build["kernels"]) and is_npu(build["chip"])
 
 
 def compile_ahead(folder: Path, chip: Mapping[str, Any]) -> Iterator[Compiled]:
     """Every function of every Triton kernel of a build, for one chip as kernels.json has it."""
     with tempfile.TemporaryDirectory() as cache:  # so that the seconds are those of compiling
-        for row in _rows("ahead", folder, "--chips", chip["target"], environment={"TRITON_CACHE_DIR": cache}):
+        environment = {"TRITON_CACHE_DIR": cache}
+        if is_npu(chip):
+            rows = _rows("ahead_npu", folder, chip["target"], environment=triton_ascend_variables() | environment)
+        else:
+            rows = _rows("ahead", folder, "--chips", chip["target"], environment=environment)
+        for row in rows:
             yield Compiled(
                 kernel=row["kernel"],
                 function=row["function"],
@@ -131,7 +167,13 @@ def compile_ahead(folder: Path, chip: Mapping[str, Any]) -> Iterator[Compiled]:
                 shared_bytes=row.get("shared_bytes", 0),
                 shared_allowed=chip["shared_bytes"],
                 fault=row.get("fault", ""),
+                memory="unified buffer" if is_npu(chip) else "shared memory",
+                status=row.get("status", ""),
             )
+
+
+def is_npu(chip: Mapping[str, Any]) -> bool:
+    return chip["target"].startswith("Ascend")
 
 
 def _numerics(row: Mapping[str, Any]) -> Numerics:

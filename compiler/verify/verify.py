@@ -14,6 +14,7 @@ from ..planner.plan import Plan
 from .ascend import NOT_SET_UP, has_torch_npu
 from .claims import Verdict
 from .environments import python_of
+from .kernels import compile_for_npus, npu_kernels
 from .numerics import check_numerics
 from .tpu import NOT_HERE, check_tpu, is_for_tpus
 from .training import check_training
@@ -28,6 +29,9 @@ EXECUTED_NOWHERE = "speed, and the collectives' own code on the real network: no
 def verify_folder(folder: Path, *, spec: Spec | None, progress: Progress) -> Verdict:
     """All that can be told of a built program; with its spec, numerics as well. Raises FileNotFoundError without a plan."""
     verdict = _verify(folder, spec, progress=progress)
+    if npu_kernels(folder):
+        compiled, unchecked = compile_for_npus(folder, progress=progress)
+        verdict = replace(verdict, compiled=compiled, unchecked=(*verdict.unchecked, *unchecked))
     edited = (f"{name} was edited after it was built" for name in edited_files(folder))
     return replace(verdict, unchecked=(*verdict.unchecked, *edited))
 

@@ -9,7 +9,7 @@ in Triton and the functions that start them.
     gpu.call("forward", gate_up, out)                 # inside a custom op, which has shapes for tensors without memory
 
 Fake tensors are always taken, so that what a program keeps and moves is seen as the device will have it, on any machine.
-With TRITON_INTERPRET=1 tensors of the CPU are taken as well: then Triton's interpreter runs the kernels.
+On Ascend NPUs Triton is the package triton-ascend. With TRITON_INTERPRET=1 tensors of the CPU are taken as well: then Triton's interpreter runs the kernels.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from .native import CHOICE
 
+BLOCKS_IN_TURNS = ("TRITON_ALL_BLOCKS_PARALLEL", "1")
+"""For triton-ascend: each vector core takes every n-th block of a kernel. By itself it starts no more than 65,535 blocks."""
+
 
 class Gpu:
     """The functions of one kernel; without Triton it takes nothing that has memory."""
@@ -34,7 +37,7 @@ class Gpu:
     def __init__(self, module: ModuleType | None, *, is_wanted: bool = True) -> None:
         self.module = module
         self._is_wanted = is_wanted
-        self._devices = ("cuda", "cpu") if is_interpreted() else ("cuda",)
+        self._devices = ("cuda", "npu", "cpu") if is_interpreted() else ("cuda", "npu")
 
     def takes(self, *tensors: Tensor, dtype: torch.dtype) -> bool:
         """Whether the kernel, generated for `dtype`, works on these tensors."""
@@ -56,12 +59,22 @@ def load(module_file: str, *, price: str) -> Gpu:
     if os.environ.get(CHOICE) == "eager":
         return Gpu(None, is_wanted=False)
     if importlib.util.find_spec("triton") is None:
-        if torch.cuda.is_available():
+        if has_device():
             _warn(file.stem, price)
         return Gpu(None)
-    return Gpu(
-        _import(file.with_name(f"{file.stem}_gpu.py")) if torch.cuda.is_available() or is_interpreted() else None
-    )
+    if has_npu():
+        os.environ.setdefault(*BLOCKS_IN_TURNS)
+    return Gpu(_import(file.with_name(f"{file.stem}_gpu.py")) if has_device() or is_interpreted() else None)
+
+
+def has_device() -> bool:
+    return torch.cuda.is_available() or has_npu()
+
+
+def has_npu() -> bool:
+    """With torch-npu, which torch loads by itself."""
+    npu = getattr(torch, "npu", None)
+    return npu is not None and npu.is_available()
 
 
 def is_interpreted() -> bool:

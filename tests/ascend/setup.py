@@ -1,4 +1,4 @@
-"""`make setup-npu`: torch-npu where `llmc verify` finds it, with empty libraries in place of CANN's.
+"""`make setup-npu`: torch-npu where `llmc verify` finds it, with empty libraries in place of CANN's; and triton-ascend, in a folder of its own.
 
 CANN is what drives an NPU; its libraries come with the driver and from nowhere else. Stand-ins with the symbols that torch-npu asks for
 let it load, so that its op schemas and its table of kernels can be asked. Nothing can be computed with them.
@@ -11,9 +11,17 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from llmc.compiler.verify.environments import NPU_PINS, npu_folder, npu_variables
+from llmc.compiler.verify.environments import (
+    NPU_PINS,
+    TRITON_ASCEND_PINS,
+    npu_folder,
+    npu_variables,
+    triton_ascend_folder,
+    triton_ascend_variables,
+)
 
 OF_THE_SYSTEM = re.compile(r"(lib(c|m|dl|rt|stdc\+\+|gcc_s|pthread|gomp)\.|ld-linux)")
 DATA = re.compile(r"_ZT[VIS]|_ZG")
@@ -21,17 +29,35 @@ DATA = re.compile(r"_ZT[VIS]|_ZG")
 
 
 def main() -> None:
-    folder = npu_folder()
+    set_up(npu_folder(), torch_npu)
+    set_up(triton_ascend_folder(), triton_ascend)
+
+
+def set_up(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make an environment unless it is there."""
     if (folder / "ready").exists():
         return
     print(f"setting up {folder.name} (half a minute)", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
-    site = folder / "site"
-    pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", site, "-r", NPU_PINS]
-    subprocess.run(pip, check=True)
-    stand_in_for_cann(site / "torch_npu", folder / "stubs")
-    subprocess.run([sys.executable, "-W", "ignore", "-c", "import torch_npu"], env=npu_variables(folder), check=True)
+    fill(folder)
     (folder / "ready").touch()
+
+
+def torch_npu(folder: Path) -> None:
+    install(folder / "site", NPU_PINS)
+    stand_in_for_cann(folder / "site" / "torch_npu", folder / "stubs")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", "import torch_npu"], env=npu_variables(folder), check=True)
+
+
+def triton_ascend(folder: Path) -> None:
+    install(folder / "site", TRITON_ASCEND_PINS)
+    command = [sys.executable, "-c", "import ascendnpuir, triton.backends.ascend.compiler"]
+    subprocess.run(command, env=triton_ascend_variables(), check=True)
+
+
+def install(site: Path, pins: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", site, "-r", pins]
+    subprocess.run(pip, check=True)
 
 
 def stand_in_for_cann(package: Path, stubs: Path) -> None:

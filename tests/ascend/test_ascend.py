@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmc.cli.main import main
+from llmc.compiler.emit.tree import write_tree
 from llmc.compiler.pipeline import build
 from llmc.compiler.verify.ascend import check_kernels, has_torch_npu
 from llmc.compiler.verify.environments import npu_folder, npu_variables
@@ -70,6 +72,36 @@ def test_a_misspelt_argument_is_caught_by_the_schema():
     assert "eps" in ran.stderr
 
 
+@with_torch_npu
+@pytest.mark.slow
+def test_a_program_with_stand_ins_computes_what_the_one_for_cpus_computes(tmp_path: Path):
+    """From end to end under torch-npu's schemas, forward and backward: its norms and gates are ops of torch-npu, stood in for."""
+    folders = []
+    for name, device in (("npu", "ascend-910b"), ("cpu", "cpu")):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(QWEN.format(device=device), encoding="utf-8")
+        result = build(path, tmp_path / name)
+        assert result.tree is not None, result.diagnostics
+        write_tree(result.tree, tmp_path / name)
+        folders.append(str(tmp_path / name))
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("stand_ins.py")), *folders]
+    environment = npu_variables(npu_folder()) | {"LLMC_KERNELS": "eager"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert found["calls"] == {"npu_rms_norm": 4, "npu_swiglu": 2, "npu_swiglu_backward": 2}  # of two layers
+    assert found["loss"] < 1e-5
+    assert found["gradient"] < 1e-4
+
+
+QWEN = """
+llmc: 1
+name: tiny
+model: {{family: qwen3, hidden_size: 64, num_layers: 2, num_heads: 4, num_kv_heads: 2, head_dim: 16, intermediate_size: 96,
+        vocab_size: 512, max_seq_len: 128}}
+hardware: {{accelerator: {device}, per_node: 1}}
+train: {{objective: causal_lm, steps: 10, seq_len: 64, global_batch: 4, precision: fp32}}
+"""
 SPEC = """
 llmc: 1
 name: tiny
@@ -93,7 +125,9 @@ def test_what_is_built_runs_on_npus_and_shows_nothing_of_other_devices(spec: Pat
     assert tree is not None
     texts = {path: text for path, text in tree.texts.items() if path.endswith(".py")}
     assert 'take_place("npu")' in texts["train.py"]
-    assert "RmsNorm(256, eps=1e-05)" in texts["model.py"]
+    assert "self.mlp_norm.weight)\n" in texts["model.py"]
+    assert "npu_swiglu(gate_up, dim=-1)" in texts["kernels/swiglu.py"]
+    assert "num_warps=" not in texts["kernels/add_rms_norm_gpu.py"]
     assert not any("cuda" in text for text in texts.values())
 
 

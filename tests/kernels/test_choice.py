@@ -23,8 +23,10 @@ ONE = Layout()
 DATA = Layout(dp_shard=8, zero=3)
 
 
-def setting(*, precision: str = "bf16", layout: Layout = ONE, name: str = "h100-sxm-80g", **fields: Any) -> Setting:
-    device = TINY["hardware"]["accelerator"] | {"name": name, "kind": "cpu" if name == "cpu" else "gpu"}
+def setting(
+    *, precision: str = "bf16", layout: Layout = ONE, name: str = "h100-sxm-80g", kind: str = "gpu", **fields: Any
+) -> Setting:
+    device = TINY["hardware"]["accelerator"] | {"name": name, "kind": "cpu" if name == "cpu" else kind}
     device |= {"architecture": "hopper"} if name.startswith("h100") else {}
     spec = tiny_spec(
         without=("serve",), hardware={"accelerator": device}, train=TINY["train"] | {"precision": precision}, **fields
@@ -110,7 +112,7 @@ def test_a_fused_norm_keeps_less_only_where_the_stream_is_wider() -> None:
     assert wide.price.endswith("128 more kept for the backward pass")
 
 
-@pytest.mark.parametrize("chip", CHIPS.values(), ids=lambda chip: chip.target)
+@pytest.mark.parametrize("chip", [each for each in CHIPS.values() if not each.is_npu], ids=lambda chip: chip.target)
 @pytest.mark.parametrize("head_dim", [16, 64, 80, 128, 256])
 def test_every_chip_has_tiles_for_every_head(chip: Any, head_dim: int) -> None:
     tiles = attention_tiles(heads=40, head_dim=head_dim, pairs=head_dim // 2, copied=512, number_bytes=2, chip=chip)
@@ -132,3 +134,14 @@ def test_chips_go_by_name_and_architecture() -> None:
     assert target(name="v100-sxm-16g", vendor="nvidia") is None
     assert target(name="arc-pro-b60", vendor="intel") is None
     assert target(kind="tpu") is None
+    assert target(name="ascend-910b3", vendor="huawei", kind="npu") == "Ascend910B3"
+    assert target(name="ascend-910a", vendor="huawei", kind="npu") is None
+
+
+def test_npus_have_triton_where_torch_npu_has_no_op_that_pays() -> None:
+    found = chosen(name="ascend-910b", kind="npu")
+    assert found == {"adamw": "triton", "add_rms_norm": "triton", "linear_cross_entropy": "triton", "swiglu": "npu"}
+    assert (
+        "takes scaled_dot_product_attention" in left_alone(setting(name="ascend-910b", kind="npu"))["causal_attention"]
+    )
+    assert chosen(name="ascend-910b", kind="npu", model=ARCHITECTURES["gemma2"])["geglu_tanh"] == "triton"

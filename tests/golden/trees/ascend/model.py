@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from kernels.add_rms_norm import add_rms_norm
 from kernels.linear_cross_entropy import linear_cross_entropy
-from llmc.runtimes.ascend.norm import RmsNorm
+from kernels.swiglu import swiglu
 
 
 def rope(positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,13 +60,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate_up = self.gate_up(x)  # [B, T, 2F]
-        y = checkpoint(self.gated, gate_up, use_reentrant=False)  # again in the backward pass: half the memory
-        return self.down(y)  # [B, T, D]
-
-    def gated(self, gate_up: Tensor) -> Tensor:
-        """[B, T, 2F] -> [B, T, F]."""
-        gate, up = gate_up.chunk(2, dim=-1)  # [B, T, F] x 2
-        return F.silu(gate) * up
+        return self.down(swiglu(gate_up))  # [B, T, D]
 
 
 class Block(nn.Module):
@@ -74,14 +68,16 @@ class Block(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attn_norm = RmsNorm(3584, eps=1e-06)
+        self.attn_norm = nn.RMSNorm(3584, eps=1e-06)
         self.attn = Attention()
-        self.mlp_norm = RmsNorm(3584, eps=1e-06)
+        self.mlp_norm = nn.RMSNorm(3584, eps=1e-06)
         self.mlp = Mlp()
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attn(self.attn_norm(x), cos, sin)
-        return x + self.mlp(self.mlp_norm(x))
+    def forward(self, stream: Tensor | None, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, T, D] is to be added to the residual stream first, as what comes back is by the next block."""
+        stream, normed = add_rms_norm(stream, x, self.attn_norm.weight)
+        stream, normed = add_rms_norm(stream, self.attn(normed, cos, sin), self.mlp_norm.weight)
+        return stream, self.mlp(normed)
 
 
 class Model(nn.Module):
@@ -91,7 +87,7 @@ class Model(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(152064, 3584)
         self.layers = nn.ModuleList(Block() for _ in range(28))
-        self.norm = RmsNorm(3584, eps=1e-06)
+        self.norm = nn.RMSNorm(3584, eps=1e-06)
         self.head = nn.Linear(3584, 152064, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -99,9 +95,10 @@ class Model(nn.Module):
         positions = torch.arange(tokens.shape[1], device=tokens.device)  # [T]
         x = self.embed(tokens)  # [B, T, D]
         cos, sin = rope(positions)  # [T, 64] x 2
+        stream = None  # the residual stream, to which x is yet to be added
         for layer in self.layers:
-            x = layer(x, cos, sin)
-        return self.norm(x)
+            stream, x = layer(stream, x, cos, sin)
+        return add_rms_norm(stream, x, self.norm.weight)[1]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] -> logits [..., V]."""
