@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from .kernel import DType
 
 
-def has_serving_kernels(spec: Spec, *, weights: str) -> bool:
+def has_serving_kernels(spec: Spec, *, weights: str, tp: int) -> bool:
     """Whether a server with weights in that format has kernels. Few bits are refused where it cannot (lower/refuse.py);
-    with bf16 it is PyTorch's ops then, and so it is in fp32, for a program that trains as well, and where keys and values are kept in
-    another format than what is computed."""
+    with bf16 it is PyTorch's ops then, and so it is in fp32, for a program that trains as well, where keys and values are kept in
+    another format than what is computed, and where tp cuts the model."""
+    if tp > 1:
+        return False
     if weights in BITS:
         return True
     assert spec.serve is not None

@@ -23,10 +23,13 @@ def lower_kernels(spec: Spec, plan: Plan) -> tuple[Kernel, ...]:
 
 def serving_kernels(spec: Spec, plan: Plan) -> tuple[Kernel, ...]:
     """Of a server on a CPU, whose numbers are in the format of the KV cache."""
-    if spec.serve is None or plan.serve is None or not has_serving_kernels(spec, weights=plan.serve.layout.weights):
+    if spec.serve is None or plan.serve is None:
+        return ()
+    layout = plan.serve.layout
+    if not has_serving_kernels(spec, weights=layout.weights, tp=layout.tp):
         return ()
     dtype = "fp32" if spec.serve.kv_cache.dtype == "fp32" else "bf16"
-    return choose_serving(spec, weights=plan.serve.layout.weights, dtype=dtype, longest=longest_sequence(spec))
+    return choose_serving(spec, weights=layout.weights, dtype=dtype, longest=longest_sequence(spec))
 
 
 def setting_of(spec: Spec, plan: Plan) -> Setting | None:

@@ -265,7 +265,8 @@ class ModelView:
         has_sdpa = has_sdpa and self.spmd is None
         has_sdpa = has_sdpa and (self.cp is None or self.cp.kind == "ulysses")
         has_row_bias = self.tp is not None and (self.attention.out_bias or self.mlp.bias)
-        is_tied = self.norm.unit_offset or (self.tie_embeddings and self.tp is None and self.packed is None)
+        has_logits = self.tp is None or not self.has_loss
+        is_tied = self.norm.unit_offset or (self.tie_embeddings and has_logits and self.packed is None)
         has_kernel = self.mlp.kernel is not None or self.mlp.gate_kernel is not None
         return is_tied or has_sdpa or has_row_bias or (not has_kernel and "F." in self.mlp.expression)
 

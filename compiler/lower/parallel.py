@@ -252,7 +252,7 @@ def lower_parallel(spec: Spec, layout: Layout, *, origin: str, device: str, mode
         ep=layout.ep,
         experts=model.experts,
         shards_rows_of_experts=bool(zero) and _shards_rows(model, sharing=layout.shards // layout.ep),
-        cuts=tuple(_cuts(spec, model)),
+        cuts=tuple(cuts_of(spec, model)),
         has_validation=spec.data is not None and spec.data.split.valid > 0,
         accumulates=layout.grad_accumulation > 1,
         summary=tuple(_summary(layout, model, zero=zero)),
@@ -338,7 +338,7 @@ def _shared_comment(model: ModelView) -> Iterator[str]:
         yield "So it is with key and value heads that several ranks have."
 
 
-def _cuts(spec: Spec, model: ModelView) -> list[CutView]:
+def cuts_of(spec: Spec, model: ModelView) -> list[CutView]:
     """Parameters of model.py that tp and ep cut, and those that each rank sees a share of, in the order of its modules."""
     tp = model.tp
     if tp is None:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from ...spec.diagnostics import diagnose
 from ..backends.table import BACKENDS
 from ..deploy.refuse import refuse_deploy
-from ..kernels.weight_only_linear import BITS
 from .model import longest_sequence
 from .optimizer import optimizer_faults
 from .pipeline import pipeline_faults
 from .refuse_experts import refuse_experts
+from .refuse_serving import refuse_server
 from .spmd import spmd_faults, spmd_layout_faults
 from .watch import watch_faults
 
@@ -77,7 +77,7 @@ def refuse_program(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
     if plan.train is not None:
         yield from refuse_layout(spec, plan.train.layout)
     if spec.serve is not None:
-        yield from _serving(spec, plan)
+        yield from refuse_server(spec, plan)
     yield from refuse_deploy(spec, plan)
 
 
@@ -163,44 +163,6 @@ def _training(spec: Spec, stage: Train, path: Path) -> Iterator[Diagnostic]:
         yield _refused(message, (*path, "precision"))
     for name, message in optimizer_faults(spec, stage):
         yield _refused(message, (*path, *name))
-
-
-def _serving(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
-    serve = spec.serve
-    assert serve is not None
-    if plan.serve is not None and (each := plan.serve.devices // plan.serve.layout.replicas) > 1:
-        message = f"replicas of {each} devices are not lowered yet; replicas of one device are"
-        yield _refused(message, ("hardware",), part="key")
-    chosen = plan.serve.layout.weights if plan.serve is not None else serve.weights.dtype[0]
-    if chosen in BITS:
-        yield from _few_bits(spec, chosen)
-    elif chosen not in _DTYPES:
-        message = f"serving with {chosen} weights is not lowered yet; with bf16, fp32, int8 and int4 it is"
-        yield _refused(message, ("serve", "weights", "dtype"))
-    if serve.kv_cache.dtype not in _DTYPES:
-        message = f"a KV cache in {serve.kv_cache.dtype} is not lowered yet; in {_either(_DTYPES)} it is"
-        yield _refused(message, ("serve", "kv_cache", "dtype"))
-
-
-def _few_bits(spec: Spec, chosen: str) -> Iterator[Diagnostic]:
-    """Weights in int8 and int4: kernels are C++, of linear layers, and know nothing of gradients."""
-    assert spec.serve is not None
-    place = ("serve", "weights", "dtype")
-    kind = spec.hardware.accelerator.kind
-    if kind != "cpu":
-        yield _refused(f"serving with {chosen} weights on a {kind} is not lowered yet; on a cpu it is", place)
-    if spec.train is not None:
-        message = f"a program that trains serves with {_either(_DTYPES)} weights; a spec with `serve` alone, of its weights, with {chosen} too"
-        yield _refused(message, place)
-    if spec.model.moe is not None:
-        yield _refused(f"experts with {chosen} weights are not lowered yet; dense models are", place)
-    if spec.model.attention.kind == "mla":
-        yield _refused(
-            f"latent attention (mla) with {chosen} weights is not lowered yet; heads of their own are", place
-        )
-    if chosen == "int8" and not spec.serve.weights.symmetric:
-        message = "int8 weights with an offset are not lowered yet; int4 weights are: `dtype: int4`"
-        yield _refused(message, ("serve", "weights", "symmetric"))
 
 
 def _either(names: object) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ...spec.document import Spec
     from ..planner.plan import ServeLimit, ServePlan
     from .experts import ExpertsView
+    from .ranks import RanksView
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class ServeView:
     """A chat page beside the API."""
     replicas: int
     """Servers that the plan wants; with several there is a router before them."""
+    ranks: RanksView | None
+    """Of a replica of several devices."""
     prefill_chunk: int
     """Prompt tokens computed in one step, over all prompts: the plan's `prefill_chunk`. Bounds how long a prompt delays others."""
     prefill_chunk_reason: str
@@ -87,6 +90,11 @@ class ServeView:
     """Histogram -> buckets at the objectives, beyond those that every server has."""
     drain_s: int
     """Seconds that running requests have to finish after SIGTERM: max_seq_len times the plan's time per output token."""
+
+    @property
+    def asks_bf16(self) -> bool:
+        """Whether the number format is found out when the program starts."""
+        return self.is_bf16 and self.device == "cpu" and self.packed is None
 
     @property
     def num_graphs(self) -> int:
@@ -119,8 +127,15 @@ _STALL_STEPS = 20
 _LEAST_DRAIN_S = 5
 
 
-def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cpu", "cuda", "xla"]) -> ServeView:
-    """One replica on one device. Each bound carries the inequality that gave it."""
+def lower_serve(
+    spec: Spec,
+    plan: ServePlan,
+    *,
+    origin: str,
+    device: Literal["cpu", "cuda", "xla"],
+    ranks: RanksView | None = None,
+) -> ServeView:
+    """One replica. Each bound carries the inequality that gave it."""
     serve = spec.serve
     assert serve is not None
     layout, predicted = plan.layout, plan.predicted
@@ -133,7 +148,7 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
     chunk = layout.prefill_chunk + -layout.prefill_chunk % block_tokens if is_fixed else layout.prefill_chunk
     pieces = last_pieces(serve.workload, chunk=chunk, longest=max_seq_len) if is_fixed else [1.0]
     lengths = buckets_of(pieces, block_tokens=block_tokens)
-    has_kernels = has_serving_kernels(spec, weights=layout.weights)
+    has_kernels = has_serving_kernels(spec, weights=layout.weights, tp=layout.tp)
     return ServeView(
         name=spec.name,
         origin=origin,
@@ -159,6 +174,7 @@ def lower_serve(spec: Spec, plan: ServePlan, *, origin: str, device: Literal["cp
         has_tracing=serve.api.tracing,
         has_page=serve.ui,
         replicas=layout.replicas,
+        ranks=ranks,
         prefill_chunk=chunk,
         prefill_chunk_reason="what a prompt may add to the step of running answers",
         prefill_lengths=lengths,
@@ -183,8 +199,9 @@ def _packed(weights: str, *, dtype: str) -> PackedServeView:
 
 def _plan_lines(plan: ServePlan) -> tuple[str, ...]:
     at, layout = plan.predicted, plan.layout
+    devices = f"tp over {layout.tp} devices, " if layout.tp > 1 else ""
     return (
-        f"Plan: {layout.max_batch} sequences at a time, {layout.prefill_chunk} prompt tokens a step, {layout.weights} weights.",
+        f"Plan: {devices}{layout.max_batch} sequences at a time, {layout.prefill_chunk} prompt tokens a step, {layout.weights} weights.",
         f"Expected: first token after {at.ttft_p50_ms:.3g} ms (p99 {at.ttft_p99_ms:.3g}), then one each {at.tpot_p50_ms:.3g} ms"
         f" (p99 {at.tpot_p99_ms:.3g}); {gib(at.memory_gib.peak * GIB)}.",
     )

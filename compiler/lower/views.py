@@ -13,6 +13,7 @@ from .kernels import lower_kernels, setting_of
 from .model import lower_model
 from .parallel import context_of, lower_parallel, tensor_of
 from .pipeline import pipeline_of
+from .ranks import lower_ranks
 from .readme import lower_readme
 from .serving import lower_serve
 from .spmd import lower_spmd
@@ -70,7 +71,7 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
     """All views of a program that nothing in `refuse.py` stands against."""
     assert plan.model is not None
     device = {"gpu": "cuda", "npu": "npu", "tpu": "xla"}.get(spec.hardware.accelerator.kind, "cpu")
-    layout = plan.train.layout if plan.train else Layout()
+    layout = plan.train.layout if plan.train else _served_layout(plan)
     spmd = lower_spmd(spec, layout, origin=place.origin) if device == "xla" and plan.train else None
     kernels = lower_kernels(spec, plan) if device != "xla" else ()
     model = lower_model(
@@ -83,7 +84,7 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
         **_parts(spec, layout, spmd=spmd),
     )
     parallel = None
-    if device != "xla":
+    if device != "xla" and plan.train is not None:
         parallel = lower_parallel(spec, layout, origin=place.origin, device=device, model=model)
     convert = None
     if not model.axes.names:  # one that has the whole model: a rank's part has no counterpart elsewhere
@@ -97,7 +98,11 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
     serve = None
     if spec.serve is not None and plan.serve is not None:
         serve = lower_serve(
-            spec, plan.serve, origin=place.origin, device=device if device in ("cuda", "xla") else "cpu"
+            spec,
+            plan.serve,
+            origin=place.origin,
+            device=device if device in ("cuda", "xla") else "cpu",
+            ranks=lower_ranks(spec, model),
         )
     return Views(
         model=model,
@@ -120,6 +125,11 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
             origin=place.origin,
         ),
     )
+
+
+def _served_layout(plan: Plan) -> Layout:
+    """What cuts the model of a program that only serves."""
+    return Layout(tp=plan.serve.layout.tp) if plan.serve is not None else Layout()
 
 
 def _parts(spec: Spec, layout: Layout, *, spmd: SpmdView | None) -> dict[str, Any]:

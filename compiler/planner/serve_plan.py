@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...spec.diagnostics import Diagnostic, diagnose
@@ -15,7 +15,7 @@ from .serve_disaggregated import best_disaggregated
 from .serve_finalists import play_finalists
 from .serve_limits import limits_of
 from .serve_remedy import serving_remedy
-from .serve_search import TOO_MANY, Candidate, ServeSearch, load_of, search_serving
+from .serve_search import TOO_MANY, Candidate, Refusal, ServeSearch, load_of, search_serving
 from .serve_trace import with_trace
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MAX_ALTERNATIVES = 4
 MAX_REJECTED = 8
+MAX_LEFT_OUT = 2
+"""Of layouts that would hold and have no program yet: the cheapest."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,7 @@ def plan_serving(spec: Spec, graph: Graph, *, folder: Path) -> ServeOutcome:
         return ServeOutcome(None, (serve,), ServeSearch(), machine, None, folder)
     spec = spec.model_copy(update={"serve": serve})
     assert spec.serve is not None
-    found = search_serving(spec.serve, graph, machine)
-    play_finalists(found, spec.serve)
+    found = _search(spec, spec.serve, graph, machine)
     price = spec.hardware.price_per_hour_usd
     if found.good:
         return ServeOutcome(_plan(found.good[0], found, spec.serve, meets_slo=True), (), found, machine, price, folder)
@@ -61,6 +62,26 @@ def plan_serving(spec: Spec, graph: Graph, *, folder: Path) -> ServeOutcome:
     nearest = next((each for each in found.bad if each.service is not None), None)
     plan = _plan(nearest, found, spec.serve, meets_slo=False) if nearest is not None else None
     return ServeOutcome(plan, tuple(diagnostics), found, machine, price, folder)
+
+
+def _search(spec: Spec, serve: Serve, graph: Graph, machine: Machine) -> ServeSearch:
+    """Among layouts of which there would be a program; where none of these holds, among all."""
+    found = search_serving(serve, graph, machine, refusal=_refusal_of(spec))
+    play_finalists(found, serve)
+    if not found.good and found.left_out:
+        found.good = [replace(each, reason=None, binding="") for each in found.left_out]
+        found.left_out = []
+        play_finalists(found, serve)
+    return found
+
+
+def _refusal_of(spec: Spec) -> Refusal | None:
+    """What lowering would say of a shape. None where there is no program whatever the shape, or somebody else's."""
+    from ..lower.refuse_serving import refuse_shape
+
+    if spec.assume is not None or spec.hardware.accelerator.kind not in ("cpu", "gpu", "tpu"):
+        return None
+    return lambda shape: next((each.message for each in refuse_shape(spec, shape)), None)
 
 
 def _nothing(spec: Spec, graph: Graph, found: ServeSearch, machine: Machine) -> list[Diagnostic]:
@@ -190,7 +211,7 @@ def _plan(chosen: Candidate, found: ServeSearch, serve: Serve, *, meets_slo: boo
         alternatives=tuple(ServeAlternative(layout=layout_of(each), predicted=predict(each)) for each in others),
         rejected=tuple(
             ServeRejected(layout=layout_of(each), reason=each.reason or "", binding=each.binding)
-            for each in found.bad[:MAX_REJECTED]
+            for each in (*found.left_out[:MAX_LEFT_OUT], *found.bad[:MAX_REJECTED])
         ),
         limits=limits_of(chosen, serve),
         interval=interval(chosen),

@@ -13,7 +13,7 @@ serve_disaggregated.py.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -67,20 +67,35 @@ class Candidate:
 class ServeSearch:
     good: list[Candidate] = field(default_factory=list)
     bad: list[Candidate] = field(default_factory=list)
+    left_out: list[Candidate] = field(default_factory=list)
+    """What would be good, and has no program yet: `reason` says what of it."""
     skipped: list[tuple[str, int, int]] = field(default_factory=list)
     """(rule, degree, size) of shapes that cannot be."""
 
 
-def search_serving(asked: Serve, graph: Graph, machine: Machine) -> ServeSearch:
-    """All layouts, fewest devices first in `good`; in `bad` the nearest first."""
+Refusal = Callable[[EngineShape], str | None]
+"""What stands against a program of a shape, in words."""
+NO_PROGRAM = "program"
+"""What binds a layout that is left out for that."""
+
+
+def search_serving(asked: Serve, graph: Graph, machine: Machine, *, refusal: Refusal | None = None) -> ServeSearch:
+    """All layouts, fewest devices first in `good`; in `bad` the nearest first. Good are those that `refusal` says nothing of."""
     found = ServeSearch()
     alike: dict[EngineShape, Engine] = {}
     for shape in _shapes(asked, graph, machine, found):
         engine = Engine(graph, machine, shape, alike=alike.get(replace(shape, pp=1)))
         alike.setdefault(replace(shape, pp=1), engine)
+        refused = refusal(shape) if refusal is not None else None
         for candidate in _candidates(asked, engine, machine):
-            (found.good if candidate.reason is None else found.bad).append(candidate)
-    found.good.sort(key=lambda each: cost_of(each, asked))
+            if candidate.reason is not None:
+                found.bad.append(candidate)
+            elif refused is not None:
+                found.left_out.append(replace(candidate, reason=refused, binding=NO_PROGRAM))
+            else:
+                found.good.append(candidate)
+    for kept in (found.good, found.left_out):
+        kept.sort(key=lambda each: cost_of(each, asked))
     slo = asked.slo if load_of(asked, replicas=1) is not None else None
     found.bad.sort(key=lambda each: (each.service is None, -each.devices, _distance(each, slo)))
     return found

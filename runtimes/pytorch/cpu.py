@@ -17,9 +17,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = (1 << 31) - 1
 
 
-def use_threads(threads: int | None) -> int:
-    """Compute on `threads` threads, by default one for each core this process may use; the number chosen."""
-    chosen = threads or len(os.sched_getaffinity(0))
+def use_threads(threads: int | None, *, processes: int = 1) -> int:
+    """Compute on `threads` threads, by default one for each core this process may use; the number chosen.
+
+    Where several `processes` of one program share the cores, each has its part.
+    """
+    chosen = threads or max(1, len(os.sched_getaffinity(0)) // processes)
     torch.set_num_threads(chosen)
     return chosen
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,16 +57,12 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
                         unknown.append(name)
                         continue
                     value = tensors.get_tensor(name)
-                    _check_shape(own[name], value, name=name, file=file)
+                    refuse_shape(own[name].shape, value.shape, name=name, file=file)
                     packed[name].fill(value) if name in packed else own[name].copy_(value)
                     missing.discard(name)
         except (OSError, SafetensorError) as problem:
             raise RunError(f"{file} cannot be read: {problem}", help="check the folder with the weights") from problem
-    if missing or unknown:
-        raise RunError(
-            f"{folder} holds weights of another model: {_names(missing, 'missing')}{_names(unknown, 'unknown')}",
-            help="give the folder of a checkpoint of this spec, or import the weights with `llmc import`",
-        )
+    refuse_names(folder, missing=missing, unknown=unknown)
 
 
 def _load_shards(model: nn.Module, folder: Path) -> None:
@@ -110,10 +107,20 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _check_shape(parameter: torch.Tensor, value: torch.Tensor, *, name: str, file: Path) -> None:
-    if value.shape != parameter.shape:
+def refuse_names(folder: Path, *, missing: set[str], unknown: list[str]) -> None:
+    """RunError if a folder has too few tensors, or others."""
+    if missing or unknown:
         raise RunError(
-            f"{name} has shape {list(value.shape)} in {file}, the model has {list(parameter.shape)}",
+            f"{folder} holds weights of another model: {_names(missing, 'missing')}{_names(unknown, 'unknown')}",
+            help="give the folder of a checkpoint of this spec, or import the weights with `llmc import`",
+        )
+
+
+def refuse_shape(wanted: Sequence[int], found: Sequence[int], *, name: str, file: Path) -> None:
+    """RunError if a tensor of a file is not what the model has."""
+    if tuple(found) != tuple(wanted):
+        raise RunError(
+            f"{name} has shape {list(found)} in {file}, the model has {list(wanted)}",
             help="give weights of this spec's model",
         )
 

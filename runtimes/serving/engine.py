@@ -133,6 +133,11 @@ class Engine:
             self._thread.join(timeout_s)
         self._end_all(DOWN["stopped"])
 
+    def fail(self) -> None:
+        """The model side is lost, though a step may never say so: every request gets an error, and health turns red for good."""
+        self._has_failed = True
+        self._end_all(DOWN["failed"])
+
     def submit(self, generations: Sequence[Generation], post: Post) -> None:
         """Queue generations; `post` gets their news on the engine's thread. Raises Overloaded or EngineDown."""
         now = time.monotonic()
@@ -196,8 +201,7 @@ class Engine:
                 self._step(work)
         except BaseException:
             log.exception("the engine has failed")
-            self._has_failed = True
-            self._end_all(DOWN["failed"])
+            self.fail()
         finally:
             self._step_began_s = None
 

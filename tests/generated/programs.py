@@ -86,8 +86,8 @@ def tiny_spec(*, without: tuple[str, ...] = (), **changes: Any) -> Spec:
     return spec
 
 
-def plan_of(spec: Spec, *, layout: Layout | None = None) -> Plan:
-    """A plan with made-up figures: lowering only prints them."""
+def plan_of(spec: Spec, *, layout: Layout | None = None, **served: int) -> Plan:
+    """A plan with made-up figures: lowering only prints them. `served` are degrees of the server's layout."""
     memory = Memory(peak=1.0, parameters=0.2, gradients=0.2, optimizer=0.4, activations=0.15, buffers=0.05)
     names = ("compute", "recompute", "tp_comm", "dp_comm", "pp_comm", "cp_comm", "ep_comm", "bubble", "optimizer")
     time = Time(**dict.fromkeys(names, 0.0), exposed_comm=0.0)
@@ -110,17 +110,17 @@ def plan_of(spec: Spec, *, layout: Layout | None = None) -> Plan:
         layout = layout or Layout(micro_batch=4, grad_accumulation=(spec.train[0].global_batch or 4) // 4)
         train = TrainPlan(layout=layout, predicted=predicted, fits=True)
     facts = ModelFacts(parameters=123_456, active_parameters=123_456)
-    serve = serve_plan_of(spec) if spec.serve is not None else None
+    serve = serve_plan_of(spec, **served) if spec.serve is not None else None
     return Plan(name=spec.name, spec_sha256=None, model=facts, train=train, serve=serve)
 
 
-def serve_plan_of(spec: Spec) -> ServePlan:
+def serve_plan_of(spec: Spec, *, tp: int = 1, pp: int = 1, ep: int = 1, replicas: int = 1) -> ServePlan:
     assert spec.serve is not None
     layout = ServeLayout(
-        tp=1,
-        pp=1,
-        ep=1,
-        replicas=1,
+        tp=tp,
+        pp=pp,
+        ep=ep,
+        replicas=replicas,
         max_batch=4,
         prefill_chunk=64,
         weights=spec.serve.weights.dtype[0],
@@ -137,7 +137,7 @@ def serve_plan_of(spec: Spec) -> ServePlan:
         memory_gib=ServeMemory(peak=0.5, weights=0.3, kv_cache=0.1, buffers=0.1),
         kv_cache_tokens=512,
     )
-    return ServePlan(layout=layout, predicted=predicted, meets_slo=True, devices=1)
+    return ServePlan(layout=layout, predicted=predicted, meets_slo=True, devices=tp * pp * replicas)
 
 
 def tree_of(spec: Spec, *, plan: Plan | None = None) -> Tree:

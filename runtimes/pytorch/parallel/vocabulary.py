@@ -1,4 +1,4 @@
-"""The embedding and the head with their rows cut over tp: lookups, and the loss without the logits of all ranks in one place.
+"""The embedding and the head with their rows cut over tp: lookups, logits, and the loss without those of all ranks in one place.
 
 A rank has rows [rank * n, (rank + 1) * n) of the vocabulary. Where tp does not divide it, the last rows are padding, which
 no token names and no softmax counts.
@@ -20,6 +20,15 @@ def embed_rows(tokens: Tensor, weight: Tensor, tp: Axis) -> Tensor:
     """tokens [...] -> [..., D]: this rank's summand, zero where another rank has the row."""
     here, row = _own(tokens, rows=len(weight), tp=tp)
     return F.embedding(row, weight) * here[..., None].type_as(weight)
+
+
+def all_logits(logits: Tensor, tp: Axis, *, vocab_size: int) -> Tensor:
+    """Each rank's logits [..., V/n] -> all of them [..., V] on every rank, without the padding."""
+    rows = logits.flatten(0, -2)  # [N, V/n]
+    parts = rows.new_empty((tp.size * len(rows), rows.shape[1]))  # [n*N, V/n]
+    dist.all_gather_single(parts, rows.contiguous(), group=tp.group)
+    whole = parts.unflatten(0, (tp.size, -1)).movedim(0, 1).flatten(1)[:, :vocab_size]  # [N, V]
+    return whole.unflatten(0, logits.shape[:-1])
 
 
 def linear_cross_entropy(

@@ -128,12 +128,12 @@ class Fleet:
 
 
 def replica_commands(
-    program: str, arguments: Sequence[str], *, number: int, device: str, asks_keys: bool
+    program: str, arguments: Sequence[str], *, number: int, device: str, asks_keys: bool, ranks: int = 1
 ) -> list[Command]:
-    """`number` servers of this machine: a GPU each, or a share of the cores."""
+    """`number` servers of this machine, of so many `ranks`: a GPU for each, or a share of the cores."""
     words = [sys.executable, program, *arguments, "--host", "127.0.0.1", "--port", "0"]
     words += ["--probe-port", "0"] if asks_keys else []
     if device == "cpu" and not any(word.split("=")[0] == "--threads" for word in arguments):
-        words += ["--threads", str(max(1, len(os.sched_getaffinity(0)) // number))]
-    devices = [{"CUDA_VISIBLE_DEVICES": str(index)} if device == "cuda" else {} for index in range(number)]
-    return [Command(tuple(words), environment) for environment in devices]
+        words += ["--threads", str(max(1, len(os.sched_getaffinity(0)) // (number * ranks)))]
+    devices = [",".join(str(index * ranks + rank) for rank in range(ranks)) for index in range(number)]
+    return [Command(tuple(words), {"CUDA_VISIBLE_DEVICES": each} if device == "cuda" else {}) for each in devices]

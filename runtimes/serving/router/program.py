@@ -85,6 +85,7 @@ def serve_router(
     replicas: int,
     device: str,
     drain_s: int,
+    ranks: int = 1,
     knows_prefixes: bool = False,
     asks_keys: bool = False,
     middleware: Sequence[Middleware] = (),
@@ -95,14 +96,17 @@ def serve_router(
     Args:
         program: the replicas' serve.py.
         replicas: how many are started, where none run already.
-        device: cpu or cuda; each has a GPU of its own, or its share of the cores.
+        device: cpu or cuda; each has GPUs of its own, or its share of the cores.
+        ranks: devices of a replica.
         asks_keys: the replicas ask for keys, so that their probes have a port of their own.
         further: paths of the replicas beside their API.
     """
     fleet = None
     known = [_replica(number, text) for number, text in enumerate(args.replicas)]
     if not known:
-        commands = replica_commands(str(program), args.passed_on, number=replicas, device=device, asks_keys=asks_keys)
+        commands = replica_commands(
+            str(program), args.passed_on, number=replicas, device=device, asks_keys=asks_keys, ranks=ranks
+        )
         fleet = Fleet(commands, drain_s=STOP_S)
         known = fleet.replicas
     app = create_router(

@@ -178,3 +178,34 @@ def test_weights_in_few_bits_are_of_dense_servers_on_a_cpu(changes: dict[str, An
     found = [each for each in refuse_program(spec, plan_of(spec)) if "int8" in each.message]
     assert [".".join(map(str, each.path or ())) for each in found] == [place]
     assert words in found[0].message
+
+
+DEVICES = {"accelerator": TINY["hardware"]["accelerator"] | {"per_node": 4}}
+
+
+@pytest.mark.parametrize(
+    ("degrees", "changes", "words"),
+    [
+        ({"pp": 2}, {}, "a server in 2 stages (pp) is not lowered yet; with tp alone it is"),
+        ({"tp": 2}, {"weights": {"dtype": "int8"}}, "int8 weights that tp 2 cuts are not lowered yet"),
+        ({"tp": 4}, {"shapes": "fixed"}, "`shapes: fixed` with tp 4 is not lowered yet"),
+        ({"tp": 2}, {"model": {"position": {"kind": "alibi"}}}, "ALiBi with heads that tp 2 cuts"),
+        ({"tp": 2}, {"model": {"attention": {"kind": "gqa", "qk_norm": "full"}}}, "a norm over all heads"),
+        ({"tp": 4}, {"model": {"intermediate_size": 90}}, "a feed-forward width of 90 that tp 4 does not divide"),
+    ],
+)
+def test_servers_of_several_devices_that_are_not_lowered_are_refused(
+    degrees: dict[str, int], changes: dict[str, Any], words: str
+) -> None:
+    model = changes.get("model", {})
+    serve = TINY["serve"] | {name: value for name, value in changes.items() if name != "model"}
+    spec = tiny_spec(without=("train", "data"), model=model, serve=serve, hardware=DEVICES)
+    (found,) = refuse_program(spec, plan_of(spec, **degrees))
+    assert found.code == "L301"
+    assert words in found.message
+
+
+def test_a_program_that_trains_serves_with_one_device() -> None:
+    spec = tiny_spec(hardware=DEVICES)
+    (found,) = refuse_program(spec, plan_of(spec, tp=2))
+    assert "a program that trains serves replicas of one device, not of 2" in found.message

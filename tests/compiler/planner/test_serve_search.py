@@ -165,8 +165,23 @@ def test_a_trace_that_cannot_be_played_is_told(plan, tmp_path: Path, lines: str 
 
 
 def test_the_first_format_wins_where_devices_are_equal(plan):
-    assert served(plan(workload(1, weights="bf16, fp8"))).layout.weights == "bf16"
-    assert served(plan(workload(1, weights="fp8, bf16"))).layout.weights == "fp8"
+    """Of another engine, which has them both."""
+    theirs = ("assume={software: tuned}",)
+    assert served(plan(workload(1, weights="bf16, fp8"), overrides=theirs)).layout.weights == "bf16"
+    assert served(plan(workload(1, weights="fp8, bf16"), overrides=theirs)).layout.weights == "fp8"
+
+
+def test_what_has_no_program_is_chosen_only_where_nothing_else_holds(plan):
+    entry = plan(workload(24, weights="fp8, bf16"))
+    chosen = served(entry)
+    assert chosen.layout.weights == "bf16"
+    left_out = [each for each in chosen.rejected if each.binding == "program"]
+    assert {each.layout.weights for each in left_out} == {"fp8"}
+    assert all("fp8 weights is not lowered yet" in each.reason for each in left_out)
+    assert served(plan(workload(24, weights="fp8"))).layout.weights == "fp8"
+    staged = plan(workload(8), overrides=("serve.layout={pp: 2}",))
+    assert staged.exit_code == 0
+    assert served(staged).layout.pp == 2
 
 
 @pytest.mark.parametrize(

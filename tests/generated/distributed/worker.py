@@ -24,11 +24,14 @@ import torch.distributed as dist
 import watched
 from programs import imported
 from safetensors.torch import load_file
+from served import cut_runner, greedy, runner_of
 from torch import Tensor
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 from llmc.runtimes.pytorch.parallel.checkpoint import SharedCheckpoints
-from llmc.runtimes.pytorch.parallel.cuts import box, load_whole
+from llmc.runtimes.pytorch.parallel.cuts import Cuts, Whole, box, load_whole
+from llmc.runtimes.pytorch.parallel.loading import load_cut_weights
+from llmc.runtimes.pytorch.parallel.mesh import Axis
 
 
 def train(folder: str, reference: str, steps: int) -> dict[str, Any]:
@@ -43,7 +46,7 @@ def train(folder: str, reference: str, steps: int) -> dict[str, Any]:
                 buffer.zero_()
         worst = {"loss": 0.0, "grad_norm": 0.0, "gradient": 0.0, "one_gradient": 0.0}
         for step in range(steps):
-            batches = program.on_device(own_windows(whole["batches"][step], program, place), place)
+            batches = list(program.on_device(own_windows(whole["batches"][step], program, place), place))
             loss, grad_norm = program.accumulate_gradients(model, place, batches).tolist()
             for name, found in (("loss", loss), ("grad_norm", grad_norm)):
                 expected = whole[name][step].item()
@@ -142,6 +145,34 @@ def run(
 
 def larger(worst: float, found: float) -> float:
     """The larger of two; what is not a number is beyond all."""
+def answer(
+    folder: str, weights: str, prompts: list[list[int]], num_new: int
+) -> tuple[list[list[int]], list[list[float]]]:
+    """What a rank of a server answers, and its last logits."""
+    with imported(Path(folder), "serve") as (program,):
+        assert dist.group.WORLD is not None
+        runner = cut_runner(program, weights, Axis(dist.group.WORLD, dist.get_rank(), dist.get_world_size()))
+        sequences, logits = greedy(runner, prompts, num_new=num_new)
+        return sequences, logits.tolist()
+
+
+def answer_in_company(folder: str, weights: str) -> list[bool]:
+    """With fixed shapes: whether each request gets the same bits alone and in three others' company, in every place."""
+    with imported(Path(folder), "serve") as (program,):
+        assert dist.group.WORLD is not None
+        tp = Axis(dist.group.WORLD, dist.get_rank(), dist.get_world_size())
+        model = program.Model(tp)
+        load_cut_weights(model, weights, Cuts(program.CUTS, rest=Whole(), tp=tp))
+        prompts = [[7, 8, 9], [100, 5], list(range(40, 58)), [300]]
+        alone = [greedy(runner_of(program, model), [prompt], num_new=6)[1][0] for prompt in prompts]
+        same = []
+        for turn in range(len(prompts)):
+            order = [*range(turn, len(prompts)), *range(turn)]
+            together = greedy(runner_of(program, model), [prompts[at] for at in order], num_new=6)[1]
+            same += [torch.equal(together[place], alone[at]) for place, at in enumerate(order)]
+        return same
+
+
     return max(worst, math.inf if math.isnan(found) else found)
 
 

@@ -55,6 +55,7 @@ VIEW = ServeView(
     has_tracing=False,
     has_page=False,
     replicas=1,
+    ranks=None,
     experts=None,
     bounds=(),
     prefill_chunk=16,

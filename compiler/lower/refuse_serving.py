@@ -1,0 +1,121 @@
+"""Servers that can be planned and are not lowered yet.
+
+`refuse_shape` needs one replica's shape alone: the search leaves such shapes out (planner/serve_plan.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ...spec.diagnostics import diagnose
+from ..kernels.weight_only_linear import BITS
+from ..planner.layout import Layout
+from .refuse_experts import refuse_experts
+
+if TYPE_CHECKING:
+    from ...spec.base import Path
+    from ...spec.diagnostics import Diagnostic
+    from ...spec.document import Spec
+    from ..cost.serving import EngineShape
+    from ..planner.plan import Plan, ServeLayout
+
+_DTYPES = ("bf16", "fp32")
+_WEIGHTS = ("serve", "weights", "dtype")
+_LAYOUT = ("serve", "layout")
+
+
+def refuse_server(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
+    """What stands against the server of a plan."""
+    serve = spec.serve
+    assert serve is not None
+    if plan.serve is not None:
+        yield from refuse_shape(spec, plan.serve.layout)
+    elif serve.weights.dtype[0] not in (*_DTYPES, *BITS):
+        yield from _weights(spec, serve.weights.dtype[0], tp=1)
+    if serve.kv_cache.dtype not in _DTYPES:
+        message = f"a KV cache in {serve.kv_cache.dtype} is not lowered yet; in {_either(_DTYPES)} it is"
+        yield _refused(message, ("serve", "kv_cache", "dtype"))
+
+
+def refuse_shape(spec: Spec, shape: ServeLayout | EngineShape) -> Iterator[Diagnostic]:
+    """What stands against a replica of this shape."""
+    if shape.pp > 1:
+        message = f"a server in {shape.pp} stages (pp) is not lowered yet; with tp alone it is"
+        yield _refused(message, (*_LAYOUT, "pp"))
+    if shape.ep > 1:
+        message = (
+            f"a server with experts over ep {shape.ep} is not lowered yet; with experts that tp cuts, `ep: 1`, it is"
+        )
+        yield _refused(message, (*_LAYOUT, "ep"))
+    if shape.tp > 1:
+        yield from _cut(spec, shape.tp)
+    yield from _weights(spec, shape.weights, tp=shape.tp)
+
+
+def _cut(spec: Spec, tp: int) -> Iterator[Diagnostic]:
+    """A model that tp cuts."""
+    model, attention = spec.model, spec.model.attention
+    kind = spec.hardware.accelerator.kind
+    place = (*_LAYOUT, "tp")
+    if kind not in ("cpu", "gpu"):
+        yield _refused(f"replicas of {tp} devices on a {kind} are not lowered yet; on a cpu or gpu they are", place)
+    if spec.train is not None:
+        message = f"a program that trains serves replicas of one device, not of {tp}; a spec with `serve` alone, of its weights, does"
+        yield _refused(message, place)
+    if model.moe is not None:
+        yield from refuse_experts(model, model.moe, Layout(tp=tp))
+    width = model.intermediate_size
+    if width % tp:
+        message = f"a feed-forward width of {width:,} that tp {tp} does not divide is not lowered; with a degree that does it is"
+        yield _refused(message, place)
+    if getattr(attention, "qk_norm", None) == "full":
+        message = f"a norm over all heads (qk_norm: full) that tp {tp} cuts is not lowered; qk_norm: head is"
+        yield _refused(message, ("model", "attention", "qk_norm"))
+    if model.position.kind == "alibi":
+        message = f"ALiBi with heads that tp {tp} cuts is not lowered yet; with tp 1 it is"
+        yield _refused(message, ("model", "position"), part="key")
+    if spec.serve is not None and spec.serve.shapes == "fixed" and tp > 2:
+        message = (
+            f"`shapes: fixed` with tp {tp} is not lowered yet: sums over more than two ranks depend on where in a batch a"
+            " request stands; with tp 2 it is, and with `shapes: varying`"
+        )
+        yield _refused(message, ("serve", "shapes"))
+
+
+def _weights(spec: Spec, chosen: str, *, tp: int) -> Iterator[Diagnostic]:
+    if chosen in BITS:
+        yield from _few_bits(spec, chosen, tp=tp)
+    elif chosen not in _DTYPES:
+        message = f"serving with {chosen} weights is not lowered yet; with bf16, fp32, int8 and int4 it is"
+        yield _refused(message, _WEIGHTS)
+
+
+def _few_bits(spec: Spec, chosen: str, *, tp: int) -> Iterator[Diagnostic]:
+    """Weights in int8 and int4: kernels are C++, of linear layers, and know nothing of gradients."""
+    assert spec.serve is not None
+    kind = spec.hardware.accelerator.kind
+    if kind != "cpu":
+        yield _refused(f"serving with {chosen} weights on a {kind} is not lowered yet; on a cpu it is", _WEIGHTS)
+    if tp > 1:
+        message = f"{chosen} weights that tp {tp} cuts are not lowered yet; with tp 1 they are, and {_either(_DTYPES)}"
+        yield _refused(message, _WEIGHTS)
+    if spec.train is not None:
+        message = f"a program that trains serves with {_either(_DTYPES)} weights; a spec with `serve` alone, of its weights, with {chosen} too"
+        yield _refused(message, _WEIGHTS)
+    if spec.model.moe is not None:
+        yield _refused(f"experts with {chosen} weights are not lowered yet; dense models are", _WEIGHTS)
+    if spec.model.attention.kind == "mla":
+        message = f"latent attention (mla) with {chosen} weights is not lowered yet; heads of their own are"
+        yield _refused(message, _WEIGHTS)
+    if chosen == "int8" and not spec.serve.weights.symmetric:
+        message = "int8 weights with an offset are not lowered yet; int4 weights are: `dtype: int4`"
+        yield _refused(message, ("serve", "weights", "symmetric"))
+
+
+def _either(names: tuple[str, ...]) -> str:
+    return " and ".join(names)
+
+
+def _refused(message: str, path: Path, *, part: str = "value") -> Diagnostic:
+    return diagnose("L301", message, path=path, part="key" if part == "key" else "value")

@@ -1,0 +1,74 @@
+"""Servers whose model tp cuts: every rank gives the answers of the program for one device, from the same files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from architectures import ARCHITECTURES
+from pool import Pool
+from programs import TINY, build, imported, plan_of, tiny_spec
+from served import greedy, runner_of
+
+from llmc.runtimes.pytorch.weights import load_weights, save_weights
+
+DEVICES = {"accelerator": TINY["hardware"]["accelerator"] | {"per_node": 4}}
+PROMPTS = [[1, 2, 3], [300, 7], list(range(20, 60)), [299]]
+ODD = {"vocab_size": 301}
+"""tp does not divide it: the last rank's last rows are padding."""
+CASES: dict[str, tuple[dict[str, Any], int]] = {
+    "fewer key/value heads than ranks": (ODD, 4),
+    "tied, with biases": (ARCHITECTURES["qwen2"] | ODD, 2),
+    "norms of heads": (ARCHITECTURES["qwen3"], 2),
+    "caps and windows": (ARCHITECTURES["gemma2"] | ODD, 2),
+    "sinks": (ARCHITECTURES["sinks"], 2),
+    "learned positions": (ARCHITECTURES["gpt2"] | ODD, 2),
+    "parallel blocks": (ARCHITECTURES["gpt-j"], 2),
+    "one key/value head": (ARCHITECTURES["falcon"], 2),
+    "experts": (ARCHITECTURES["mixtral"] | ODD, 2),
+    "shared experts": (ARCHITECTURES["qwen2-moe"], 2),
+    "experts with biases": (ARCHITECTURES["gpt-oss"], 2),
+    "latent attention": (ARCHITECTURES["deepseek-v3"] | ODD, 4),
+}
+
+
+def served(model: dict[str, Any], folder: Path, *, tp: int = 1, **serve: Any) -> Path:
+    spec = tiny_spec(without=("train", "data"), model=model, hardware=DEVICES, serve=TINY["serve"] | serve)
+    return build(spec, folder, plan=plan_of(spec, tp=tp))
+
+
+def save_random(folder: Path, weights: Path) -> Any:
+    """The weights of a model for one device, with nothing that is zero or one by habit; the model."""
+    with imported(folder, "model") as (module,):
+        model, generator = module.Model(), torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator) + (parameter.dim() == 1))
+        save_weights(model, weights)
+        return model.double().eval()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_greedy_answers_are_those_of_one_device(case: str, pool: Pool, tmp_path: Path) -> None:
+    changes, tp = CASES[case]
+    alone, cut = served(changes, tmp_path / "alone"), served(changes, tmp_path / "cut", tp=tp)
+    model = save_random(alone, tmp_path / "weights")
+    load_weights(model, tmp_path / "weights")
+    with imported(alone, "serve") as (program,):
+        expected, logits = greedy(runner_of(program, model), PROMPTS, num_new=16)
+    for answers, found in pool.run(
+        "answer", world_size=tp, folder=str(cut), weights=str(tmp_path / "weights"), prompts=PROMPTS, num_new=16
+    ):
+        assert answers == expected
+        torch.testing.assert_close(torch.tensor(found), logits, atol=1e-5, rtol=1e-5)
+
+
+def test_with_fixed_shapes_a_request_gets_the_same_bits_alone_and_in_company(pool: Pool, tmp_path: Path) -> None:
+    served({}, tmp_path / "alone")
+    save_random(tmp_path / "alone", tmp_path / "weights")
+    cut = served({}, tmp_path / "cut", tp=2, shapes="fixed")
+    for same in pool.run("answer_in_company", world_size=2, folder=str(cut), weights=str(tmp_path / "weights")):
+        assert len(same) == 16
+        assert all(same)
