@@ -142,7 +142,9 @@ def _serving(deploy: Kubernetes, server: Server) -> Files:
     pod = ServingPod(
         image=deploy.image,
         namespace=deploy.namespace,
-        command=serve_command(server, deploy.weights, guards=MOUNTED, is_set=kind == "leader_worker_set"),
+        command=serve_command(
+            server, deploy.weights, guards=MOUNTED, is_set=kind in ("leader_worker_set", "llm_inference_service")
+        ),
         variables=variables(server.machines, deploy.network, deploy.environment),
         cpus=deploy.cpus,
         memory=_quantity(deploy.memory_gib) or f"{server.memory_gib}Gi",

@@ -34,6 +34,12 @@ def refuse_deploy(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
         yield from _slices(spec, spec.deploy.target)
     if spec.serve is not None and spec.deploy.target == "ray":
         yield from _guarded(spec.serve)
+    if not isinstance(spec.deploy, Kubernetes) and "serve" in launches and plan.serve is not None:
+        nodes = _nodes(spec, plan)
+        if nodes > 1:
+            message = f"a replica needs {nodes} nodes, and `{spec.deploy.target}` starts each on one"
+            note = "`target: kubernetes` makes one replica of several pods (LeaderWorkerSet)"
+            yield diagnose("D102", message, path=("deploy", "target"), notes=(note,))
     if isinstance(spec.deploy, Kubernetes) and plan.serve is not None:
         yield from _serving_on_kubernetes(spec, plan, spec.deploy)
 
@@ -74,9 +80,14 @@ def _guarded(serve: Serve) -> Iterator[Diagnostic]:
             yield diagnose("L301", message, path=("serve", "api", field), part="key")
 
 
-def _serving_on_kubernetes(spec: Spec, plan: Plan, deploy: Kubernetes) -> Iterator[Diagnostic]:
+def _nodes(spec: Spec, plan: Plan) -> int:
+    """Of a replica."""
     assert plan.serve is not None
-    nodes = machines_of(spec, plan.serve.devices // plan.serve.layout.replicas).nodes
+    return machines_of(spec, plan.serve.devices // plan.serve.layout.replicas).nodes
+
+
+def _serving_on_kubernetes(spec: Spec, plan: Plan, deploy: Kubernetes) -> Iterator[Diagnostic]:
+    nodes = _nodes(spec, plan)
     kind = serve_kind(deploy, nodes=nodes)
     if nodes > 1 and kind in ("deployment", "inference_service"):
         message = f"a replica needs {nodes} nodes, and each pod of `{kind}` is a replica of its own on one"

@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 def serve_command(
     server: Server, weights: str | None, *, guards: Guards | None, host: str = "0.0.0.0", is_set: bool = False
 ) -> tuple[str, ...]:
-    """The words of the command, in the program's folder. With `is_set` they are those of each pod of a LeaderWorkerSet."""
+    """The words of the command, in the program's folder: it starts all ranks of its machine.
+
+    With `is_set` they are those of each pod of a LeaderWorkerSet, one a machine.
+    """
     options = ("--host", host, "--port", str(server.port), *(("--weights", weights) if weights is not None else ()))
     options += guards.flags(server, probe_port=server.probe_port) if guards is not None else ()
-    if server.machines.ranks == 1:
-        return ("python", "serve.py", *options)
-    torchrun = ("python", "-m", "torch.distributed.run", f"--nproc-per-node={server.machines.per_node}")
-    if is_set:  # Kubernetes fills in what the LeaderWorkerSet controller sets
-        nodes = (f"--nnodes={server.machines.nodes}", "--node-rank=$(LWS_WORKER_INDEX)")
-        torchrun += (*nodes, "--master-addr=$(LWS_LEADER_ADDRESS)", "--master-port=29500")
-    else:
-        torchrun += ("--standalone",)
-    return (*torchrun, "serve.py", *options)
+    command = ("python", "serve.py", *options)
+    if not is_set or server.machines.nodes == 1:
+        return command
+    # Kubernetes fills in what the LeaderWorkerSet controller sets, in words of a command whatever the order of variables
+    place = (f"NNODES={server.machines.nodes}", "NODE_RANK=$(LWS_WORKER_INDEX)")
+    return ("env", *place, "MASTER_ADDR=$(LWS_LEADER_ADDRESS)", "MASTER_PORT=29500", *command)
 
 
 def router_command(

@@ -29,10 +29,10 @@ class WrongTarget(Code):
 
 
 class ReplicaSpansNodes(Code):
-    """A replica of the server needs several nodes, and the kind of object has one pod a replica.
+    """A replica of the server needs several nodes, and what launches it has one node a replica.
 
-    A Deployment and KServe's InferenceService run independent pods. A LeaderWorkerSet and an LLMInferenceService make one
-    replica of several, which start and end together.
+    A Deployment and KServe's InferenceService run independent pods; Docker, systemd and Ray start a process on one machine. A
+    LeaderWorkerSet and an LLMInferenceService make one replica of several pods, which start and end together.
     """
 
     id, slug = "D102", "replica-spans-nodes"

@@ -178,6 +178,26 @@ def distributed() -> Iterator[tuple[str, Any, Plan]]:
         yield f"{model}-{name}-cpu", spec, plan_of(spec, layout=LAYOUTS[name])
 
 
+def served_together() -> Iterator[tuple[str, Any, Plan]]:
+    bf16, guarded = {"weights": {"dtype": "bf16"}, "kv_cache": {"dtype": "bf16"}}, {"api": {"keys": True, "tls": True}}
+    for model, hardware, tp, serve in (
+        ("llama", GPU, 4, bf16 | guarded),
+        ("qwen2", TINY["hardware"], 2, bf16 | {"shapes": "fixed"}),
+        ("gemma2", GPU, 2, {}),
+        ("gemma3", TINY["hardware"], 2, {}),
+        ("sinks", TINY["hardware"], 2, {}),
+        ("gpt2", TINY["hardware"], 2, {}),
+        ("falcon", GPU, 4, {"shapes": "varying", "ui": True}),
+        ("mixtral", TINY["hardware"], 2, {}),
+        ("gpt-oss", GPU, 2, bf16),
+        ("deepseek-v3", GPU, 4, bf16),
+        ("latent", TINY["hardware"], 2, {}),
+    ):
+        changes = {"model": ARCHITECTURES[model], "hardware": hardware, "serve": TINY["serve"] | serve}
+        spec = tiny_spec(without=("train", "data"), **changes)
+        yield f"{model}-served-tp-{tp}", spec, plan_of(spec, tp=tp, replicas=2)
+
+
 @pytest.fixture(scope="module")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every variant, built side by side."""
@@ -189,7 +209,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("llama", "gemma2"):
             spec = tiny_spec(model=ARCHITECTURES[name])
             build(spec, folder / f"{name}-{recompute}", plan=plan_of(spec, layout=layout))
-    for name, spec, plan in (*distributed(), *on_slices()):
+    for name, spec, plan in (*distributed(), *on_slices(), *served_together()):
         build(spec, folder / name, plan=plan)
     return folder
 

@@ -94,6 +94,15 @@ def test_tree_of_a_server_with_weights_in_bf16(golden: Compare) -> None:
     golden("llama-bf16-served", {name: texts[name] for name in names})
 
 
+def test_tree_of_a_server_on_several_gpus(golden: Compare) -> None:
+    """Fewer key/value heads than ranks, a vocabulary that they do not divide, keys, two replicas."""
+    hardware = {"accelerator": TINY["hardware"]["accelerator"] | {"name": "gpu", "kind": "gpu", "per_node": 8}}
+    serve = TINY["serve"] | {"weights": {"dtype": "bf16"}, "kv_cache": {"dtype": "bf16"}, "api": {"keys": True}}
+    spec = tiny_spec(without=("train", "data"), hardware=hardware, serve=serve, model={"vocab_size": 509})
+    texts = tree_of(spec, plan=plan_of(spec, tp=4, replicas=2)).texts
+    golden("llama-tp-served", {name: texts[name] for name in ("model.py", "router.py", "serve.py", "surface.json")})
+
+
 @pytest.mark.parametrize("name", ["gemma3", "bloom", "sinks"])
 def test_tree_of_a_served_model(name: str, golden: Compare) -> None:
     golden(f"{name}-served", tree_of(tiny_spec(without=("train", "data"), model=ARCHITECTURES[name])).texts)

@@ -162,6 +162,9 @@ def test_a_replica_of_several_nodes_is_no_deployment() -> None:
     assert refused(*serving(deploy, hardware, tp=4)) == [("D102", "deploy.serve_as")]
     assert refused(*serving(deploy | {"serve_as": "leader_worker_set"}, hardware, tp=4)) == []
     assert refused(*serving(deploy, hardware, tp=2)) == []
+    for one in ({"target": "docker"}, {"target": "systemd", "folder": "/opt/x"}, {"target": "ray"}):
+        assert refused(*serving(one, hardware, tp=4)) == [("D102", "deploy.target")]
+        assert refused(*serving(one, hardware, tp=2)) == []
 
 
 @pytest.mark.parametrize("field", ["keys", "tls"])
