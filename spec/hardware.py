@@ -90,6 +90,10 @@ class Accelerator(Node):
     architecture: str | None = Field(
         default=None, description="Family of devices that the cost model's constants go by; null: those of the kind."
     )
+    cores: Count = Field(
+        default=1,
+        description="Parts of a device that tensor parallelism counts one by one (NeuronCores); fast links and tp are in devices.",
+    )
     memory_gib: GiB = Field(description="Device memory.")
     memory_gb_s: GBPerSecond = Field(description="Memory bandwidth.")
     peak_tflops: PeakTflops = Field(description="Dense peak a number format.")

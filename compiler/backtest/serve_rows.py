@@ -23,6 +23,7 @@ class ServeRow:
     id: str
     source: str
     engine: str
+    release: str
     model: str
     accelerator: str
     accelerators: int
@@ -67,8 +68,16 @@ class ServeRow:
 
     @property
     def question(self) -> tuple[object, ...]:
-        """What layouts compete for: one load a device, of one model, in one format, in one engine."""
-        work = (self.group, self.model, self.accelerator, self.weights, self.input_tokens, self.output_tokens)
+        """What layouts compete for: one load a device, of one model, in one format, in one release of an engine."""
+        work = (
+            self.group,
+            self.release,
+            self.model,
+            self.accelerator,
+            self.weights,
+            self.input_tokens,
+            self.output_tokens,
+        )
         return (*work, (self.concurrency or 0.0) / self.accelerators)
 
     @property
@@ -118,6 +127,7 @@ def serve_row_of(cells: Mapping[str, str | None], *, number: int = 0) -> ServeRo
         id=text("id") or f"line {number}",
         source=text("source"),
         engine=text("engine"),
+        release=text("engine_version"),
         model=text("model"),
         accelerator=re.split(r"\s*\(", text("accelerator"))[0],
         accelerators=accelerators,

@@ -3,7 +3,7 @@
 Under an open loop of λ requests/s a replica, prompts take the share ρ = λ · P of its time (P: what one costs the others), and b
 requests are decoded together, by Little's law b = λ · out · TPOT:
 
-    TPOT = T_dec(b) / (1 − ρ)                          TTFT = first token + P₁ + 2 steps + waiting
+    TPOT = T_dec(b) / (1 − ρ)                          TTFT = first token + P₁ + steps until it is taken + waiting
     waiting (M/D/1) = ρ · P / (2 (1 − ρ)), its 99th percentile ln(100) times that (assumed)
     99th percentiles: long prompts, short answers, and the batch and the prompts that come meanwhile at +2.33 standard deviations
 
@@ -103,7 +103,7 @@ def serve_open(engine: Engine, load: Load, *, max_batch: float) -> Service:
     late = engine.decode_step_s(min(batch_p99, max_batch), context=context)
     tpot_p99 = late + prompts * prompt / out
     waiting = busy * prompt * stages / (2 * (1 - busy))
-    first = engine.software.first_token_s + own + engine.software.wait_steps * tpot
+    first = engine.software.first_token_s + own + _steps_before(engine, others=batch) * tpot
     return Service(
         ttft_p50_s=first + waiting * math.log(2),
         ttft_p99_s=first + (LONG_PROMPT - 1) * own + waiting * TAIL * LONG_PROMPT,
@@ -126,7 +126,7 @@ def serve_closed(engine: Engine, load: Load, *, max_batch: float) -> Service:
     tpot = step + (batch - 1) * prompt / (out - 1)
     burst = _first_burst(engine, load, asked) * (batch - 1) * prompt / 2
     if engine.software.prefill_share is None:
-        steps = engine.software.wait_steps * step if batch > 1 else 0.0
+        steps = _steps_before(engine, others=batch - 1) * step
         cycle = engine.software.first_token_s + own + tpot * (out - 1)
         busy = min(0.9, (batch - 1) * prompt / cycle)
         waiting = steps + burst + engine.constants.queueing * busy * prompt / (2 * (1 - busy))
@@ -145,6 +145,11 @@ def serve_closed(engine: Engine, load: Load, *, max_batch: float) -> Service:
         batch_p99=batch,
         is_stable=asked <= max_batch,
     )
+
+
+def _steps_before(engine: Engine, *, others: float) -> float:
+    """Steps that pass until a prompt is taken: few other requests are seldom in the way."""
+    return engine.software.wait_steps * others / (others + 2)
 
 
 def _first_burst(engine: Engine, load: Load, asked: float) -> float:

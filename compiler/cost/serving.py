@@ -173,7 +173,7 @@ class Engine:
         With stages, 1/pp of the batch is in each: a token passes all of them.
         """
         decoding = max(1, round(batch / self.shape.pp))
-        return self._step(decoding, round(context), ()) + self.software.request_s * batch
+        return self._step(decoding, round(context), ()) + self._requests_s(batch)
 
     def prefill_s(self, tokens: int, *, prompts: int = 1) -> float:
         """Whole prompts, alone."""
@@ -189,8 +189,12 @@ class Engine:
 
     def mixed_step_s(self, decoding: int, *, context: float, prompts: Sequence[Prompt]) -> float:
         """One step as a scheduler plans it."""
-        request = self.software.request_s * (decoding + len(prompts))
-        return self._step(decoding, round(context), tuple(prompts)) + request
+        requests_s = self._requests_s(decoding + len(prompts))
+        return self._step(decoding, round(context), tuple(prompts)) + requests_s
+
+    def _requests_s(self, requests: float) -> float:
+        """Of a step, on the host."""
+        return self.software.request_s * self.constants.host_time * requests
 
     def _step_once_s(self, decoding: int, context: int, prompts: tuple[Prompt, ...]) -> float:
         constants, ops = self.constants, self.ops
@@ -199,7 +203,7 @@ class Engine:
         for block in ops.blocks:
             layer = ops.layer_s(block, rows)
             layer += sum(self._attention_s(op, decoding, context, prompts) for op in block.attention)
-            total += max(layer, self.software.host_layer_s) * block.count
+            total += max(layer, self.software.host_layer_s * constants.host_time) * block.count
         total += ops.head_s(decoding + len(prompts))
         return total + (self.shape.pp - 1) * constants.pipeline_hop_s
 

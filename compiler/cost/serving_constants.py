@@ -59,6 +59,8 @@ class ServeConstants:
     block_scales_s: float
     pipeline_hop_s: float
     kv_again: float
+    host_time: float
+    cache_half_batch: float
     cache_share: float
     cache_launch_s: float
     flash: float

@@ -125,9 +125,13 @@ class ServingOps:
         for term in op.attrs["cached"].split(","):
             sizes = [self.graph.sizes[dim] for dim in term.split()]
             if "K" in term:
-                sizes[term.split().index("K")] = max(1, math.ceil(self.graph.sizes["K"] / self.shape.tp))
+                sizes[term.split().index("K")] = self._local_heads("K")
             total += math.prod(sizes)
         return total
+
+    def _local_heads(self, dim: str) -> int:
+        """Heads on a device: each of its cores has whole ones."""
+        return math.ceil(self.graph.sizes[dim] / (self.shape.tp * self.machine.cores)) * self.machine.cores
 
     def product_flops(self, tokens: int) -> float:
         """Of a prompt on one device, all layers."""
@@ -246,15 +250,15 @@ class ServingOps:
         width = self.kv_width(op)
         moved = batch * tokens * width * self.kv_bytes
         queries = max(1.0, self.graph.sizes["H"] / self.graph.sizes.get("K", self.graph.sizes["H"]))
-        if self.shape.reads_kv_per_query:
-            moved *= max(1.0, self.constants.kv_again * queries)
+        if self.shape.reads_kv_per_query and "K" in self.graph.sizes:
+            moved *= max(1.0, self.constants.kv_again * self._local_heads("H") / self._local_heads("K"))
         table = self._table("decode_attention")
         head = op.sizes[head_dims(op)[1]]
         heads = width / (2 * head)
         if table is None or heads < 1 or heads != int(heads) or self.shape.reads_kv_per_query:
             share = self.constants.cache_share if table is None else table.law[1]
             launch = self.constants.cache_launch_s if table is None else table.law[0] - self.constants.attention_saved_s
-            return launch + moved / (self.bandwidth * share)
+            return launch + moved * (1 + self.constants.cache_half_batch / batch) / (self.bandwidth * share)
         launch, share = table.law
         ratio = table.grid.at(tokens, batch * heads, queries, head).value
         measured = ratio * (launch + moved / (self.bandwidth * share))
@@ -278,15 +282,15 @@ class ServingOps:
         launch, share, half = table.law
         seen = min(tokens + cached, op.attrs.get("window") or tokens + cached)
         rate = self.machine.peak("bf16") * share * seen / (seen + half)
-        heads = max(1, math.ceil(self.graph.sizes["H"] / self.shape.tp))
-        ratio = table.grid.at(max(1, tokens), heads, sum(op.sizes[dim] for dim in head_dims(op)) / 2).value
+        ratio = table.grid.at(
+            max(1, tokens), self._local_heads("H"), sum(op.sizes[dim] for dim in head_dims(op)) / 2
+        ).value
         return ratio * (launch + self._attention_flops(op, tokens, cached) / rate)
 
     def _attention_flops(self, op: Op, tokens: int, cached: int) -> float:
         window = op.attrs.get("window")
         pairs = visible_pairs(tokens=tokens, keys=tokens + cached, window=window)
-        heads = max(1, math.ceil(self.graph.sizes["H"] / self.shape.tp))
-        return 2.0 * heads * pairs * sum(op.sizes[dim] for dim in head_dims(op))
+        return 2.0 * self._local_heads("H") * pairs * sum(op.sizes[dim] for dim in head_dims(op))
 
     def _activations_s(self, block: BlockOps, rows: int) -> float:
         """2 bytes · rows · (12 h + 2 (q + 2 kv)/t + 3 f/t): the 12 h are not divided by tp."""

@@ -56,6 +56,8 @@ class Machine:
     constants: DeviceConstants
     price_per_hour_usd: float | None
     tdp_w: float | None
+    cores: int = 1
+    """Of a device, that tensor parallelism counts one by one."""
     op_s: float | None = None
     """Of starting and ending a small op, where somebody measured it."""
     product_rates: Mapping[str, ProductRate] = field(default_factory=dict)
@@ -166,6 +168,7 @@ def machine_of(hardware: Hardware) -> Machine:
         constants=constants,
         price_per_hour_usd=hardware.price_per_hour_usd,
         tdp_w=device.tdp_w,
+        cores=device.cores,
         op_s=device.op_us * 1e-6 if device.op_us is not None else None,
         product_rates={
             label: rate
