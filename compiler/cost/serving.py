@@ -1,6 +1,7 @@
 """Serving: bytes of a replica, and the time of one of its steps.
 
-    step = Σ layers (products + attention + activations + 2 all-reduces + floor [+ experts]) + head + overhead
+    step = Σ layers (products + attention + activations + 2 all-reduces + floor [+ experts])
+           + head [+ all-reduce of the embedding + all-gather of logits] + overhead
 
 Times of ops: serving_ops.py. What a replica does under a load: load.py. Constants and their origin: serving_constants.toml.
 """
@@ -205,6 +206,7 @@ class Engine:
             layer += sum(self._attention_s(op, decoding, context, prompts) for op in block.attention)
             total += max(layer, self.software.host_layer_s * constants.host_time) * block.count
         total += ops.head_s(decoding + len(prompts))
+        total += ops.ends_s(rows, decoding + len(prompts))
         return total + (self.shape.pp - 1) * constants.pipeline_hop_s
 
     def _attention_s(self, op: Op, decoding: int, context: int, prompts: tuple[Prompt, ...]) -> float:

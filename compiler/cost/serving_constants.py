@@ -104,6 +104,8 @@ class ServingSoftware:
 
 
 Table = Mapping[str, Any]
+OURS = "llmc"
+"""The programs that this compiler writes, among the engines."""
 
 
 @cache
@@ -168,7 +170,7 @@ def serve_constants_of(architecture: str, *, kind: str = "gpu") -> ServeConstant
 
 
 @cache
-def serving_software(name: str = "llmc", *, architecture: str) -> ServingSoftware:
+def serving_software(name: str = OURS, *, architecture: str) -> ServingSoftware:
     """What a server spends beside its ops; by default the programs that this compiler writes."""
     return software_from(serving_table(), name=name, architecture=architecture)
 

@@ -18,10 +18,10 @@ from ..ir.facts import flops, head_dims, summed_dims, touched_experts, visible_p
 from ..ir.graph import Graph
 from ..ir.ops import Op
 from ..ir.types import DType
-from .collectives import all_reduce_s
+from .collectives import all_gather_s, all_reduce_s
 from .communication import num_reductions
 from .op_tables import OpTable, measured_all_reduce_s, op_table
-from .serving_constants import ExpertLaw, ProductLaw, ServeConstants, ServingSoftware
+from .serving_constants import OURS, ExpertLaw, ProductLaw, ServeConstants, ServingSoftware
 from .sharding import Degrees, shard
 
 if TYPE_CHECKING:
@@ -161,6 +161,16 @@ class ServingOps:
 
     def head_s(self, rows: int) -> float:
         return self.product_s(self.head, max(1, rows))
+
+    def ends_s(self, rows: int, wanted: int) -> float:
+        """What tp sends beside its layers: the sum of `rows` of the embedding, and the logits of `wanted` of them in bf16.
+
+        Of our programs. For others it is within what was fitted to their published times.
+        """
+        if self.shape.tp == 1 or self.software.name != OURS:
+            return 0.0
+        logits_bytes = wanted * self.graph.sizes["V"] * 2.0
+        return self._reduction_s(rows) + all_gather_s(logits_bytes, self.machine.group(self.shape.tp))
 
     def product_s(self, op: Op, rows: int) -> float:
         law, rate, work = *self._law(op), self._work(op, rows)

@@ -12,6 +12,9 @@ from pool import Pool
 from programs import TINY, build, imported, plan_of, tiny_spec
 from served import greedy, runner_of
 
+from llmc.compiler.cost.serving import Engine, EngineShape
+from llmc.compiler.frontend.model import build_graph
+from llmc.compiler.topology.machine import machine_of
 from llmc.runtimes.pytorch.weights import load_weights, save_weights
 
 DEVICES = {"accelerator": TINY["hardware"]["accelerator"] | {"per_node": 4}}
@@ -63,6 +66,23 @@ def test_greedy_answers_are_those_of_one_device(case: str, pool: Pool, tmp_path:
     ):
         assert answers == expected
         torch.testing.assert_close(torch.tensor(found), logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt-j", "qwen2-moe"])
+def test_a_step_sends_what_the_plan_prices(name: str, pool: Pool, tmp_path: Path) -> None:
+    """Of each layer two sums, one of the embedding, and the logits that are asked for."""
+    alone, cut = served(ARCHITECTURES[name], tmp_path / "alone"), served(ARCHITECTURES[name], tmp_path / "cut", tp=2)
+    save_random(alone, tmp_path / "weights")
+    spec = tiny_spec(without=("train", "data"), model=ARCHITECTURES[name], hardware=DEVICES)
+    shape = EngineShape(tp=2, pp=1, ep=1, weights="bf16", kv_dtype="bf16")
+    ops = Engine(build_graph(spec), machine_of(spec.hardware), shape).ops
+    priced = 1 + sum(block.count * block.num_reductions for block in ops.blocks)
+    works = [[[[0], 0, [1, 2, 3], False]], [[[0], 3, [4], True], [[1], 0, [5], True]]]
+    for rank in pool.run(
+        "sent_in_steps", world_size=2, folder=str(cut), weights=str(tmp_path / "weights"), works=works
+    ):
+        assert rank[0] == [["all_reduce", 3 * 64]] * priced
+        assert rank[1] == [*[["all_reduce", 2 * 64]] * priced, ["all_gather_single", 2 * 512]]
 
 
 def test_with_fixed_shapes_a_request_gets_the_same_bits_alone_and_in_company(pool: Pool, tmp_path: Path) -> None:

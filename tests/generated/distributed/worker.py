@@ -10,6 +10,8 @@ import math
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,14 +34,17 @@ from llmc.runtimes.pytorch.parallel.checkpoint import SharedCheckpoints
 from llmc.runtimes.pytorch.parallel.cuts import Cuts, Whole, box, load_whole
 from llmc.runtimes.pytorch.parallel.loading import load_cut_weights
 from llmc.runtimes.pytorch.parallel.mesh import Axis
+from llmc.runtimes.serving.work import Chunk
 
 
-def train(folder: str, reference: str, steps: int) -> dict[str, Any]:
+def train(folder: str, reference: str, steps: int, is_wide: bool = False) -> dict[str, Any]:
     """Train with the reference's first weights and batches; how far loss, gradients and weights are from its own."""
     whole = load_file(Path(reference) / "reference.safetensors")
     with imported(Path(folder), "train") as (program,):
         place = program.take_place("cpu")
         model, optimizer = program.build(place)
+        if is_wide:
+            model.double()
         load_whole(model, place.cuts, part_of(whole, "first"))
         for name, buffer in model.named_buffers():
             if name.endswith("visits"):  # no part of the weights: zero at the start of a step
@@ -143,8 +148,6 @@ def run(
     return watched.run(Path(folder), Path(run_dir), Path(data), *flags, poison=spoiled, pause_s=pause_s)
 
 
-def larger(worst: float, found: float) -> float:
-    """The larger of two; what is not a number is beyond all."""
 def answer(
     folder: str, weights: str, prompts: list[list[int]], num_new: int
 ) -> tuple[list[list[int]], list[list[float]]]:
@@ -158,6 +161,50 @@ def answer(
 
 def answer_in_company(folder: str, weights: str) -> list[bool]:
     """With fixed shapes: whether each request gets the same bits alone and in three others' company, in every place."""
+def sent_in_steps(folder: str, weights: str, works: list[list[list[Any]]]) -> list[list[list[Any]]]:
+    """Of each step, the collectives of a rank of a server: name and number of elements."""
+    with imported(Path(folder), "serve") as (program,), patch_collectives() as sent:
+        assert dist.group.WORLD is not None
+        runner = cut_runner(program, weights, Axis(dist.group.WORLD, dist.get_rank(), dist.get_world_size()))
+        found = []
+        for work in works:
+            sent.clear()
+            runner.step([Chunk(*chunk) for chunk in work])
+            found.append([list(each) for each in sent])
+        return found
+
+
+@contextmanager
+def patch_collectives() -> Iterator[list[tuple[str, int]]]:
+    """Whatever ranks send, in order."""
+    sent: list[tuple[str, int]] = []
+    names = (
+        "all_reduce",
+        "all_gather_single",
+        "reduce_scatter_single",
+        "all_to_all_single",
+        "broadcast",
+        "gather",
+        "send",
+    )
+    originals = {name: getattr(dist, name) for name in names}
+
+    def watched(name: str) -> Any:
+        def call(tensor: Tensor, *args: Any, **options: Any) -> Any:
+            sent.append((name, tensor.numel()))
+            return originals[name](tensor, *args, **options)
+
+        return call
+
+    for name in names:
+        setattr(dist, name, watched(name))
+    try:
+        yield sent
+    finally:
+        for name, original in originals.items():
+            setattr(dist, name, original)
+
+
     with imported(Path(folder), "serve") as (program,):
         assert dist.group.WORLD is not None
         tp = Axis(dist.group.WORLD, dist.get_rank(), dist.get_world_size())
@@ -175,6 +222,8 @@ def answer_in_company(folder: str, weights: str) -> list[bool]:
 
     return max(worst, math.inf if math.isnan(found) else found)
 
+def larger(worst: float, found: float) -> float:
+    """The larger of two; what is not a number is beyond all."""
 
 def own_windows(step: Tensor, program: Any, place: Any) -> Any:
     """The micro-batches [B, T + 1] of this data-parallel rank, from a step's windows [N, T + 1]."""
