@@ -156,6 +156,11 @@ def reason_in_cpp(model: Model) -> str | None:
     return _of_model(model) or _of_cpp(model)
 
 
+def reason_in_triton(model: Model) -> str | None:
+    """Why Triton does not know it."""
+    return _of_model(model)
+
+
 def _of_model(model: Model) -> str | None:
     attention, position = model.attention, model.position
     if attention.kind == "mla":

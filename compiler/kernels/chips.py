@@ -87,6 +87,12 @@ _OTHER = Chip("sm_80", 64 * _KIB, 255, 32, 108)
 """For GPUs that nothing is known of: tiles that fit into every chip above."""
 
 
+def chip_name(accelerator: Accelerator) -> str:
+    """The chip as generated files name it; empty where there is no Triton for it."""
+    chip = chip_of(accelerator)
+    return "" if chip is None else f"{accelerator.name or accelerator.like or 'GPUs'} ({chip.target})"
+
+
 def chip_of(accelerator: Accelerator) -> Chip | None:
     """None where Triton or its bf16 is missing: old chips, and vendors that it does not compile for."""
     name = (accelerator.name or accelerator.like or "").lower()

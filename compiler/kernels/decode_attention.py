@@ -1,7 +1,8 @@
 """Attention of a server's running answers: one token a sequence, to a paged cache.
 
 Fuses    rotation of queries and keys, write to the cache, gather of keys and values, scores, softmax, weighted sum.
-Applies  to the servers of serving.py, where causal_attention would apply in C++; prompts are PyTorch's.
+Applies  to the servers of serving.py: in C++ where causal_attention would apply in it, in Triton with any rotary positions
+         and caps; prompts are PyTorch's.
 Cost     a layer and step: reads each sequence's keys and values once, where they are. Separate ops copy them first.
 Truth    runtimes/reference/decode_attention.py: decode_attention
 """
@@ -11,11 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .causal_attention import reason_in_cpp
-from .kernel import Kernel, LeftAlone
+from .causal_attention import reason_in_cpp, reason_in_triton
+from .kernel import BYTES, Kernel, LeftAlone
+from .serving_tiles import SplitTile, split_tile
+from .tiles import power_of_two
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
+    from .chips import Chip
     from .kernel import DType
 
 _CHUNK = 256
@@ -33,10 +37,24 @@ class DecodeAttention(Kernel):
     window: int | None
     has_rope: bool
     chunk: int = _CHUNK
+    softcap: float | None = None
+    rotary_dims: int = 0
+    interleaved: bool = False
+    tiles: SplitTile | None = None
 
     @property
     def python_side(self) -> str:
-        return f"ops/{self.template}"
+        return f"ops/{self.template}{'_gpu' if self.is_triton else ''}"
+
+    @property
+    def width(self) -> int:
+        """Of a token's queries, keys and values."""
+        return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+
+    @property
+    def head_block(self) -> int:
+        """Of a head in Triton, whose blocks are powers of two."""
+        return power_of_two(max(self.head_dim, 16))
 
     @property
     def queries(self) -> int:
@@ -60,24 +78,41 @@ class DecodeAttention(Kernel):
         return f"{2 * row:,} more bytes through memory a token of the sequence, layer and step"
 
 
-def choose_decode_attention(spec: Spec, *, dtype: DType, longest: int) -> DecodeAttention | LeftAlone:
+def choose_decode_attention(
+    spec: Spec, *, dtype: DType, longest: int, chip: Chip | None = None, chip_name: str = ""
+) -> DecodeAttention | LeftAlone:
+    """In Triton for a `chip`, else in C++."""
     model = spec.model
-    reason = reason_in_cpp(model)
+    reason = reason_in_cpp(model) if chip is None else reason_in_triton(model)
     if reason is not None:
         return LeftAlone(reason)
     attention = model.attention
     assert attention.kind != "mla"
-    window = attention.window
+    window, position = attention.window, model.position
+    kv_heads = 1 if attention.kind == "mqa" else model.num_kv_heads
     return DecodeAttention(
         name="decode_attention",
         template="decode_attention",
         dtype=dtype,
-        language="cpp",
+        language="cpp" if chip is None else "triton",
+        chip=chip_name,
         has_backward=False,
         num_heads=model.num_heads,
-        num_kv_heads=1 if attention.kind == "mqa" else model.num_kv_heads,
+        num_kv_heads=kv_heads,
         head_dim=model.head_dim,
         scale=model.head_dim**-0.5 if attention.scale is None else attention.scale,
         window=window if window is not None and window < longest else None,
-        has_rope=model.position.kind == "rope",
+        has_rope=position.kind == "rope",
+        softcap=attention.softcap,
+        rotary_dims=(position.rotary_dim or model.head_dim) if position.kind == "rope" else 0,
+        interleaved=position.kind == "rope" and position.interleaved,
+        tiles=None
+        if chip is None
+        else split_tile(
+            kv_heads=kv_heads,
+            group=model.num_heads // kv_heads,
+            head_dim=model.head_dim,
+            number_bytes=BYTES[dtype],
+            chip=chip,
+        ),
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from .chips import chip_name, chip_of
 from .table import choose_kernels, left_alone
 
 if TYPE_CHECKING:
+    from ...spec.document import Spec
     from .kernel import Kernel
     from .setting import Setting
 
@@ -35,9 +37,17 @@ def describe(setting: Setting) -> dict[str, Any]:
     }
 
 
-def describe_serving(kernels: tuple[Kernel, ...]) -> dict[str, Any]:
-    """The same of a program that only serves, on a CPU."""
-    return {"chip": None, "kernels": [sizes_of(kernel) for kernel in kernels], "left_alone": {}}
+def describe_serving(kernels: tuple[Kernel, ...], spec: Spec) -> dict[str, Any]:
+    """The same of a program that only serves."""
+    assert spec.serve is not None
+    accelerator = spec.hardware.accelerator
+    chip = chip_of(accelerator)
+    sizes = [sizes_of(kernel) for kernel in kernels]
+    if chip is None:
+        return {"chip": None, "kernels": sizes, "left_alone": {}}
+    facts = {"name": chip_name(accelerator), "target": chip.target, "shared_bytes": chip.shared_bytes}
+    facts["registers"] = chip.registers
+    return {"chip": facts, "seq_len": spec.serve.max_seq_len, "kernels": sizes, "left_alone": {}}
 
 
 def sizes_of(kernel: Kernel) -> dict[str, Any]:

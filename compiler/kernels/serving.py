@@ -1,7 +1,8 @@
-"""The kernels of a server on a CPU with weights in bf16, int8 or int4.
+"""The kernels of a server: on a CPU with weights in bf16, int8 or int4, and on a GPU.
 
 Of a step for one token much is the calls of separate ops, and the copies of keys and values that they need: beside the linear
-layers there are kernels for the attention of running answers, for residual sum and norm, and for the gated activation.
+layers there are kernels for the attention of running answers, and on CPUs for residual sum and norm, and for the gated activation.
+GPUs have products of their own for bf16 and fp32; there it is weights in few bits, and the attention of running answers.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .add_norm import AddNorm
+from .chips import chip_name, chip_of
 from .decode_attention import choose_decode_attention
 from .gated_linear import ACTIVATIONS, GatedLinear
 from .kernel import Kernel, LeftAlone
@@ -28,13 +30,28 @@ def has_serving_kernels(spec: Spec, *, weights: str, tp: int) -> bool:
     if weights in BITS:
         return True
     assert spec.serve is not None
+    is_alone = spec.train is None and spec.serve.kv_cache.dtype == weights
+    if spec.hardware.accelerator.kind != "cpu":
+        return is_alone and weights in ("bf16", "fp32") and serves_on_gpu(spec)
     is_plain = spec.model.moe is None and spec.model.attention.kind != "mla"
-    is_alone = spec.train is None and spec.hardware.accelerator.kind == "cpu"
-    return weights == "bf16" and spec.serve.kv_cache.dtype == "bf16" and is_plain and is_alone
+    return is_alone and weights == "bf16" and is_plain
+
+
+def has_packed_weights(spec: Spec, *, weights: str, tp: int) -> bool:
+    """Whether linear layers are kernels, which keep weights in an order of their own."""
+    is_ours = weights in BITS or spec.hardware.accelerator.kind == "cpu"
+    return is_ours and has_serving_kernels(spec, weights=weights, tp=tp)
+
+
+def serves_on_gpu(spec: Spec) -> bool:
+    """Whether there is Triton for the device."""
+    return spec.hardware.accelerator.kind == "gpu" and chip_of(spec.hardware.accelerator) is not None
 
 
 def choose_serving(spec: Spec, *, weights: str, dtype: DType, longest: int) -> tuple[Kernel, ...]:
     """Linear layers come first: those of the blocks, then the head's."""
+    if spec.hardware.accelerator.kind != "cpu":
+        return _on_gpu(spec, weights=weights, dtype=dtype, longest=longest)
     others = (
         choose_decode_attention(spec, dtype=dtype, longest=longest),
         _add_norm(spec, dtype=dtype),
@@ -42,6 +59,14 @@ def choose_serving(spec: Spec, *, weights: str, dtype: DType, longest: int) -> t
     )
     linear = choose_weight_only(spec, weights=weights, dtype=dtype)
     return (*linear, *(each for each in others if not isinstance(each, LeftAlone)))
+
+
+def _on_gpu(spec: Spec, *, weights: str, dtype: DType, longest: int) -> tuple[Kernel, ...]:
+    chip, name = chip_of(spec.hardware.accelerator), chip_name(spec.hardware.accelerator)
+    assert chip is not None
+    linear = choose_weight_only(spec, weights=weights, dtype=dtype, chip=chip, chip_name=name)
+    attention = choose_decode_attention(spec, dtype=dtype, longest=longest, chip=chip, chip_name=name)
+    return linear if isinstance(attention, LeftAlone) else (*linear, attention)
 
 
 def _add_norm(spec: Spec, *, dtype: DType) -> AddNorm | LeftAlone:

@@ -1,7 +1,8 @@
-"""Linear layers of a server on a CPU, whose weights are kept in the order in which they are read: in bf16, or in 8 or 4 bits.
+"""Linear layers of a server, whose weights are kept in the order in which they are read: in bf16, or in 8 or 4 bits.
 
 Fuses    dequantise -> linear: the weights are read in the bits that they are stored in, and become numbers in registers.
-Applies  to the servers of serving.py: to every linear layer, and to the head, which is in 8 bits beside layers in 4.
+Applies  to the servers of serving.py: to every linear layer, and to the head, which is in 8 bits beside layers in 4. In C++ for
+         CPUs, in Triton for GPUs, which leave bf16 to PyTorch.
 Cost     a step: reads each weight once, bits / 8 bytes and its share of the group's scale; a few rows at a time are bound
          by that. Above `few_rows` the codes are decoded once for all rows, and the product is one in bf16 or fp32.
 Truth    runtimes/reference/weight_only.py: weight_only_linear; F.linear for bf16
@@ -12,11 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from .kernel import Kernel
+from .kernel import BYTES, Kernel
+from .serving_tiles import ProductTiles, product_tiles
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
     from ...spec.serving import Weights
+    from .chips import Chip
     from .kernel import DType
 
 Bits = Literal[4, 8, 16]
@@ -42,9 +45,12 @@ class WeightOnlyLinear(Kernel):
     """Rows whose sums, 64 columns each, stay in the L1 cache beside what they are made of."""
     prefetch_bytes: int = 4096
     """How far ahead codes are fetched. Of 512 to 4,096 the farthest was fastest, by a few percent."""
+    tiles: ProductTiles | None = None
 
     @property
     def python_side(self) -> str:
+        if self.is_triton:
+            return "ops/weight_only_linear_gpu"
         return "ops/weight_only_linear" if self.has_scales else "ops/bf16_linear"
 
     @property
@@ -113,16 +119,20 @@ class WeightOnlyLinear(Kernel):
         )
 
 
-def choose_weight_only(spec: Spec, *, weights: str, dtype: DType) -> tuple[WeightOnlyLinear, ...]:
-    """The kernels of a server with weights in that format: of its layers, and of its head where that has other bits."""
+def choose_weight_only(
+    spec: Spec, *, weights: str, dtype: DType, chip: Chip | None = None, chip_name: str = ""
+) -> tuple[WeightOnlyLinear, ...]:
+    """The kernels of a server with weights in that format: of its layers, and of its head where that has other bits. In Triton for a
+    `chip`, which needs none for bf16; else in C++."""
     assert spec.serve is not None
-    if weights == "bf16":
-        return (_kernel(16, None, dtype=dtype, has_offset=False, has_bias=_has_bias(spec)),)
+    if weights not in BITS:
+        return () if chip is not None else (_kernel(16, None, dtype=dtype, has_offset=False, has_bias=_has_bias(spec)),)
     bits = BITS[weights]
     asked = spec.serve.weights
     has_offset = not asked.symmetric
-    blocks = _kernel(bits, group_of(asked, bits), dtype=dtype, has_offset=has_offset, has_bias=_has_bias(spec))
-    head = _kernel(HEAD_BITS, GROUPS[HEAD_BITS], dtype=dtype, has_offset=False, has_bias=spec.model.head.bias)
+    how = {"chip": chip, "chip_name": chip_name}
+    blocks = _kernel(bits, group_of(asked, bits), dtype=dtype, has_offset=has_offset, has_bias=_has_bias(spec), **how)
+    head = _kernel(HEAD_BITS, GROUPS[HEAD_BITS], dtype=dtype, has_offset=False, has_bias=spec.model.head.bias, **how)
     return (blocks,) if bits == HEAD_BITS and blocks.group == head.group else (blocks, head)
 
 
@@ -135,17 +145,28 @@ def bits_of(bits: Bits, *, group: int, has_offset: bool) -> float:
     return bits + SCALE_BITS * (1 + has_offset) / group
 
 
-def _kernel(bits: Bits, group: int | None, *, dtype: DType, has_offset: bool, has_bias: bool) -> WeightOnlyLinear:
+def _kernel(
+    bits: Bits,
+    group: int | None,
+    *,
+    dtype: DType,
+    has_offset: bool,
+    has_bias: bool,
+    chip: Chip | None = None,
+    chip_name: str = "",
+) -> WeightOnlyLinear:
     return WeightOnlyLinear(
         name="bf16_linear" if group is None else f"int{bits}_linear",
         template="weight_only_linear",
         dtype=dtype,
-        language="cpp",
+        language="cpp" if chip is None else "triton",
+        chip=chip_name,
         bits=bits,
         group=group,
         has_backward=False,
         has_offset=has_offset,
         has_bias=has_bias,
+        tiles=None if chip is None else product_tiles(bits=bits, number_bytes=BYTES[dtype], chip=chip),
     )
 
 

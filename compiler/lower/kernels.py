@@ -22,7 +22,7 @@ def lower_kernels(spec: Spec, plan: Plan) -> tuple[Kernel, ...]:
 
 
 def serving_kernels(spec: Spec, plan: Plan) -> tuple[Kernel, ...]:
-    """Of a server on a CPU, whose numbers are in the format of the KV cache."""
+    """Of a server, whose numbers are in the format of the KV cache."""
     if spec.serve is None or plan.serve is None:
         return ()
     layout = plan.serve.layout

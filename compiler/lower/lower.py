@@ -32,7 +32,7 @@ def lower(spec: Spec, plan: Plan, *, place: Place) -> Program:
     if setting is not None and views.kernels:
         texts[LISTED] = json_text(describe(setting))
     elif views.kernels:
-        texts[LISTED] = json_text(describe_serving(views.kernels))
+        texts[LISTED] = json_text(describe_serving(views.kernels, spec))
     return Program(name=spec.name, files=files, texts=texts)
 
 

@@ -121,7 +121,7 @@ def _kernel(kernel: Kernel) -> KernelRow:
 def _packed(kernels: list[WeightOnlyLinear]) -> tuple[str, ...]:
     places = ("layers", "the head") if len(kernels) == 2 else ("layers and the head",)
     return tuple(
-        f"`kernels/{each.name}.cpp`: {place}, {each.weight_bits:g} bits a weight (groups of {each.group})"
+        f"`kernels/{each.name}{'.cpp' if each.is_native else '_gpu.py'}`: {place}, {each.weight_bits:g} bits a weight (groups of {each.group})"
         for place, each in zip(places, kernels, strict=False)
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ...spec.diagnostics import diagnose
+from ..kernels.serving import serves_on_gpu
 from ..kernels.weight_only_linear import BITS
 from ..planner.layout import Layout
 from .refuse_experts import refuse_experts
@@ -92,11 +93,13 @@ def _weights(spec: Spec, chosen: str, *, tp: int) -> Iterator[Diagnostic]:
 
 
 def _few_bits(spec: Spec, chosen: str, *, tp: int) -> Iterator[Diagnostic]:
-    """Weights in int8 and int4: kernels are C++, of linear layers, and know nothing of gradients."""
+    """Weights in int8 and int4: kernels are of linear layers, and know nothing of gradients."""
     assert spec.serve is not None
     kind = spec.hardware.accelerator.kind
-    if kind != "cpu":
-        yield _refused(f"serving with {chosen} weights on a {kind} is not lowered yet; on a cpu it is", _WEIGHTS)
+    if kind != "cpu" and not serves_on_gpu(spec):
+        device = "this gpu" if kind == "gpu" else f"a {kind}"
+        message = f"serving with {chosen} weights on {device} is not lowered yet; on a cpu and on a gpu with bf16 it is"
+        yield _refused(message, _WEIGHTS)
     if tp > 1:
         message = f"{chosen} weights that tp {tp} cuts are not lowered yet; with tp 1 they are, and {_either(_DTYPES)}"
         yield _refused(message, _WEIGHTS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ...spec.units import GIB
 from ..deploy.monitoring.objectives import bounds_of, objectives_of
 from ..kernels.kernel import TORCH_TYPES
-from ..kernels.serving import has_serving_kernels
+from ..kernels.serving import has_packed_weights
 from ..kernels.weight_only_linear import BITS
 from .buckets import buckets_of, last_pieces, padded_share
 from .experts import lower_experts
@@ -148,14 +148,14 @@ def lower_serve(
     chunk = layout.prefill_chunk + -layout.prefill_chunk % block_tokens if is_fixed else layout.prefill_chunk
     pieces = last_pieces(serve.workload, chunk=chunk, longest=max_seq_len) if is_fixed else [1.0]
     lengths = buckets_of(pieces, block_tokens=block_tokens)
-    has_kernels = has_serving_kernels(spec, weights=layout.weights, tp=layout.tp)
+    is_packed = has_packed_weights(spec, weights=layout.weights, tp=layout.tp)
     return ServeView(
         name=spec.name,
         origin=origin,
         plan_lines=_plan_lines(plan),
         device=device,
-        packed=_packed(layout.weights, dtype=layout.kv_dtype) if has_kernels else None,
-        is_bf16=layout.weights == "bf16" and not has_kernels,
+        packed=_packed(layout.weights, dtype=layout.kv_dtype) if is_packed else None,
+        is_bf16=layout.weights == "bf16" and not is_packed,
         experts=lower_experts(spec),
         is_kv_bf16=layout.kv_dtype == "bf16",
         vocab_size=spec.model.vocab_size,

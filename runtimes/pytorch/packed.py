@@ -155,7 +155,9 @@ def fill_randomly(model: nn.Module, *, deviation: float = 0.02) -> None:
 
 def in_huge_pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Zeros, in memory whose pages are 2 MiB where the system has such: weights are read from end to end at every token, and
-    the processor looks up fewer addresses. Small tensors share a region."""
+    the processor looks up fewer addresses. Small tensors share a region. On other devices than CPUs just zeros."""
+    if torch.get_default_device().type != "cpu":
+        return torch.zeros(shape, dtype=dtype)
     size = -(-torch.Size(shape).numel() * dtype.itemsize // 64) * 64
     begin = _take(size)
     return begin[: torch.Size(shape).numel() * dtype.itemsize].view(dtype).view(shape)

@@ -21,10 +21,13 @@ def decode_attention(
     num_kv_heads: int,
     scale: float,
     window: int | None = None,
+    softcap: float | None = None,
+    interleaved: bool = False,
 ) -> Tensor:
     """qkv [B, 1, (H + 2K) * C] -> [B, 1, H * C]; the tokens' keys and values go to rows `written` [B, 1] of the cache [rows, K, C] x 2.
 
-    `read` [B, S] are the rows of each sequence, which sees the first `lengths` [B] of them, at most the last `window`.
+    `read` [B, S] are the rows of each sequence, which sees the first `lengths` [B] of them, at most the last `window`. With a
+    softcap scores become softcap * tanh(scores / softcap); pairs that are rotated are halves apart, or neighbours if interleaved.
     """
     q, k, v = (
         qkv.unflatten(-1, (num_heads + 2 * num_kv_heads, -1))
@@ -33,13 +36,15 @@ def decode_attention(
     )  # [B, H, 1, C], [B, K, 1, C] x 2
     if angles is not None:
         cos, sin = (each.reshape(len(qkv), 1, 1, -1) for each in angles)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k = rotate(q, cos, sin, interleaved=interleaved), rotate(k, cos, sin, interleaved=interleaved)
     keys, values = cache
     keys[written], values[written] = k.transpose(1, 2), v.transpose(1, 2)
-    at = torch.arange(read.shape[1])
+    at = torch.arange(read.shape[1], device=read.device)
     is_seen = at < lengths[:, None]
     if window is not None:
         is_seen &= at >= lengths[:, None] - window
+    if softcap is not None:
+        return _capped(q, keys[read], values[read], is_seen, scale=scale, softcap=softcap)
     y = F.scaled_dot_product_attention(
         q,
         keys[read].transpose(1, 2),
@@ -49,3 +54,13 @@ def decode_attention(
         enable_gqa=num_heads != num_kv_heads,
     )
     return y.transpose(1, 2).flatten(2)
+
+
+def _capped(q: Tensor, k: Tensor, v: Tensor, is_seen: Tensor, *, scale: float, softcap: float) -> Tensor:
+    """q [B, H, 1, C], k and v [B, S, K, C] -> [B, 1, H * C]; every score exists."""
+    group = q.shape[1] // k.shape[2]
+    k, v = (each.transpose(1, 2).repeat_interleave(group, dim=1) for each in (k, v))  # [B, H, S, C] x 2
+    scores = (q @ k.mT).to(torch.promote_types(q.dtype, torch.float32)) * scale
+    scores = softcap * torch.tanh(scores / softcap)
+    weights = scores.masked_fill(~is_seen[:, None, None], -torch.inf).softmax(-1)
+    return (weights.type_as(v) @ v).transpose(1, 2).flatten(2)

@@ -18,6 +18,7 @@ from llmc.compiler.planner.layout import Layout
 from llmc.compiler.planner.plan import Plan
 
 GPU = {"accelerator": TINY["hardware"]["accelerator"] | {"name": "gpu", "kind": "gpu"}}
+NPU = {"accelerator": GPU["accelerator"] | {"name": "ascend-910b", "kind": "npu", "vendor": "huawei"}}
 WSD = {"name": "wsd", "warmup_steps": 3, "decay_steps": 5, "min_lr_ratio": 0.1}
 SCHEDULES = (
     {"name": "cosine", "warmup_steps": 5, "min_lr_ratio": 0.0},
@@ -81,6 +82,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "serve": TINY["serve"] | {"weights": {"dtype": "bf16"}, "kv_cache": {"dtype": "bf16"}},
         "without": ("train", "data"),
     },
+    "few-bits-on-a-gpu": {
+        "hardware": GPU,
+        "model": ARCHITECTURES["qwen2"],
+        "serve": TINY["serve"] | {"weights": {"dtype": "int4", "symmetric": False}, "kv_cache": {"dtype": "bf16"}},
+        "without": ("train", "data"),
+    },
+    "npu-bf16": {"hardware": NPU, "train": train(precision="bf16"), "without": ("serve",)},
     "no-validation": {"data": TINY["data"] | {"split": {"valid": 0.0}}},
 }
 

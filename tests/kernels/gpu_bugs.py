@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import gpu_samples as samples
 
 from llmc.compiler.kernels.kernel import Kernel
@@ -23,6 +26,20 @@ _loss = samples.linear_cross_entropy("fp32", vocab_size=5003, z_loss=1e-2)
 _loss_tail = samples.linear_cross_entropy("fp32", vocab_size=8150)  # 42 short of whole blocks, which guards reach over
 _capped_loss = samples.linear_cross_entropy("fp32", softcap=3.0)
 _adamw = samples.adamw()
+
+
+def _small(kernel: Any, **tiles: int) -> Any:
+    return replace(kernel, tiles=replace(kernel.tiles, **tiles))
+
+
+_few = {"splits": 2, "keys": 16}
+_decode = _small(samples.decode_attention("fp32"), **_few)
+_decode_window = _small(samples.decode_attention("fp32", head_dim=48, window=20), **_few)
+_decode_capped = _small(
+    samples.decode_attention("fp32", head_dim=16, rotary_dims=8, interleaved=True, softcap=3.0), **_few
+)
+_int8 = samples.weight_only_linear("fp32", bits=8, group=64)
+_int4 = samples.weight_only_linear("fp32", bits=4, group=32, has_offset=True)
 
 BUGS: dict[str, list[Bug]] = {
     "add_norm": [
@@ -95,6 +112,44 @@ BUGS: dict[str, list[Bug]] = {
         (_loss_tail, 3, "gradient.to(logits.dtype.element_ty), mask=v < V)", "gradient.to(logits.dtype.element_ty))"),
         (_capped_loss, 3, "gradient *= 1.0 - turned * turned", "gradient *= 1.0"),
         (_capped_loss, 3, "chosen = CAP * cap(chosen)", "chosen = chosen"),
+    ],
+    "decode_attention": [
+        (_decode, 40, "total * rescale + tl.sum", "total + tl.sum"),
+        (_decode, 40, "sums * rescale[:, None] + tl.dot", "sums + tl.dot"),
+        (_decode, 40, "scores = tl.where(is_there[None, :], scores, -1e30)", "pass"),
+        (_decode, 40, "tl.where(is_first, -pair, pair)", "tl.where(is_first, pair, -pair)"),
+        (_decode, 40, "weight = tl.exp2(highest - tl.max(highest, axis=0))", "weight = tl.exp2(highest * 0.0)"),
+        (_decode, 40, "key_head * GROUP + g", "key_head + g"),
+        (_decode, 40, "first = begin + split * share", "first = begin + split * share + split"),
+        (
+            _decode,
+            40,
+            "tl.store(values + (row * K + head - H - K) * C + c, x",
+            "tl.store(values + (row * K) * C + c, x",
+        ),
+        (_decode, 40, "if head < H + K:\n        is_first", "if head < H:\n        is_first"),
+        (_decode_window, 50, "tl.maximum(length - WINDOW, 0)", "tl.maximum(length - WINDOW + 1, 0)"),
+        (_decode_window, 50, "is_there[:, None] & (c[None, :] < C)", "is_there[:, None]"),
+        (_decode_capped, 17, "2.0 * SCALE / CAP", "SCALE / CAP"),
+        (_decode_capped, 17, "turns = c < 8", "turns = c < 16"),
+        (_decode_capped, 17, "tl.where(is_first, c + 1, c - 1)", "tl.where(is_first, c + 4, c - 4)"),
+    ],
+    "weight_only_linear": [
+        (_int8, 3, "(words << (24 - 8 * PLACE)) >> 24", "(words >> (8 * PLACE)) & 255"),
+        (_int8, 3, "(w * WORD // GROUP)[:, None]", "(w // GROUP)[:, None]"),
+        (_int8, 3, "2 * (place % 2) + place // 2", "place"),
+        (_int8, 40, "m = tl.program_id(1) * ROWS + ", "m = "),
+        (_int8, 3, "sums += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]", "pass"),
+        (
+            _int8,
+            3,
+            "    tl.store(y_at, sums.to(y.dtype.element_ty), mask=(m[:, None] < M) & (n[None, :] < N))",
+            "    tl.store(y_at, sums.to(y.dtype.element_ty), mask=(m[:, None] < M) & (n[None, :] <= N))",
+        ),
+        (_int4, 3, "& 15) - 8", "& 15) - 7"),
+        (_int4, 3, " * scale + offset)", " * scale)"),
+        (_int4, 3, "(m[:, None] < M) & (k[None, :] < K)", "m[:, None] < M"),
+        (_int4, 20, "panel * num_groups * LANES + lane", "panel * num_words * LANES + lane"),
     ],
     "adamw": [
         (_adamw, 3, "master * shrink - lr", "master - lr"),

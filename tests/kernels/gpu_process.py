@@ -1,6 +1,6 @@
-"""Triton kernels in the interpreter, in a process of their own: python gpu_process.py KIND (right | bugs) FOLDER
+"""Triton kernels in the interpreter, in a process of their own: python gpu_process.py KIND FOLDER
 
-Prints one JSON object a line: a case with its error, or a planted bug and whether it was caught.
+Prints one JSON object a line: a case with its error, then each planted bug and whether it was caught.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,24 @@ def samples_of(kind: str, dtype: DType) -> Iterator[Sample]:
         yield samples.linear_cross_entropy(dtype, vocab_size=5003, z_loss=1e-2), (7,)
         yield samples.linear_cross_entropy(dtype, has_bias=True), (7,)
         yield samples.linear_cross_entropy(dtype, vocab_size=5003, softcap=3.0, z_loss=1e-2), (7,)
+    if kind == "decode_attention":
+        few = {"splits": 2, "keys": 16}  # of what the interpreter goes through one after the other
+        yield small(samples.decode_attention(dtype), **few), (1, 40)
+        yield small(samples.decode_attention(dtype, num_heads=7, num_kv_heads=1, head_dim=48, window=20), **few), (50,)
+        partial = {"head_dim": 16, "rotary_dims": 8, "interleaved": True, "softcap": 3.0}
+        yield small(samples.decode_attention(dtype, num_kv_heads=4, **partial), **few), (17,)
+        yield small(samples.decode_attention(dtype, has_rope=False), **few), (33,)
+    if kind == "weight_only_linear":
+        yield samples.weight_only_linear(dtype, bits=8, group=64), (3, 20)
+        yield samples.weight_only_linear(dtype, bits=4, group=32, has_offset=True), (1, 20)
+        yield samples.weight_only_linear(dtype, bits=4, group=128, has_bias=False), (3,)
     if kind == "adamw":
         yield samples.adamw(dtype), (1, 64)
+
+
+def small(kernel: Any, **tiles: int) -> Any:
+    """The same kernel in smaller blocks."""
+    return replace(kernel, tiles=replace(kernel.tiles, **tiles))
 
 
 def right(kind: str, workshop: Workshop) -> Iterator[dict[str, Any]]:
@@ -88,10 +105,11 @@ def is_caught(bug: Bug, workshop: Workshop) -> bool:
 
 
 def main() -> None:
-    kind, what, folder = sys.argv[1:]
+    kind, folder = sys.argv[1:]
     torch.set_num_threads(1)
     repair()
-    for row in {"right": right, "bugs": bugs}[what](kind, Workshop(Path(folder))):
+    workshop = Workshop(Path(folder))
+    for row in (*right(kind, workshop), *bugs(kind, workshop)):
         print(json.dumps(row), flush=True)
 
 

@@ -8,10 +8,13 @@ from llmc.compiler.kernels.adamw import AdamW
 from llmc.compiler.kernels.add_norm import AddNorm
 from llmc.compiler.kernels.causal_attention import CausalAttention
 from llmc.compiler.kernels.chips import CHIPS, Chip
+from llmc.compiler.kernels.decode_attention import DecodeAttention
 from llmc.compiler.kernels.gated_linear import ACTIVATIONS, GatedLinear
-from llmc.compiler.kernels.kernel import DType
+from llmc.compiler.kernels.kernel import BYTES, DType
 from llmc.compiler.kernels.linear_cross_entropy import LinearCrossEntropy
+from llmc.compiler.kernels.serving_tiles import product_tiles, split_tile
 from llmc.compiler.kernels.tiles import attention_tiles, long_row, stream, whole_row
+from llmc.compiler.kernels.weight_only_linear import Bits, WeightOnlyLinear
 
 A100 = CHIPS["sm_80"]
 
@@ -100,4 +103,46 @@ def adamw(grad_dtype: DType = "bf16", *, chip: Chip = A100) -> AdamW:
         eps=1e-8,
         grad_dtype=grad_dtype,
         tiles=stream(chip),
+    )
+
+
+def decode_attention(dtype: DType, *, chip: Chip = A100, **changes: Any) -> DecodeAttention:
+    sizes: dict[str, Any] = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 32, "window": None, "has_rope": True}
+    sizes |= changes
+    size = sizes["head_dim"]
+    sizes.setdefault("rotary_dims", size if sizes["has_rope"] else 0)
+    return DecodeAttention(
+        name="decode_attention",
+        template="decode_attention",
+        dtype=dtype,
+        language="triton",
+        chip=chip.target,
+        has_backward=False,
+        scale=size**-0.5,
+        tiles=split_tile(
+            kv_heads=sizes["num_kv_heads"],
+            group=sizes["num_heads"] // sizes["num_kv_heads"],
+            head_dim=size,
+            number_bytes=BYTES[dtype],
+            chip=chip,
+        ),
+        **sizes,
+    )
+
+
+def weight_only_linear(
+    dtype: DType, *, bits: Bits, group: int, has_offset: bool = False, has_bias: bool = True, chip: Chip = A100
+) -> WeightOnlyLinear:
+    return WeightOnlyLinear(
+        name=f"int{bits}_linear",
+        template="weight_only_linear",
+        dtype=dtype,
+        language="triton",
+        chip=chip.target,
+        has_backward=False,
+        bits=bits,
+        group=group,
+        has_offset=has_offset,
+        has_bias=has_bias,
+        tiles=product_tiles(bits=bits, number_bytes=BYTES[dtype], chip=chip),
     )

@@ -29,6 +29,15 @@ def llama_8b(chip: Chip) -> list[Kernel]:
     ]
 
 
+def llama_8b_served(chip: Chip) -> list[Kernel]:
+    """The kernels of its server: weights in few bits, running answers."""
+    return [
+        samples.weight_only_linear("bf16", bits=8, group=64, has_bias=False, chip=chip),
+        samples.weight_only_linear("bf16", bits=4, group=32, has_offset=True, has_bias=False, chip=chip),
+        samples.decode_attention("bf16", num_heads=32, num_kv_heads=8, head_dim=128, chip=chip),
+    ]
+
+
 def written(kernels: list[Kernel], chip: Chip, folder: Path) -> Path:
     for kernel in kernels:
         for path, template in kernel.files():
@@ -50,6 +59,16 @@ def test_kernels_compile_for_a_chip_without_it(target: str, tmp_path: Path) -> N
     }
     assert [each.complaint for each in found if each.complaint] == []
     assert all(0 < each.registers <= chip.registers for each in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
+def test_kernels_of_servers_compile_for_a_chip_without_it(target: str, tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    chip = CHIPS[target]
+    found = list(compile_ahead(written(llama_8b_served(chip), chip, tmp_path), asdict(chip)))
+    assert {each.function for each in found} == {"product_kernel", "enter_kernel", "attend_kernel", "combine_kernel"}
+    assert [each.complaint for each in found if each.complaint] == []
 
 
 @pytest.mark.slow

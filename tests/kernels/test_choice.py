@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from architectures import ARCHITECTURES
-from programs import TINY, tiny_spec
+from programs import TINY, plan_of, tiny_spec
 
 from llmc.compiler.ir import facts
 from llmc.compiler.kernels.add_norm import AddNorm
@@ -14,6 +14,7 @@ from llmc.compiler.kernels.chips import CHIPS, chip_of
 from llmc.compiler.kernels.setting import Setting
 from llmc.compiler.kernels.table import choose_kernels, left_alone
 from llmc.compiler.kernels.tiles import attention_tiles
+from llmc.compiler.lower.kernels import serving_kernels
 from llmc.compiler.lower.model import longest_sequence
 from llmc.compiler.pipeline import build_graph, run_passes
 from llmc.compiler.planner.layout import Layout
@@ -145,3 +146,22 @@ def test_npus_have_triton_where_torch_npu_has_no_op_that_pays() -> None:
         "takes scaled_dot_product_attention" in left_alone(setting(name="ascend-910b", kind="npu"))["causal_attention"]
     )
     assert chosen(name="ascend-910b", kind="npu", model=ARCHITECTURES["gemma2"])["geglu_tanh"] == "triton"
+
+
+def served(weights: str, *, name: str = "h100-sxm-80g", **fields: Any) -> list[str]:
+    """Kernels of a server, by name; `cpp` or `triton` behind."""
+    kind = "cpu" if name == "cpu" else "gpu"
+    device = TINY["hardware"]["accelerator"] | {"name": name, "kind": kind}
+    cache = "fp32" if weights == "fp32" else "bf16"
+    serve = TINY["serve"] | {"weights": {"dtype": weights}, "kv_cache": {"dtype": cache}}
+    spec = tiny_spec(without=("train", "data"), hardware={"accelerator": device}, serve=serve, **fields)
+    return [f"{each.name}.{each.language}" for each in serving_kernels(spec, plan_of(spec))]
+
+
+def test_servers_on_gpus_have_kernels_for_few_bits_and_running_answers() -> None:
+    assert served("int4") == ["int4_linear.triton", "int8_linear.triton", "decode_attention.triton"]
+    assert served("int8") == ["int8_linear.triton", "decode_attention.triton"]
+    assert served("bf16") == served("fp32") == ["decode_attention.triton"]
+    assert served("bf16", model=ARCHITECTURES["gemma3"]) == []  # its heads are normed, its windows differ
+    assert served("bf16", name="v100-sxm-16g") == []
+    assert served("bf16", name="cpu")[0] == "bf16_linear.cpp"

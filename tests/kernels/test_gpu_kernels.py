@@ -5,10 +5,12 @@ The interpreter needs a process of its own (gpu_process.py), one for each kind o
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +27,38 @@ def _has_triton() -> None:
     pytest.importorskip("triton")
 
 
-def interpreted(*args: str, folder: Path) -> list[dict[str, Any]]:
-    """What gpu_process.py tells."""
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("gpu_process.py")), *args, str(folder)]
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, Any]]]:
+    """What gpu_process.py tells of a kind of kernel; one process tells both tests, as half of it is its start."""
+
+    @functools.cache
+    def rows_of(kind: str) -> list[dict[str, Any]]:
+        command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("gpu_process.py")), kind]
+        return told(*command, str(tmp_path_factory.mktemp(kind)))
+
+    return rows_of
+
+
+def told(*command: str, paths: Sequence[Path] = ()) -> list[dict[str, Any]]:
+    """The lines of a process in which Triton interprets."""
     environment = {key: value for key, value in os.environ.items() if key != "LLMC_KERNELS"} | {"TRITON_INTERPRET": "1"}
+    if paths:
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, paths))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_kernel_agrees_with_float64(kind: str, tmp_path: Path) -> None:
-    rows = interpreted(kind, "right", folder=tmp_path)
+def test_a_kernel_agrees_with_float64(kind: str, interpreted: Callable[[str], list[dict[str, Any]]]) -> None:
+    rows = [row for row in interpreted(kind) if "case" in row]
     assert len(rows) > 5
     assert [row for row in rows if not row["holds"]] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_planted_bugs_are_caught(kind: str, tmp_path: Path) -> None:
-    rows = interpreted(kind, "bugs", folder=tmp_path)
+def test_planted_bugs_are_caught(kind: str, interpreted: Callable[[str], list[dict[str, Any]]]) -> None:
+    rows = [row for row in interpreted(kind) if "bug" in row]
     assert len(rows) == len(BUGS[kind])
     assert [row for row in rows if not row["is_caught"]] == []
 
@@ -52,13 +67,24 @@ def test_there_are_bugs_of_every_kind() -> None:
     assert sum(len(bugs) for bugs in BUGS.values()) + len(BUGS_IN_CPP) >= 80
 
 
+HERE = Path(__file__).parent
+PROGRAMS = (HERE, HERE.parent / "generated")
+
+
 def test_a_model_with_all_its_kernels_agrees_with_float64(tmp_path: Path) -> None:
     """Loss and the gradients of all weights of a two-layer Llama in bf16, as a rank of FSDP computes it."""
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("gpu_model_process.py")), str(tmp_path)]
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "generated")]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    command = (sys.executable, "-W", "ignore", str(HERE / "gpu_model_process.py"), str(tmp_path))
+    rows = told(*command, paths=PROGRAMS)
     assert len(rows) == 16
     assert [row for row in rows if not row["holds"]] == []
+
+
+def test_a_server_with_all_its_kernels_computes_what_its_eager_twin_does(tmp_path: Path) -> None:
+    """Prompts and running answers of two layers with weights in four bits, in fp32."""
+    command = (sys.executable, "-W", "ignore", str(HERE / "gpu_served_process.py"), str(tmp_path))
+    [found] = told(*command, paths=PROGRAMS)
+    assert max(found["off"]) < 1e-5
+    assert found["calls"]["decode"] == 2 * 4  # four tokens after the prompt
+    assert (
+        found["calls"]["forward"] == (2 * 4 + 1) + 5 * 2 * 4 + 1
+    )  # the prompt at once; its pieces, and logits of all together

@@ -90,7 +90,8 @@ def start_of(kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any])
     multiples: list[str] = []
     for parameter in kernel.params:
         name, value = parameter.name, named[parameter.name]
-        is_one = isinstance(value, int) and not isinstance(value, bool) and value == 1
+        is_any = parameter.do_not_specialize
+        is_one = isinstance(value, int) and not isinstance(value, bool) and value == 1 and not is_any
         if parameter.is_constexpr or value is None or is_one:
             signature[name], constants[name] = "constexpr", value
         elif isinstance(value, Tensor):
@@ -98,7 +99,7 @@ def start_of(kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any])
             multiples.append(name)  # what PyTorch allocates is aligned
         elif isinstance(value, int):
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            multiples += [name] if value % 16 == 0 else []
+            multiples += [name] if value % 16 == 0 and not is_any else []
         else:
             signature[name] = "fp32"
     return Start(kernel, signature, constants, tuple(multiples), options)
@@ -170,9 +171,11 @@ def _output(*command: str | Path) -> str:
 
 
 def starts_of(kernel: Mapping[str, Any], folder: Path, *, rows: int) -> list[Start]:
-    """Every kernel that the program starts for one description, with and without gradients; each once."""
+    """Every kernel that the program starts for one description, with and without gradients; each once. Those of servers are started for
+    a single row, too, which some have other blocks for."""
+    counts = [rows] if kernel.get("has_backward", True) else [1, rows]
     with caught_starts() as starts:
-        for case in cases_of(kernel, module_of(folder, kernel["name"]), rows=[rows]):
+        for case in cases_of(kernel, module_of(folder, kernel["name"]), rows=counts):
             run(case.function, case.inputs)
             with torch.no_grad():
                 case.function(*case.inputs)

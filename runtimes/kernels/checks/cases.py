@@ -161,7 +161,7 @@ def _weight_only_linear(kernel: Description, module: ModuleType, rows: int) -> I
     """A layer is no parameter of a case: its weight is what it was rounded to, whatever works with it."""
     dtype, group = DTYPES[kernel["dtype"]], kernel["group"]
     make = module.Bf16Linear if group is None else getattr(module, f"Int{kernel['bits']}Linear")
-    for depth, size in ((200, 131), (37, 5)):
+    for depth, size in ((200, 131), (37, 5), (128, 48)):
         layer = make(depth, size, bias=kernel["has_bias"])
         layer.fill(random(size, depth, seed=1))
         if kernel["has_bias"]:
@@ -192,7 +192,8 @@ def _decode_attention(kernel: Description, module: ModuleType, rows: int) -> Ite
     keys, values = (random(4 * rows, kv_heads, size, seed=seed, dtype=dtype) for seed in (2, 3))
     keys[hidden], values[hidden] = torch.nan, torch.nan
     qkv = random(3, 1, (heads + 2 * kv_heads) * size, seed=4, dtype=dtype, scale=1.5)
-    angles = lengths[:, None] * 100.0 ** -torch.linspace(0, 1, size // 2)
+    pairs = (kernel["rotary_dims"] or size) // 2
+    angles = lengths[:, None] * 100.0 ** -torch.linspace(0, 1, pairs)
     turns = (angles.cos(), angles.sin()) if kernel["has_rope"] else ()
 
     def attended(qkv: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -214,6 +215,8 @@ def _decode_attention(kernel: Description, module: ModuleType, rows: int) -> Ite
             num_kv_heads=kv_heads,
             scale=kernel["scale"],
             window=kernel["window"],
+            softcap=kernel["softcap"],
+            interleaved=kernel["interleaved"],
         )
         return out, keys[~hidden], values[~hidden]
 

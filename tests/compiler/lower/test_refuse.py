@@ -26,8 +26,8 @@ def serving(**changes: Any) -> dict[str, Any]:
     return {"serve": TINY["serve"] | changes}
 
 
-def accelerator(kind: str) -> dict[str, Any]:
-    return {"hardware": {"accelerator": TINY["hardware"]["accelerator"] | {"kind": kind}}}
+def accelerator(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"hardware": {"accelerator": TINY["hardware"]["accelerator"] | {"kind": kind} | fields}}
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,11 @@ def test_what_programs_for_tpus_do_not_have_is_refused(
 @pytest.mark.parametrize(
     ("changes", "place", "words"),
     [
-        (accelerator("gpu"), "serve.weights.dtype", "int8 weights on a gpu is not lowered yet; on a cpu it is"),
+        (
+            accelerator("gpu", name="v100-sxm-16g"),
+            "serve.weights.dtype",
+            "int8 weights on this gpu is not lowered yet; on a cpu and on a gpu with bf16 it is",
+        ),
         ({"model": {"attention": MLA}}, "serve.weights.dtype", "latent attention (mla) with int8 weights"),
         (
             {"model": {"moe": {"num_experts": 4, "experts_per_token": 2}}},

@@ -8,7 +8,7 @@ Compiled for ascend-910b (Ascend910B2) and interpreted against float64 (`llmc ve
 """
 
 # How a kernel is started (num_warps, num_stages) is no parameter of it, and what helpers give is not typed.
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
