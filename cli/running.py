@@ -47,12 +47,12 @@ def run_program(
         section = "train" if command == "train" else "serve"
         print(f"llmc run {command}: there is no {script}: the spec has no `{section}` section", file=sys.stderr)
         return WRONG_USAGE
-    processes = _processes(folder) if command == "train" else 1
-    if processes > MOST_PROCESSES:
+    processes = _processes(folder, command)
+    if processes > MOST_PROCESSES and "NNODES" not in os.environ:
         message = f"there are {processes:,} processes to start, on several machines: README.md of {folder} says how"
-        print(f"llmc run train: {message}", file=sys.stderr)
+        print(f"llmc run {command}: {message}", file=sys.stderr)
         return WRONG_USAGE
-    return _become(script, _arguments(command, args), processes=processes)
+    return _become(script, _arguments(command, args), processes=processes if command == "train" else 1)
 
 
 def _program(folder: Path, command: str) -> str:
@@ -61,19 +61,21 @@ def _program(folder: Path, command: str) -> str:
 
 
 def _become(script: Path, args: Sequence[str], *, processes: int) -> NoReturn:
-    """The program itself, or torchrun with as many processes of it as there are devices."""
+    """The program itself, or torchrun with as many processes of it as there are devices. A server starts its own."""
     sys.stdout.flush()
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
     os.execv(sys.executable, [sys.executable, *(torchrun if processes > 1 else ()), str(script), *args])
 
 
-def _processes(folder: Path) -> int:
-    """Processes that a built training program consists of."""
+def _processes(folder: Path, command: str) -> int:
+    """Processes that a built training program, or a replica of a server, consists of."""
     from ..compiler.planner.plan import Plan
 
     if (folder / "tpu.json").exists():
         return 1  # one a host, for all of its devices
     plan = Plan.from_json((folder / PLAN).read_text(encoding="utf-8"))
+    if command != "train":
+        return plan.serve.devices // plan.serve.layout.replicas if plan.serve is not None else 1
     return plan.train.layout.devices if plan.train is not None else 1
 
 

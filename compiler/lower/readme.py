@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..deploy.facts import machines_of
 from ..kernels.table import left_alone
 from ..kernels.weight_only_linear import WeightOnlyLinear
 
@@ -47,6 +48,9 @@ class ReadmeView:
     has_serve: bool
     replicas: int
     """Servers; with several there is a router."""
+    ranks: int
+    """Processes of each, one a device."""
+    ranks_of_node: int
     kernels: tuple[KernelRow, ...]
     packed: tuple[str, ...]
     """Of a server whose weights are kept in few bits: a line on each kernel."""
@@ -77,6 +81,7 @@ def lower_readme(
     origin: str,
 ) -> ReadmeView:
     has_kernels = train is not None and train.device != "xla"  # which compiles what it fuses by itself
+    ranks = plan.serve.devices // plan.serve.layout.replicas if plan.serve else 1
     return ReadmeView(
         name=spec.name,
         origin=origin,
@@ -86,6 +91,8 @@ def lower_readme(
         has_train=train is not None,
         has_serve=spec.serve is not None,
         replicas=plan.serve.layout.replicas if plan.serve else 1,
+        ranks=ranks,
+        ranks_of_node=machines_of(spec, ranks).per_node,
         kernels=tuple(_kernel(each) for each in kernels) if has_kernels else (),
         packed=_packed([each for each in kernels if isinstance(each, WeightOnlyLinear) and each.has_scales]),
         has_kernels=bool(kernels) and (has_kernels or train is None),

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -149,23 +150,32 @@ def test_log_probabilities_are_those_of_transformers(imported: Path, program: An
     assert -said.mean() < 3.5  # nats a token: it is a language model, not noise
 
 
-@pytest.fixture(scope="module")
-def server(imported: Path) -> Iterator[openai.OpenAI]:
+FP32 = ["--set", "serve.weights.dtype=fp32", "--set", "serve.kv_cache={dtype: fp32, prefix_cache: true}"]
+
+
+@contextmanager
+def served(folder: Path, target: str, *options: str) -> Iterator[openai.OpenAI]:
     """`llmc run serve` in a process of its own, and a client of it."""
-    command = [Path(sys.executable).with_name("llmc"), "run", "serve", "spec.yaml", "--weights", "weights"]
-    command += ["--set", "serve.weights.dtype=fp32", "--set", "serve.kv_cache={dtype: fp32, prefix_cache: true}"]
-    with (imported / "server.log").open("w") as log:
+    command = [Path(sys.executable).with_name("llmc"), "run", "serve", target, "--weights", "weights", *options]
+    log = folder / f"{target}.log"
+    with log.open("w") as file:
         process = subprocess.Popen(
-            [*command, "--port", "0", "--threads", "1"], cwd=imported, stdout=subprocess.PIPE, stderr=log, text=True
+            [*command, "--port", "0", "--threads", "1"], cwd=folder, stdout=subprocess.PIPE, stderr=file, text=True
         )
     try:
         assert process.stdout is not None
         found = next((m for line in process.stdout if (m := re.match(r"serving on (http://\S+)", line))), None)
-        assert found is not None, (imported / "server.log").read_text()
+        assert found is not None, log.read_text()
         yield openai.OpenAI(base_url=f"{found[1]}/v1", api_key="none", timeout=300, max_retries=0)
     finally:
         process.terminate()
         process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server(imported: Path) -> Iterator[openai.OpenAI]:
+    with served(imported, "spec.yaml", *FP32) as client:
+        yield client
 
 
 def test_a_chat_answer_is_sensible(server: openai.OpenAI):
@@ -195,6 +205,26 @@ def test_greedy_answers_to_fifty_prompts_in_company_are_those_of_transformers(
         config = transformers.GenerationConfig(max_new_tokens=num_new, do_sample=False, eos_token_id=2, pad_token_id=2)
         found = theirs.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=config)
         assert answer == tokenizer.decode(found[0, tokens.shape[1] :].tolist()), prompt
+
+
+def test_three_ranks_answer_as_one_device(imported: Path, server: openai.OpenAI):
+    """Nine heads, three of keys: tp 3. The head is the embedding, of which each rank has a third."""
+    cut = ["--set", "hardware={accelerator: cpu, nodes: 1, per_node: 3}", "--set", "serve.layout={tp: 3, replicas: 1}"]
+    built = subprocess.run(
+        [Path(sys.executable).with_name("llmc"), "build", "spec.yaml", "-o", "cut", *FP32, *cut],
+        cwd=imported,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert built.returncode == 0, built.stderr
+    words = TEXT.split()
+    prompts = [" ".join(words[at * 5 : at * 5 + 4 + at * 3]) for at in range(8)]
+    asked = {"model": server.models.list().data[0].id, "prompt": prompts, "temperature": 0, "max_tokens": 8}
+    with served(imported, "cut") as client:
+        together = client.completions.create(**asked)
+    alone = server.completions.create(**asked)
+    assert [each.text for each in together.choices] == [each.text for each in alone.choices]
 
 
 def test_the_server_counts_the_tokens_of_the_chat_template(server: openai.OpenAI, tokenizer: Tokenizer):
