@@ -64,7 +64,9 @@ class Sophia(Node):
     name: Literal["sophia"] = Field(description="A clipped diagonal second-order step.")
     lr: Positive = Field(description="Peak learning rate.")
     betas: tuple[Beta, Beta] = Field(default=(0.965, 0.99), description="Decay of the gradient and of the curvature.")
-    rho: Positive = Field(default=0.04, description="Clipping threshold.")
+    rho: Positive = Field(
+        default=0.04, description="Scale of the curvature: where momentum exceeds rho times it, a step is clipped."
+    )
     weight_decay: NonNegative = Field(default=0.1, description="Decay of matrices.")
 
 

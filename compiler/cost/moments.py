@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NUMBERS = {"adamw": 2, "lion": 1, "sophia": 2}
 """Of optimizers that treat all parameters alike."""
+CURVATURE_EVERY = 10
+"""Steps of Sophia between two estimates, as in its paper: each takes one more micro-batch through the model."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Kept:
     def is_even(self) -> bool:
         """Whether all parameters have as many numbers."""
         return self.optimizer in NUMBERS
+
+    @property
+    def passes(self) -> float:
+        """Micro-batches a step that go through the model beside those that it is trained on."""
+        return 1 / CURVATURE_EVERY if self.optimizer == "sophia" else 0.0
 
     def of(self, tensor: Stored, *, held: int, in_layer: bool) -> int:
         """Bytes, where a rank has `held` elements of a parameter."""

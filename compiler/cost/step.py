@@ -2,9 +2,10 @@
 
     step = compute + recompute + bubble + optimizer + exposed_comm
 
-m micro-batches pass through the busiest pipeline rank. compute is m · (forward + backward) of its layers and the fixed
-overheads; bubble is what it waits (pipeline.py) with half of the imbalance between ranks; exposed_comm is what tp, dp, pp,
-cp and ep communicate and compute does not hide (communication.py), and 1.3 % of the step a doubling beyond 8 devices.
+m micro-batches pass through the busiest pipeline rank, and with Sophia a tenth of one more. compute is m · (forward + backward)
+of its layers and the fixed overheads; bubble is what it waits (pipeline.py) with half of the imbalance between ranks;
+exposed_comm is what tp, dp, pp, cp and ep communicate and compute does not hide (communication.py), and 1.3 % of the step a
+doubling beyond 8 devices.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def assemble(work: Workload, layout: Layout, *, mean: RankTime, longest_s: float
 
     Linear in what it is given, which the search for stages relies on (planner/stages.py).
     """
-    constants, m = work.machine.constants, layout.grad_accumulation
+    constants, m, more = work.machine.constants, layout.grad_accumulation, work.optimizer.passes
     bubble = bubble_s(
         layout.schedule,
         ranks=layout.pp,
@@ -118,11 +119,11 @@ def assemble(work: Workload, layout: Layout, *, mean: RankTime, longest_s: float
     )
     bubble += m * constants.imbalance * (longest_s - mean.whole)
     software = constants.software[work.software.kind]
-    compute = m * (mean.forward + mean.backward + mean.overhead + software.micro_batch_s) + software.step_s
-    recompute = m * mean.again
+    compute = (m + more) * (mean.forward + mean.backward + mean.overhead + software.micro_batch_s) + software.step_s
+    recompute = (m + more) * mean.again
     send = pass_on_s(layout, hidden_size=work.graph.sizes["D"], tokens=work.seq_len, machine=work.machine)
     passes = 2 * (layout.pp - 1) + (0 if work.software.overlaps else 2 * m)
-    exposed = m * mean.exposed + tail.exposed_s + passes * send
+    exposed = (m + more) * mean.exposed + (1 + more) * tail.exposed_s + passes * send
     doublings = max(0.0, math.log2(layout.devices / 8))
     exposed += constants.scale_per_doubling * doublings * (compute + recompute + bubble + tail.optimizer_s + exposed)
 
@@ -135,11 +136,11 @@ def assemble(work: Workload, layout: Layout, *, mean: RankTime, longest_s: float
         bubble=bubble,
         optimizer=tail.optimizer_s,
         exposed_comm=exposed,
-        tp_comm=m * mean.tp,
-        dp_comm=tail.gradients_s + m * mean.fsdp,
+        tp_comm=(m + more) * mean.tp,
+        dp_comm=(1 + more) * tail.gradients_s + (m + more) * mean.fsdp,
         pp_comm=2 * m * layout.virtual_stages * send,
-        cp_comm=m * mean.cp,
-        ep_comm=m * mean.ep,
+        cp_comm=(m + more) * mean.cp,
+        ep_comm=(m + more) * mean.ep,
         low=low,
         high=high,
     )

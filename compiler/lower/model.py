@@ -56,6 +56,7 @@ def lower_model(
         attention = lower_attention(model, model.attention, longest=longest, tp=tp_size)
     position = lower_position(model, longest=longest)
     has_decode = spec.serve is not None
+    draws_labels = spec.train is not None and spec.train[0].optimizer.name == "sophia"
     experts = lower_experts(spec, tp=tp_size, ep=ep)
     packed = [kernel for kernel in kernels if isinstance(kernel, WeightOnlyLinear)]
     called = tuple(kernel.name for kernel in kernels if kernel not in packed and kernel.name not in _TRAIN_KERNELS)
@@ -95,8 +96,9 @@ def lower_model(
         spmd=spmd,
         has_npu_norm=_has_npu_norm(spec, called),
         loss_chunk=chunk_of(-(-model.vocab_size // tp_size), precision=spec.train[0].precision)
-        if tp and spec.train
+        if (tp or draws_labels) and spec.train
         else 0,
+        draws_labels=draws_labels,
         z_loss=spec.train[0].z_loss if spec.train else 0.0,
     )
 

@@ -97,12 +97,14 @@ class ModelView:
     is_parallel: bool = False
     """Whether the program is for several devices."""
     loss_chunk: int = 0
-    """Tokens whose logits exist at a time, where the vocabulary is cut over tp."""
+    """Tokens whose logits exist at a time, where the vocabulary is cut over tp or labels are drawn."""
     z_loss: float = 0.0
     has_npu_norm: bool = False
     """Whether norms are the one kernel that torch-npu has for them."""
     recomputes_some: bool = False
     """Whether layers differ in what they compute again, which is applied from outside."""
+    draws_labels: bool = False
+    """Whether training needs losses of labels that are drawn from the model's own prediction."""
     packed: PackedView | None = None
     """Of a server whose weights are kept in the order in which kernels read them."""
 

@@ -1,4 +1,4 @@
-"""Optimizers that a program does not have: of a kind of accelerator, of a model."""
+"""Optimizers that a program does not have: of a kind of accelerator, of a model, of a layout."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ...spec.base import Path
     from ...spec.document import Spec
     from ...spec.training import Train
+    from ..planner.layout import Layout
 
 
 def optimizer_faults(spec: Spec, stage: Train) -> Iterator[tuple[Path, str]]:
@@ -19,15 +20,21 @@ def optimizer_faults(spec: Spec, stage: Train) -> Iterator[tuple[Path, str]]:
         yield place, f"the optimizer {name} is not lowered for TPUs yet; adamw is"
     if kind == "tpu" and stage.ema_decay is not None:
         yield ("ema_decay",), "an average of the weights is not lowered for TPUs yet; without it training is"
-    if name == "sophia":
+    if name == "sophia" and moe is not None:
         yield (
             place,
-            (
-                "the optimizer sophia is not lowered: every tenth step it needs gradients for labels drawn from the model's own"
-                " prediction, and the fused loss never has the logits; adamw, adafactor, lion and muon are"
-            ),
+            "sophia with experts, whose visits its estimates would count too, is not lowered yet; muon, lion and adamw are",
         )
+    if name == "sophia" and stage.z_loss:
+        message = f"sophia beside a `z_loss` of {stage.z_loss:g}, which is no part of its estimates, is not lowered; `z_loss: 0` is"
+        yield ("z_loss",), message
     if name == "adafactor" and moe is not None:
         yield place, "adafactor with stacks of experts is not lowered yet; muon, lion and adamw are"
     if name == "muon" and moe is not None and moe.bias:
         yield place, "muon with biases of experts is not lowered yet; lion and adamw are"
+
+
+def optimizer_layout_faults(spec: Spec, layout: Layout) -> Iterator[str]:
+    """The search leaves such layouts out."""
+    if spec.train is not None and spec.train[0].optimizer.name == "sophia" and layout.pp > 1:
+        yield f"sophia's estimates through {layout.pp} stages of a pipeline are not lowered yet; with dp, tp and cp they are"

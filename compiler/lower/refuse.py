@@ -13,7 +13,7 @@ from ...spec.diagnostics import diagnose
 from ..backends.table import BACKENDS
 from ..deploy.refuse import refuse_deploy
 from .model import longest_sequence
-from .optimizer import optimizer_faults
+from .optimizer import optimizer_faults, optimizer_layout_faults
 from .pipeline import pipeline_faults
 from .refuse_experts import refuse_experts
 from .refuse_serving import refuse_server
@@ -111,6 +111,8 @@ def refuse_layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
         for field, message in spmd_layout_faults(spec, layout):
             yield _refused(message, ("parallel", field), part="key")
         return
+    for message in optimizer_layout_faults(spec, layout):
+        yield _refused(message, ("train", 0, "optimizer", "name"))
     for message in pipeline_faults(spec, layout):
         yield _refused(message, ("parallel",), part="key")
     if spec.model.moe is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...spec.batch import solve_batch
 from ...spec.units import GIB
+from ..cost.moments import CURVATURE_EVERY
 from ..emit.literals import prose
 from .experts import lower_experts
 from .numbers import count, gib, scientific
@@ -88,14 +89,26 @@ class TrainView:
     """Norms whose weight is stored less one."""
     asks_cuts: bool = False
     """Whether the optimizer has to know what tp cuts."""
+    rho: float = 0.0
+    """Sophia's scale of the curvature."""
+    curvature_every: int = CURVATURE_EVERY
 
     @property
     def optimizer_imports(self) -> list[tuple[str, str]]:
         """(module, name) of runtimes/pytorch/optimizers/ that train.py uses."""
         found = [("average", "keep_average")] if self.ema_decay is not None else []
-        return sorted(found if self.optimizer == "adamw" else [*found, (self.optimizer, self.optimizer.capitalize())])
+        if self.optimizer != "adamw":
+            name = self.optimizer.capitalize()
+            found.append((self.optimizer, f"{name}, draws" if self.optimizer == "sophia" else name))
+        return sorted(found)
+
+    @property
+    def optimizer_class(self) -> str:
+        """How far train.py has to know it."""
+        return {"adamw": "AdamW" if self.has_kernel else _ANY, "sophia": "Sophia"}.get(self.optimizer, _ANY)
 
 
+_ANY = "torch.optim.Optimizer"
 _OBJECTIVE_WORDS = {"causal_lm": "predict each next token"}
 
 
@@ -161,6 +174,7 @@ def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str, kernel
         vocab_size=spec.model.vocab_size,
         has_data=spec.data is not None,
         norms_start_at_zero=spec.model.norm.unit_offset,
+        rho=getattr(optimizer, "rho", 0.0),
         asks_cuts=layout.tp > 1 and optimizer.name in ("adafactor", "muon"),
     )
 

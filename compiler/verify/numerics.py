@@ -70,9 +70,12 @@ def check_numerics(spec: Spec, plan: Plan, *, built: Path) -> Iterator[Claim]:
 
 
 def alone_of(spec: Spec, layout: Layout) -> Layout:
-    """One device that takes all sequences of a step at once; where routers balance each micro-batch by itself, in the same ones."""
+    """One device that takes all sequences of a step at once; where a micro-batch is looked at by itself, in the same ones."""
     turns = layout.data_parallel * layout.grad_accumulation
     moe = spec.model.moe
+    looks_at_one = spec.train is not None and spec.train[0].optimizer.name == "sophia"  # of all ranks
+    if looks_at_one:
+        return Layout(micro_batch=layout.micro_batch * layout.data_parallel, grad_accumulation=layout.grad_accumulation)
     if moe is not None and moe.router.balance == "aux_loss":
         return Layout(micro_batch=layout.micro_batch, grad_accumulation=turns)
     return Layout(micro_batch=layout.micro_batch * turns)

@@ -58,7 +58,8 @@ def run_alone(folder: Path, reference: Path, *, steps: int) -> None:
 
         handle = optimizer.register_step_pre_hook(keep)
         turns = iter(windows.unflatten(0, (train.GRAD_ACCUMULATION, train.MICRO_BATCH)).numpy())
-        losses.append(train.train_step(model, optimizer, turns, lr=LR)[0])
+        told = {"step": number + 1} if hasattr(train, "estimate_curvature") else {}
+        losses.append(train.train_step(model, optimizer, turns, lr=LR, **told)[0])
         handle.remove()
     kept |= {f"last.{name}": each.detach().clone() for name, each in named_tensors(model).items()}
     save_file({**kept, "batches": batches, "loss": torch.tensor(losses)}, reference)
@@ -79,13 +80,15 @@ def run_rank(folder: Path, reference: Path) -> dict[str, float]:
             buffer.zero_()
     worst = {"loss": 0.0, "gradient": 0.0, "weight": 0.0}
     for number, windows in enumerate(whole["batches"]):
-        batches = train.on_device(_own_windows(windows, train, place), place)
+        batches = list(train.on_device(_own_windows(windows, train, place), place))
         loss = train.accumulate_gradients(model, place, batches)[0].item()
         expected = whole["loss"][number].item()
         worst["loss"] = max(worst["loss"], abs(loss - expected) / abs(expected))
         gradients = [(name, each.grad) for name, each in model.named_parameters()]
         worst["gradient"] = max(worst["gradient"], _distance(gradients, _part(whole, f"gradients.{number}"), place))
         train.update(optimizer, lr=LR)
+        if hasattr(train, "estimate_curvature") and number % train.CURVATURE_EVERY == 0:
+            train.estimate_curvature(model, optimizer, place, batches[-1][0], step=number + 1)
         if hasattr(model, "balance_experts"):
             model.balance_experts()
     worst["weight"] = _distance(list(named_tensors(model).items()), _part(whole, "last"), place)

@@ -47,7 +47,7 @@ WATCHES = {
     "roll-back": {"divergence": {"policy": "roll_back"}},
     "lower-rate": {"divergence": {"policy": "lower_rate"}},
 }
-OPTIMIZERS = ("adafactor", "lion", "muon")
+OPTIMIZERS = ("adafactor", "lion", "muon", "sophia")
 OF_RANKS = {"hang_s": 300.0, "stragglers_every_steps": 50}
 
 FEW_BITS = (
@@ -153,6 +153,8 @@ def optimized() -> Iterator[tuple[str, Any, Plan]]:
         ("lion", "llama", "pp-tp"),
         ("muon", "qwen2-moe", "ep-tp"),
         ("adafactor", "llama", "pp-tp"),
+        ("sophia", "gpt2", "hsdp-cp"),
+        ("sophia", "gemma2", "tp-4"),
     ):
         changes = train(optimizer={"name": name, "lr": 1e-3}, ema_decay=0.99)
         spec = tiny_spec(without=("serve",), model=ARCHITECTURES[model], train=changes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,11 +20,12 @@ from ..checkpoint import MODEL, read_meta
 from ..weights import SHARDS
 from .local import local
 
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
 KIND = "ema"
 """Its name in the optimizer's state, and in checkpoints before the parameter's."""
 
 
-def keep_average(optimizer: torch.optim.Optimizer, *, decay: float) -> torch.optim.Optimizer:
+def keep_average(optimizer: Kind, *, decay: float) -> Kind:
     """The same optimizer, which updates the average after each of its steps. It starts with the weights after the first."""
 
     @torch.no_grad()

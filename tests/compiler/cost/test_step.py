@@ -101,3 +101,13 @@ def test_muon_works_on_each_matrix_once_and_sends_it_there_and_back(layout: Layo
     num_axes = (layout.shards > 1) + (layout.tp > 1)
     assert sent == pytest.approx(num_axes * 2 * 2 * 6.98e9 / 8, rel=0.1)
     assert more_s > flops / 8 / (989e12 * works["muon"].machine.constants.product_share("bf16"))
+
+
+def test_sophia_takes_a_tenth_of_a_micro_batch_more_through_the_model():
+    layout = Layout(dp_shard=8, zero=3, grad_accumulation=2)
+    adamw, sophia = (step_time(workload(optimizer=name), layout) for name in ("adamw", "sophia"))
+    work = workload()
+    fixed_s = work.machine.constants.software[work.software.kind].step_s
+    assert sophia.compute - fixed_s == pytest.approx((adamw.compute - fixed_s) * 2.1 / 2)
+    assert sophia.exposed_comm > adamw.exposed_comm
+    assert workload(optimizer="sophia").ledger(layout).peak == pytest.approx(workload().ledger(layout).peak)

@@ -67,7 +67,13 @@ def test_a_spec_that_no_pass_understands_is_refused_before_planning(
             "200 tokens",
         ),
         (training(precision="fp8"), "train.0.precision", "in bf16 and fp32 it is"),
-        (training(optimizer={"name": "sophia", "lr": 1e-4}), "train.0.optimizer.name", "never has the logits"),
+        (training(optimizer={"name": "sophia", "lr": 1e-4}, z_loss=1e-4), "train.0.z_loss", "`z_loss: 0` is"),
+        (
+            training(optimizer={"name": "sophia", "lr": 1e-4})
+            | {"model": {"moe": {"num_experts": 4, "experts_per_token": 2, "intermediate_size": 24}}},
+            "train.0.optimizer.name",
+            "sophia with experts",
+        ),
         (training(objective="dpo"), "train.0.objective", "causal_lm is"),
         (serving(kv_cache={"dtype": "int8"}), "serve.kv_cache.dtype", "in bf16 and fp32 it is"),
         ({"without": ("train", "serve", "data")}, "model", "no program"),
@@ -90,6 +96,11 @@ def test_what_cannot_be_built_is_refused_with_what_works(changes: dict[str, Any]
         (Layout(pp=2, schedule="zero_bubble", recompute="full"), {}, "would compute it again each time"),
         (Layout(pp=2, schedule="zero_bubble", dp_shard=2, zero=3), {}, "zero 1 and 2 do not"),
         (Layout(pp=2, grad_accumulation=2), {"without": ()}, "serves nothing yet"),
+        (
+            Layout(pp=2, grad_accumulation=2),
+            training(optimizer={"name": "sophia", "lr": 1e-4}),
+            "sophia's estimates through 2 stages",
+        ),
         (Layout(tp=2), {"without": ()}, "serves nothing yet"),
         (Layout(tp=2), {"model": {"attention": {"kind": "gqa", "qk_norm": "full"}}}, "a norm over all heads"),
         (Layout(tp=2), {"model": {"position": {"kind": "alibi"}}}, "ALiBi"),

@@ -47,13 +47,18 @@ def on_tpu(spec: Spec) -> Spec:
     return moved
 
 
-def run_alone(spec: Spec, folder: Path, *, micro_batch: int = BATCH) -> None:
-    """Writes reference.safetensors: first weights, batches, losses, the gradients of the first and the last step."""
+def run_alone(spec: Spec, folder: Path, *, micro_batch: int = BATCH, is_wide: bool = False) -> None:
+    """Writes reference.safetensors: first weights, batches, losses, the gradients of the first and the last step.
+
+    `is_wide`: in float64.
+    """
     layout = Layout(micro_batch=micro_batch, grad_accumulation=BATCH // micro_batch)
     with imported(build(spec, folder / "program", plan=plan_of(spec, layout=layout)), "train") as (program,):
         torch.manual_seed(0)
         model = program.Model()
         program.init_weights(model)
+        if is_wide:
+            model.double()
         generator = torch.Generator().manual_seed(1)
         batches = torch.randint(0, spec.model.vocab_size, (STEPS, BATCH, program.SEQ_LEN + 1), generator=generator)
         tensors = {f"first.{name}": tensor.detach().clone() for name, tensor in named_tensors(model).items()}
@@ -69,7 +74,8 @@ def run_alone(spec: Spec, folder: Path, *, micro_batch: int = BATCH) -> None:
 
                 handle = optimizer.register_step_pre_hook(keep)
             windows = iter(batches[step].unflatten(0, (-1, micro_batch)).numpy())
-            figures.append(program.train_step(model, optimizer, windows, lr=1e-3))
+            told = {"step": step + 1} if hasattr(program, "estimate_curvature") else {}
+            figures.append(program.train_step(model, optimizer, windows, lr=1e-3, **told))
             if step in (0, STEPS - 1):
                 handle.remove()
     losses, norms = zip(*figures, strict=True)

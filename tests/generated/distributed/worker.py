@@ -63,6 +63,8 @@ def train(folder: str, reference: str, steps: int, is_wide: bool = False) -> dic
                 worst["gradient"] = larger(worst["gradient"], whole_of)
                 worst["one_gradient"] = larger(worst["one_gradient"], of_one)
             program.update(optimizer, lr=1e-3)
+            if hasattr(program, "estimate_curvature") and step % program.CURVATURE_EVERY == 0:
+                program.estimate_curvature(model, optimizer, place, batches[-1][0], step=step + 1)
             if hasattr(model, "balance_experts"):
                 model.balance_experts()
     return worst

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from llmc.runtimes.pytorch.drawn_labels import draw_labels
 from llmc.runtimes.pytorch.optimizers.adafactor import Adafactor
 from llmc.runtimes.pytorch.optimizers.average import keep_average
 from llmc.runtimes.pytorch.optimizers.lion import Lion
 from llmc.runtimes.pytorch.optimizers.muon import Muon, orthogonalised
+from llmc.runtimes.pytorch.optimizers.sophia import Sophia, draws
 
 SHAPES = ((6, 4), (3, 8), (5,))
 DECAY = 0.1
@@ -75,6 +77,54 @@ def test_lion_is_the_published_rule() -> None:
             momentum.copy_(betas[1] * momentum + (1 - betas[1]) * gradient)
     for mine, other in zip(ours, expected, strict=True):
         torch.testing.assert_close(mine, other.detach(), rtol=1e-12, atol=0.0)
+
+
+def test_sophia_is_the_published_rule() -> None:
+    """Estimates after the first step and the fourth; the rate bounds how far an element goes."""
+    betas, rho, num_tokens = (0.9, 0.99), 0.04, 50
+    expected, given = weights(), weights()
+    optimizer = Sophia([{"params": given, "weight_decay": DECAY}], lr=0.02, betas=betas, rho=rho)
+    momenta, curvatures = ([torch.zeros_like(each) for each in expected] for _ in range(2))
+    generator = torch.Generator().manual_seed(1)
+    clipped = 0
+    for step in range(STEPS):
+        gradients = [torch.randn(each.shape, generator=generator, dtype=each.dtype) for each in given]
+        estimates = [torch.randn(each.shape, generator=generator, dtype=each.dtype) for each in given]
+        for each, gradient in zip(given, gradients, strict=True):
+            each.grad = gradient.clone()
+        optimizer.step()
+        for number, weight in enumerate(expected):
+            momenta[number] = betas[0] * momenta[number] + (1 - betas[0]) * gradients[number]
+            ratio = momenta[number].abs() / (rho * curvatures[number] + 1e-15)
+            clipped += int((ratio > 1).sum())
+            weight.data -= 0.02 * (momenta[number].sign() * ratio.clamp(max=1.0) + DECAY * weight.data)
+        if step % 3 == 0:
+            for number, each in enumerate(given):
+                each.grad = estimates[number].clone()
+                curvatures[number] = betas[1] * curvatures[number] + (1 - betas[1]) * num_tokens * each.grad.square()
+            optimizer.update_curvature(num_tokens=num_tokens)
+    assert sum(each.numel() for each in given) < clipped < STEPS * sum(each.numel() for each in given)
+    for mine, other in zip(given, expected, strict=True):
+        torch.testing.assert_close(mine.detach(), other.detach(), rtol=1e-12, atol=1e-15)
+
+
+def test_labels_are_drawn_as_often_as_a_model_predicts_them() -> None:
+    """5,000 draws of eight labels: each within four standard deviations; a chunk changes nothing."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(8, 4, generator=generator, dtype=torch.float64)
+    hidden = torch.randn(1, 4, generator=generator, dtype=torch.float64).expand(5000, 4)
+    draw = draws(0, step=1, first=0, sequences=5, tokens=1000).flatten()
+    labels = draw_labels(hidden, weight, draw, chunk=512, softcap=2.0)
+    expected = (2.0 * torch.tanh(hidden[0] @ weight.T / 2.0)).softmax(-1)
+    found = labels.bincount(minlength=8) / 5000
+    assert ((found - expected).abs() < 4 * (expected * (1 - expected) / 5000).sqrt()).all()
+    assert torch.equal(labels, draw_labels(hidden, weight, draw, chunk=5000, softcap=2.0))
+
+
+def test_draws_are_those_of_a_sequence_wherever_it_is() -> None:
+    whole = draws(3, step=11, first=0, sequences=6, tokens=9)
+    assert torch.equal(whole[4:], draws(3, step=11, first=4, sequences=2, tokens=9))
+    assert not torch.equal(whole, draws(3, step=21, first=0, sequences=6, tokens=9))
 
 
 def test_muon_is_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
