@@ -1,12 +1,12 @@
 """The generated training step against transformers' own: same model, first weights, batches, dtypes, threads; one run.
 
-Both train a Llama of 134M parameters with fp32 master weights and bf16 matrix products on text of the standard library.
+All train a Llama of 134M (or 39M) parameters with fp32 master weights and bf16 matrix products on text of the standard library.
 Each side is a process of its own; they take turns step by step, so that a busy machine slows both alike. Ratios are
 medians over the turns. transformers runs twice, with glibc's malloc as it is and told to keep freed memory, which makes
-it faster and is what the generated program does. --compiled adds transformers under torch.compile, --eager the generated
-program as it runs without a C++ compiler.
+it faster and is what the generated program does. --compiled adds transformers under torch.compile, --litgpt LitGPT under
+torch.compile by the Python of an environment that has it, --eager the generated program as it runs without a C++ compiler.
 
-    python benchmarks/train_step.py [--batch B ...] [--turns N] [--threads N] [--compiled] [--eager] [--json FILE]
+    python benchmarks/train_step.py [--model 134m 39m] [--batch B ...] [--turns N] [--threads N] [--compiled] [--litgpt PYTHON] [--eager] [--json FILE]
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.problem import SEQ_LEN, write_first_weights
+from training.problem import SEQ_LEN, SHAPES, write_first_weights
 
 HERE = Path(__file__).resolve().parent
 SPEC = HERE / "specs" / "train-125m.yaml"
@@ -62,35 +62,50 @@ class Side:
         return self.answers[-1]["peak_bytes"]
 
 
-def start(name: str, side: str, *args: object, environment: dict[str, str] | None = None) -> Side:
-    command = [sys.executable, str(HERE / "training" / "worker.py"), side, *map(str, args)]
+def start(
+    name: str, side: str, *args: object, environment: dict[str, str] | None = None, python: str = sys.executable
+) -> Side:
+    command = [python, str(HERE / "training" / "worker.py"), side, *map(str, args)]
     environment = {**os.environ, **(environment or {})}
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
     return Side(name, process)
 
 
-def measure(batch: int, *, turns: int, threads: int, is_compiled: bool, is_eager: bool, folder: Path) -> dict[str, Any]:
-    build, weights = folder / f"batch-{batch}", folder / "model.safetensors"
-    size = ["--set", f"train.global_batch={batch}", "--set", f"parallel.micro_batch={batch}"]
-    subprocess.run([Path(sys.executable).with_name("llmc"), "build", SPEC, "-o", build, *size], check=True)
+def measure(model: str, batch: int, args: argparse.Namespace, *, folder: Path) -> dict[str, Any]:
+    build, weights, shape = folder / f"{model}-{batch}", folder / model / "model.safetensors", SHAPES[model]
+    changes = {
+        "train.global_batch": batch,
+        "parallel.micro_batch": batch,
+        "model.hidden_size": shape.hidden,
+        "model.num_layers": shape.layers,
+        "model.num_heads": shape.heads,
+        "model.num_kv_heads": shape.heads,
+        "model.intermediate_size": shape.feed_forward,
+    }
+    options = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    subprocess.run([Path(sys.executable).with_name("llmc"), "build", SPEC, "-o", build, *options], check=True)
+    common = (model, batch, args.threads, weights)
     sides = [
-        start("generated program", "ours", batch, threads, weights, build),
-        start("transformers, malloc kept", "transformers", batch, threads, weights, environment=KEEP_FREED),
-        start("transformers", "transformers", batch, threads, weights),
+        start("generated program", "ours", *common, build),
+        start("transformers, malloc kept", "transformers", *common, environment=KEEP_FREED),
+        start("transformers", "transformers", *common),
     ]
-    if is_eager:
+    if args.eager:
         name = "generated, no C++ compiler"
-        sides.append(start(name, "ours", batch, threads, weights, build, environment={"LLMC_KERNELS": "eager"}))
-    if is_compiled:
+        sides.append(start(name, "ours", *common, build, environment={"LLMC_KERNELS": "eager"}))
+    if args.compiled:
         name = "transformers, malloc kept, compiled"
-        sides.append(start(name, "compiled", batch, threads, weights, environment=KEEP_FREED))
-    for _ in range(WARM_UP_TURNS + turns):
+        sides.append(start(name, "transformers-compiled", *common, environment=KEEP_FREED))
+    if args.litgpt:
+        name = "LitGPT, malloc kept, compiled"
+        sides.append(start(name, "litgpt-compiled", *common, environment=KEEP_FREED, python=args.litgpt))
+    for _ in range(WARM_UP_TURNS + args.turns):
         for side in sides:
             side.step()
     for side in sides:
         side.process.communicate()
-    return {"batch": batch, "rows": [row(side, ours=sides[0], batch=batch) for side in sides]}
+    return {"model": model, "batch": batch, "rows": [row(side, ours=sides[0], batch=batch) for side in sides]}
 
 
 def row(side: Side, *, ours: Side, batch: int) -> dict[str, Any]:
@@ -112,7 +127,7 @@ def row(side: Side, *, ours: Side, batch: int) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    print(f"\nbatch {result['batch']} x {SEQ_LEN} tokens")
+    print(f"\n{result['model']}, batch {result['batch']} x {SEQ_LEN} tokens")
     print(
         f"{'':37}{'tokens/s':>10}{'best':>8}{'ours/it (quartiles)':>22}{'best':>7}{'GiB':>7}{'ours/it':>9}{'loss':>9}{'gap':>8}"
     )
@@ -135,12 +150,14 @@ def processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=SHAPES, nargs="+", default=["134m"])
     parser.add_argument("--batch", type=int, nargs="+", default=[4, 2], help="sequences a step")
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--compiled", action="store_true", help="transformers under torch.compile too (minutes to start)"
     )
+    parser.add_argument("--litgpt", metavar="PYTHON", help="LitGPT under torch.compile too, by this interpreter")
     parser.add_argument("--eager", action="store_true", help="the generated program without its compiled kernels too")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     args = parser.parse_args()
@@ -149,16 +166,12 @@ def main() -> None:
     )
     results = []
     with tempfile.TemporaryDirectory() as name:
-        write_first_weights(Path(name) / "model.safetensors")
-        for batch in args.batch:
-            options = {
-                "turns": args.turns,
-                "threads": args.threads,
-                "is_compiled": args.compiled,
-                "is_eager": args.eager,
-            }
-            results.append(measure(batch, **options, folder=Path(name)))
-            show(results[-1])
+        for model in args.model:
+            (Path(name) / model).mkdir()
+            write_first_weights(Path(name) / model / "model.safetensors", SHAPES[model])
+            for batch in args.batch:
+                results.append(measure(model, batch, args, folder=Path(name)))
+                show(results[-1])
     if args.json:
         args.json.write_text(json.dumps({"processor": processor(), "results": results}, indent=2) + "\n")
 
