@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .pipeline import PipelineView
     from .spmd import SpmdView
 
-_TRAIN_KERNELS = frozenset({"adamw"})
-"""Kernels that train.py calls; model.py calls the others."""
+_OF_OTHERS = frozenset({"adamw", "sampling"})
+"""Kernels that train.py and serve.py call; model.py calls the others."""
 
 
 def lower_model(
@@ -59,7 +59,7 @@ def lower_model(
     draws_labels = spec.train is not None and spec.train[0].optimizer.name == "sophia"
     experts = lower_experts(spec, tp=tp_size, ep=ep)
     packed = [kernel for kernel in kernels if isinstance(kernel, WeightOnlyLinear)]
-    called = tuple(kernel.name for kernel in kernels if kernel not in packed and kernel.name not in _TRAIN_KERNELS)
+    called = tuple(kernel.name for kernel in kernels if kernel not in packed and kernel.name not in _OF_OTHERS)
     return ModelView(
         name=spec.name,
         origin=origin,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ...spec.units import GIB
 from ..deploy.monitoring.objectives import bounds_of, objectives_of
 from ..kernels.kernel import TORCH_TYPES
-from ..kernels.serving import has_packed_weights
+from ..kernels.serving import has_packed_weights, has_serving_kernels, serves_on_gpu
 from ..kernels.weight_only_linear import BITS
 from .buckets import buckets_of, last_pieces, padded_share
 from .experts import lower_experts
@@ -37,6 +37,8 @@ class ServeView:
     """Of weights in the order in which kernels read them."""
     is_bf16: bool
     """Weights and activations of PyTorch's ops in bf16 (on a CPU, if it turns out to be fast there), else in fp32."""
+    has_draw: bool
+    """Whether drawing tokens is a kernel."""
     experts: ExpertsView | None
     is_kv_bf16: bool
     """Keys and values in bf16, else in fp32."""
@@ -156,6 +158,7 @@ def lower_serve(
         device=device,
         packed=_packed(layout.weights, dtype=layout.kv_dtype) if is_packed else None,
         is_bf16=layout.weights == "bf16" and not is_packed,
+        has_draw=serves_on_gpu(spec) and has_serving_kernels(spec, weights=layout.weights, tp=layout.tp),
         experts=lower_experts(spec),
         is_kv_bf16=layout.kv_dtype == "bf16",
         vocab_size=spec.model.vocab_size,

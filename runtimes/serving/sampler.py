@@ -10,8 +10,8 @@ For each generation, in this order (where they overlap, transformers' order and 
 6. top-p                of those, renormalised, the fewest that reach p: a token stays while those above it sum to < p
 7. min-p                of those, the ones at least m times as likely as the most likely
 
-A token is then drawn by inverting the cumulative distribution at one uniform number from the generation's own generator.
-Every operation works on rows alone, so a generation's tokens do not depend on who shares its batch.
+A token is then drawn by inverting the cumulative distribution at one uniform number from the generation's own generator. Steps 4 to 7 and
+the draw may be a kernel of the program's (kernels/sampling.py of a build), which goes through the vocabulary in another order. Every operation works on rows alone, so a generation's tokens do not depend on who shares its batch.
 
 Log-probabilities are the model's own: log_softmax of the logits as they came in.
 
@@ -21,6 +21,7 @@ Dims: N rows, V vocabulary, K candidates kept by the filters.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -29,14 +30,17 @@ from .generation import Generation, Sampled
 
 CANDIDATES = (64, 1024)  # filters look at so many of the most likely tokens before they sort the whole vocabulary
 BLOCK = 256  # the cumulative sum is taken over blocks of this size, then inside one
+Draw = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""A token [N] for scores [N, V], temperature, top-k, top-p, min-p and a uniform number [N] each (runtimes/reference/sampling.py)."""
 LEAST_LOGPROB = -9999.0  # what OpenAI's API says for "very unlikely"; minus infinity is not JSON
 
 
 class Sampler:
     """Samples tokens below `num_tokens`; ids above it (a padded vocabulary) have no text and are never chosen."""
 
-    def __init__(self, num_tokens: int) -> None:
+    def __init__(self, num_tokens: int, *, draw: Draw | None = None) -> None:
         self.num_tokens = num_tokens
+        self._draw = draw
         self._buffer = torch.empty(0, 0)
 
     @torch.inference_mode()
@@ -49,7 +53,9 @@ class Sampler:
         top, tokens = scores.max(-1)  # [N], [N]
         is_usable = top.isfinite().tolist()  # NaN and inf anywhere in a row show in its maximum
         rows = [row for row, g in enumerate(generations) if is_usable[row] and not g.sampling.is_greedy]
-        if rows:
+        if rows and self._draw is not None:
+            tokens[rows] = _drawn_by(self._draw, _rows(scores, rows), [generations[row] for row in rows])
+        elif rows:
             weights = self._zeros(len(rows), like=scores)
             torch.sub(_rows(scores, rows), _rows(top, rows)[:, None], out=weights[:, : scores.shape[-1]])
             tokens[rows] = _drawn(weights, scores.shape[-1], [generations[row] for row in rows])
@@ -149,6 +155,23 @@ def _drawn(weights: Tensor, num_tokens: int, generations: list[Generation]) -> T
             tokens[rows] = ids.gather(-1, _invert(kept, uniform[rows])[:, None])[:, 0]
             rows = [row for row, last in zip(rows, kept[:, -1].tolist(), strict=True) if last > 0]  # kept them all
     return tokens
+
+
+def _drawn_by(draw: Draw, scores: Tensor, generations: list[Generation]) -> Tensor:
+    """A random token for each row of scores [N, V], by a kernel."""
+    sampling = [g.sampling for g in generations]
+    numbers = torch.tensor(
+        [
+            [s.temperature for s in sampling],
+            [1.0 if s.top_p is None else s.top_p for s in sampling],
+            [s.min_p or 0.0 for s in sampling],
+            [g.rng.random() for g in generations],
+        ],
+        dtype=torch.float32,
+    ).to(scores.device)  # all in one copy
+    temperature, top_p, min_p, uniform = numbers.unbind()
+    top_k = _long([s.top_k or scores.shape[-1] for s in sampling], scores)
+    return draw(scores, temperature, top_k, top_p, min_p, uniform)
 
 
 def _is_filtered(generation: Generation) -> bool:

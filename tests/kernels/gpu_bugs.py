@@ -38,6 +38,7 @@ _decode_window = _small(samples.decode_attention("fp32", head_dim=48, window=20)
 _decode_capped = _small(
     samples.decode_attention("fp32", head_dim=16, rotary_dims=8, interleaved=True, softcap=3.0), **_few
 )
+_sampling = samples.sampling(vocab_size=37)
 _int8 = samples.weight_only_linear("fp32", bits=8, group=64)
 _int4 = samples.weight_only_linear("fp32", bits=4, group=32, has_offset=True)
 
@@ -133,6 +134,18 @@ BUGS: dict[str, list[Bug]] = {
         (_decode_capped, 17, "2.0 * SCALE / CAP", "SCALE / CAP"),
         (_decode_capped, 17, "turns = c < 8", "turns = c < 16"),
         (_decode_capped, 17, "tl.where(is_first, c + 1, c - 1)", "tl.where(is_first, c + 4, c - 4)"),
+    ],
+    "sampling": [
+        (_sampling, 15, "(x - most) / temperature", "(x - most)"),
+        (_sampling, 15, "top_k.to(tl.float32), COUNTS=True", "top_k.to(tl.float32) + 1.0, COUNTS=True"),
+        (_sampling, 15, "least, top_p * total, COUNTS", "least, top_p * 1.0, COUNTS"),
+        (_sampling, 15, "top_p * total, COUNTS=False", "total - top_p * total, COUNTS=False"),
+        (_sampling, 15, "tl.maximum(tl.minimum(least, 1.0), tl.load(min_ps + row))", "tl.minimum(least, 1.0)"),
+        (_sampling, 15, "tl.minimum(least, 1.0)", "least"),
+        (_sampling, 15, "tl.load(uniforms + row) * kept", "tl.load(uniforms + row)"),
+        (_sampling, 15, "> target) & (weight > 0.0)", "< target) & (weight > 0.0)"),
+        (_sampling, 15, "tl.where(v < V, 1.0, 0.0) if COUNTS", "tl.where(weight >= floor, weight, 0.0) if COUNTS"),
+        (_sampling, 15, "        step = step >> 2\n", "        step = step >> 3\n"),
     ],
     "weight_only_linear": [
         (_int8, 3, "(words << (24 - 8 * PLACE)) >> 24", "(words >> (8 * PLACE)) & 255"),

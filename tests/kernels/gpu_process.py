@@ -62,6 +62,9 @@ def samples_of(kind: str, dtype: DType) -> Iterator[Sample]:
         yield samples.weight_only_linear(dtype, bits=8, group=64), (3, 20)
         yield samples.weight_only_linear(dtype, bits=4, group=32, has_offset=True), (1, 20)
         yield samples.weight_only_linear(dtype, bits=4, group=128, has_bias=False), (3,)
+    if kind == "sampling" and dtype == "fp32":
+        yield samples.sampling(vocab_size=37), (15,)
+        yield samples.sampling(vocab_size=5003), (5,)
     if kind == "adamw":
         yield samples.adamw(dtype), (1, 64)
 

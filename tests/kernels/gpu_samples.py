@@ -12,6 +12,7 @@ from llmc.compiler.kernels.decode_attention import DecodeAttention
 from llmc.compiler.kernels.gated_linear import ACTIVATIONS, GatedLinear
 from llmc.compiler.kernels.kernel import BYTES, DType
 from llmc.compiler.kernels.linear_cross_entropy import LinearCrossEntropy
+from llmc.compiler.kernels.sampling import Sampling, choose_sampling
 from llmc.compiler.kernels.serving_tiles import product_tiles, split_tile
 from llmc.compiler.kernels.tiles import attention_tiles, long_row, stream, whole_row
 from llmc.compiler.kernels.weight_only_linear import Bits, WeightOnlyLinear
@@ -146,3 +147,7 @@ def weight_only_linear(
         has_bias=has_bias,
         tiles=product_tiles(bits=bits, number_bytes=BYTES[dtype], chip=chip),
     )
+
+
+def sampling(*, vocab_size: int, chip: Chip = A100) -> Sampling:
+    return choose_sampling(vocab_size=vocab_size, chip=chip, chip_name=chip.target)

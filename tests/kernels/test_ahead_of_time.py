@@ -35,6 +35,7 @@ def llama_8b_served(chip: Chip) -> list[Kernel]:
         samples.weight_only_linear("bf16", bits=8, group=64, has_bias=False, chip=chip),
         samples.weight_only_linear("bf16", bits=4, group=32, has_offset=True, has_bias=False, chip=chip),
         samples.decode_attention("bf16", num_heads=32, num_kv_heads=8, head_dim=128, chip=chip),
+        samples.sampling(vocab_size=128256, chip=chip),
     ]
 
 
@@ -67,7 +68,9 @@ def test_kernels_of_servers_compile_for_a_chip_without_it(target: str, tmp_path:
     pytest.importorskip("triton")
     chip = CHIPS[target]
     found = list(compile_ahead(written(llama_8b_served(chip), chip, tmp_path), asdict(chip)))
-    assert {each.function for each in found} == {"product_kernel", "enter_kernel", "attend_kernel", "combine_kernel"}
+    assert {each.function for each in found} == {
+        *("product_kernel", "enter_kernel", "attend_kernel", "combine_kernel", "draw_kernel"),
+    }
     assert [each.complaint for each in found if each.complaint] == []
 
 

@@ -159,9 +159,12 @@ def served(weights: str, *, name: str = "h100-sxm-80g", **fields: Any) -> list[s
 
 
 def test_servers_on_gpus_have_kernels_for_few_bits_and_running_answers() -> None:
-    assert served("int4") == ["int4_linear.triton", "int8_linear.triton", "decode_attention.triton"]
-    assert served("int8") == ["int8_linear.triton", "decode_attention.triton"]
-    assert served("bf16") == served("fp32") == ["decode_attention.triton"]
-    assert served("bf16", model=ARCHITECTURES["gemma3"]) == []  # its heads are normed, its windows differ
+    always = ["decode_attention.triton", "sampling.triton"]
+    assert served("int4") == ["int4_linear.triton", "int8_linear.triton", *always]
+    assert served("int8") == ["int8_linear.triton", *always]
+    assert served("bf16") == served("fp32") == always
+    assert served("bf16", model=ARCHITECTURES["gemma3"]) == [
+        "sampling.triton"
+    ]  # its heads are normed, its windows differ
     assert served("bf16", name="v100-sxm-16g") == []
     assert served("bf16", name="cpu")[0] == "bf16_linear.cpp"

@@ -21,6 +21,7 @@ from ...reference.attention import causal_attention
 from ...reference.decode_attention import decode_attention
 from ...reference.embedding import embed
 from ...reference.loss import linear_cross_entropy
+from ...reference.sampling import draw
 from ...reference.weight_only import weight_only_linear
 from .rule import random
 
@@ -223,6 +224,25 @@ def _decode_attention(kernel: Description, module: ModuleType, rows: int) -> Ite
     yield Case("one token of three sequences", attended, eager, (qkv, keys, values))
 
 
+def _sampling(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    """Rows that ask for all filters, for top-k, for top-p, for min-p and for none, in a vocabulary of a few blocks."""
+    size, count = min(kernel["vocab_size"], 5003), min(rows, 15)
+    turns = torch.arange(count)
+    filters = (
+        0.5 + 0.5 * (turns % 3),
+        torch.tensor([6, 6, size, size, size])[turns % 5],
+        torch.tensor([0.8, 1.0, 0.7, 1.0, 1.0])[turns % 5].where(turns != 12, 0.0),
+        torch.tensor([0.2, 0.0, 0.0, 0.2, 0.0])[turns % 5],
+        torch.tensor([0.97, 0.5, 0.03])[turns // 5 % 3],
+    )
+    scores = random(count, size, seed=1, scale=1.5)
+
+    def drawn(*args: Tensor) -> Tensor:
+        return module.draw(*args)
+
+    yield Case("draw", drawn, draw, (scores, *filters))
+
+
 def _without_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         with torch.no_grad():
@@ -241,6 +261,7 @@ _MAKERS: dict[str, Callable[[Description, ModuleType, int], Iterator[Case]]] = {
     "embed": _embed,
     "gated": _gated,
     "gated_linear": _gated_linear,
+    "sampling": _sampling,
     "linear_cross_entropy": _linear_cross_entropy,
     "weight_only_linear": _weight_only_linear,
 }

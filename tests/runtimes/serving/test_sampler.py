@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 import torch
 
+from llmc.runtimes.reference.sampling import draw as draw_of_kernels
 from llmc.runtimes.serving import sampler as module
 from llmc.runtimes.serving.generation import Generation, Sampling, generator_for
 from llmc.runtimes.serving.sampler import Sampler
@@ -26,11 +27,11 @@ def generation(prompt=(0,), output=(), *, seed: int = 0, **sampling) -> Generati
     )
 
 
-def draw(logits: torch.Tensor, **sampling) -> Counter[int]:
+def draw(logits: torch.Tensor, *, kernel: module.Draw | None = None, **sampling) -> Counter[int]:
     """DRAWS tokens from one row of logits [V]: rows of a batch, several times over one stream of random numbers."""
     one = generation(**sampling)
     rows = 500
-    sampler, batch = Sampler(len(logits)), logits.expand(rows, -1)
+    sampler, batch = Sampler(len(logits), draw=kernel), logits.expand(rows, -1)
     counts: Counter[int] = Counter()
     for _ in range(DRAWS // rows):
         counts.update(s.token for s in sampler.sample(batch, [one] * rows) if s is not None)
@@ -84,6 +85,18 @@ SETTINGS = [
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_tokens_follow_the_distribution_of_transformers(settings):
     assert chi_square_excess(draw(LOGITS, **settings), transformers_probabilities(LOGITS, **settings)) < 4
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_tokens_that_a_kernel_draws_follow_it_too(settings):
+    """By its eager twin, to which tests/kernels hold the kernel."""
+    counts = draw(LOGITS, kernel=draw_of_kernels, **settings)
+    assert chi_square_excess(counts, transformers_probabilities(LOGITS, **settings)) < 4
+
+
+def test_a_kernel_draws_the_same_tokens_where_nothing_is_filtered():
+    assert draw(WIDE, kernel=draw_of_kernels) == draw(WIDE)
+    assert draw(LOGITS, kernel=draw_of_kernels, top_p=0.0) == draw(LOGITS, top_p=0.0)
 
 
 @pytest.mark.parametrize("settings", [{"top_p": 0.99}, {"top_k": 30}, {"min_p": 0.002}], ids=str)
