@@ -88,17 +88,22 @@ def kernel_table(verdict: KernelVerdict) -> list[str]:
 
 
 def compiled_table(compiled: Sequence[Compiled]) -> list[str]:
-    """What compilers said, all of one kind of chip; NPUs have no registers that anybody counts."""
+    """What compilers said, all of one kind of chip; NPUs and TPUs have no registers that anybody counts."""
     if not compiled:
         return []
     has_registers = compiled[0].registers_allowed > 0
-    figures = ("registers", "spilled", compiled[0].memory) if has_registers else (compiled[0].memory, "status")
+    has_status = any(each.status for each in compiled)
+    figures = (
+        *(("registers", "spilled") if has_registers else ()),
+        compiled[0].memory,
+        *(["status"] if has_status else []),
+    )
     rows = [
         (
             *(_mark(each.holds), each.kernel, each.function, each.chip, f"{each.seconds:.1f}"),
             *((f"{each.registers} of {each.registers_allowed}", f"{each.spill_bytes:,}") if has_registers else ()),
             f"{each.shared_bytes:,} of {each.shared_allowed:,}",
-            *(() if has_registers else (each.status,)),
+            *([each.status] if has_status else []),
         )
         for each in compiled
     ]

@@ -285,12 +285,14 @@ class _Compilation:
 
 
 def kernels_of(spec: Spec) -> frozenset[str]:
-    """Names of the kernels that the training program will have, on one device: those of several keep what separate ops keep."""
+    """Names of the kernels that the training program will have, on one device: those of several, and of TPUs, keep what separate ops keep."""
     from .kernels.setting import Setting
     from .kernels.table import choose_kernels
     from .lower.model import longest_sequence
 
     if spec.train is None or spec.hardware.num_devices > 1 or spec.assume is not None:
+        return frozenset()
+    if spec.hardware.accelerator.kind == "tpu":
         return frozenset()
     setting = Setting(spec, spec.train[0], grad_accumulation=1, longest=longest_sequence(spec))
     return frozenset(kernel.name for kernel in choose_kernels(setting))

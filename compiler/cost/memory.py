@@ -154,12 +154,15 @@ def kept_bytes(
     is_ours: bool = False,
     fuses_sums: bool = False,
     has_gate_kernel: bool = True,
+    is_spmd: bool = False,
 ) -> KeptBytes:
     """What a block keeps for one sequence of `tokens` on one device.
 
     `selective` computes attention again from its normed input; `full` the whole layer from its input. `is_ours`: as our programs for
     several devices do, values are copied out of a fused projection, and with sequence parallelism a rank of tp has all tokens from
     the router to the sum of what experts gave. `fuses_sums`: a layer takes the residual stream and what is yet to be added to it.
+    `is_spmd`: as our programs for TPUs do, values are copied too, and the compiler makes gated activations a part of the products
+    that read them, in the backward pass again.
     """
     local = [shard(op, degrees) for op in ops]
     has_experts = any(op.kind == "dispatch" for op in local)
@@ -169,7 +172,9 @@ def kept_bytes(
     def size_of(saved: Saved) -> float:
         return _saved_bytes(saved, plain if saved.key in whole else degrees, tokens=tokens, values=values)
 
-    sizes = {each.key: size_of(each) for each in saved_tensors(local, copies_values=is_ours)}
+    again_in_products = {op.id for op in local if is_spmd and op.kind == "fused_gated_activation"}
+    kept = saved_tensors(local, copies_values=is_ours or is_spmd)
+    sizes = {each.key: size_of(each) for each in kept if each.key not in again_in_products}
     everything = sum(sizes.values())
     of_attention = {op.id for op in local if op.name == "attn" or op.name.startswith("attn.")}
     attention = sum(size for key, size in sizes.items() if key.partition("#")[0] in of_attention)

@@ -140,7 +140,8 @@ class Workload:
 
     def kept(self, part: str, layout: Layout) -> KeptBytes:
         """Bytes that one layer keeps for one sequence on one device."""
-        is_fused = layout.pp == 1 and any(name.startswith("add_") for name in self.kernels)
+        is_spmd = self.machine.kind == "tpu" and bool(self.kernels)  # our program for TPUs
+        is_fused = layout.pp == 1 and not is_spmd and any(name.startswith("add_") for name in self.kernels)
         key = (part, self._degrees_of(part, layout.degrees), is_fused)
         if key not in self._kept:
             self._kept[key] = kept_bytes(
@@ -150,6 +151,7 @@ class Workload:
                 values=self.formats.values,
                 is_ours=self.program == "fsdp",
                 fuses_sums=is_fused,
+                is_spmd=is_spmd,
                 has_gate_kernel=bool({"swiglu", "geglu_tanh"} & self.kernels),
             )
         return self._kept[key]

@@ -60,6 +60,8 @@ def choose(setting: Setting) -> AdamW | LeftAlone:
         return LeftAlone("PyTorch's fused step takes sharded weights, and reads and writes each number once as well")
     if setting.dtype != "bf16":
         return LeftAlone("in fp32 there is no second copy of the weights to save; PyTorch's own step is one pass, too")
+    if setting.is_tpu:
+        return LeftAlone("the TPU compiler makes one pass of it as well")
     if setting.cpu_dtype is None and setting.chip is None:
         return LeftAlone(setting.no_compiler)
     chip = setting.chip

@@ -3,7 +3,8 @@
 Fuses    split_heads, rope x 2, attention: from the output of the fused qkv projection to the input of the output one.
 Applies  where every layer has the same mask and frequencies; no sink, ALiBi or norm between projection and scores, no
          sequences that are cut. C++ on one CPU: whole heads rotated by halves, no cap, heads of a multiple of 16. Triton on
-         GPUs: any rotary positions and caps, ranks of tp with their heads.
+         GPUs: any rotary positions and caps, ranks of tp with their heads. Pallas on TPUs, without the rotation: also queries and
+         keys that are normed, and sequences whose tokens are swapped for heads.
 Cost     a token: 4 T C H FLOPs forward and 2.5 times that backward, halved by the mask; reads qkv once a pass. Keeps
          qkv, the output, and one figure a head. PyTorch's own kernel for CPUs computes hidden scores too, and its
          backward pass reaches a tenth of the rate of its matrix products (benchmarks/README.md).
@@ -15,8 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .kernel import Kernel, LeftAlone
+from .kernel import BYTES, Kernel, LeftAlone
 from .tiles import AttentionTiles, attention_tiles, power_of_two
+from .tpus import LANES, TpuAttentionTiles, tpu_attention_tiles
 
 if TYPE_CHECKING:
     from ...spec.model import Model
@@ -45,21 +47,28 @@ class CausalAttention(Kernel):
     interleaved: bool = False
     longest: int = 0
     """Tokens of a sequence."""
-    tiles: AttentionTiles | None = None
+    tiles: AttentionTiles | TpuAttentionTiles | None = None
 
     @property
     def python_side(self) -> str:
+        if self.is_pallas:
+            return "xla/causal_attention"
         return "ops/causal_attention" if self.is_triton else super().python_side
 
     @property
     def fuses(self) -> str:
-        parts = ["rotation of queries and keys"] if self.has_rope else []
+        parts = ["rotation of queries and keys"] if self.has_rope and not self.is_pallas else []
         return ", ".join([*parts, "scores", *(["cap"] if self.softcap else []), "softmax", "weighted sum"])
 
     @property
     def width(self) -> int:
         """Of a token's queries, keys and values."""
         return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether a kernel for TPUs reads heads where they lie in a token, which takes heads of whole vectors."""
+        return self.head_dim % LANES == 0
 
     @property
     def head_block(self) -> int:
@@ -74,7 +83,7 @@ class CausalAttention(Kernel):
     def spared_bytes(self) -> float:
         """Rotation in separate ops: four products in fp32, two sums, a join and a cast take 28 bytes a number more than one
         pass in bf16. Scores in memory, where caps ask for separate ops, are written and read by five."""
-        heads = self.num_heads + self.num_kv_heads
+        heads = 0 if self.is_pallas else self.num_heads + self.num_kv_heads
         scores = self.num_heads * self.longest * (6 * 4 + 4 * self.number_bytes) if self.softcap else 0
         return float((28 + 3 * self.number_bytes) * heads * self.rotary_dims + scores)
 
@@ -91,27 +100,30 @@ class CausalAttention(Kernel):
 
     @property
     def why(self) -> str:
-        qkv = "qkv, rotated" if self.is_triton and self.has_rope else "qkv as the projection left it"
+        is_rotated = not self.is_native and self.has_rope
+        qkv = "qkv, rotated" if is_rotated else "qkv as the projection left it"
         return f"It keeps {self.saved_bytes:,} bytes a token for the backward pass: {qkv}, the output, and one figure a head."
 
 
 def choose(setting: Setting) -> CausalAttention | LeftAlone:
-    model, dtype, chip, tp = setting.model, setting.dtype, setting.chip, setting.layout.tp
+    model, dtype, language = setting.model, setting.dtype, setting.language
     reason = _reason(setting)
     if reason is not None:
         return LeftAlone(reason)
     attention, position = model.attention, model.position
     assert attention.kind != "mla"
     assert dtype is not None
+    assert language is not None
     window = attention.window
-    heads, kv_heads = model.num_heads // tp, max(1, model.num_kv_heads // tp)
+    ranks = setting.layout.tp * (setting.layout.cp if setting.is_tpu else 1)  # tokens are swapped for heads there
+    heads, kv_heads = model.num_heads // ranks, max(1, model.num_kv_heads // ranks)
     rotary = (position.rotary_dim or model.head_dim) if position.kind == "rope" else 0
     return CausalAttention(
         name="causal_attention",
         template="causal_attention",
         dtype=dtype,
-        language="cpp" if chip is None else "triton",
-        chip="" if chip is None else setting.chip_name,
+        language=language,
+        chip=setting.chip_name,
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=model.head_dim,
@@ -122,23 +134,32 @@ def choose(setting: Setting) -> CausalAttention | LeftAlone:
         rotary_dims=rotary,
         interleaved=position.kind == "rope" and position.interleaved,
         longest=setting.longest,
-        tiles=None
-        if chip is None
-        else attention_tiles(
-            heads=heads + kv_heads,
-            head_dim=model.head_dim,
-            pairs=rotary // 2,
-            copied=kv_heads * model.head_dim if rotary == model.head_dim else (heads + 2 * kv_heads) * model.head_dim,
-            number_bytes=4 if dtype == "fp32" else 2,
-            chip=chip,
-        ),
+        tiles=_tiles(setting, heads=heads, kv_heads=kv_heads, rotary=rotary),
+    )
+
+
+def _tiles(setting: Setting, *, heads: int, kv_heads: int, rotary: int) -> AttentionTiles | TpuAttentionTiles | None:
+    size, number_bytes = setting.model.head_dim, BYTES[setting.dtype or "fp32"]
+    if setting.tpu is not None:
+        return tpu_attention_tiles(size, longest=setting.longest, number_bytes=number_bytes, tpu=setting.tpu)
+    if setting.chip is None:
+        return None
+    return attention_tiles(
+        heads=heads + kv_heads,
+        head_dim=size,
+        pairs=rotary // 2,
+        copied=kv_heads * size if rotary == size else (heads + 2 * kv_heads) * size,
+        number_bytes=number_bytes,
+        chip=setting.chip,
     )
 
 
 def _reason(setting: Setting) -> str | None:
     """What stands against the kernel."""
-    if setting.cpu_dtype is None and setting.chip is None:
+    if setting.language is None:
         return setting.no_compiler
+    if setting.is_tpu:
+        return _of_tpu(setting.model)
     attention = setting.model.attention
     if setting.chip is not None and setting.chip.is_npu:
         return "torch-npu takes scaled_dot_product_attention as a whole, on the matrix units"
@@ -149,6 +170,14 @@ def _reason(setting: Setting) -> str | None:
     if setting.layout.cp > 1:
         return "sequences are cut, and keys travel between ranks (runtimes/pytorch/parallel/context.py)"
     return _of_model(setting.model) or (None if setting.chip is not None else _of_cpp(setting.model))
+
+
+def _of_tpu(model: Model) -> str | None:
+    """Rotation and norms of queries and keys are PyTorch's; what is refused on TPUs altogether is in compiler/lower/spmd.py."""
+    attention = model.attention
+    if attention.kind != "mla" and attention.window is not None and attention.global_every is not None:
+        return "windows differ from layer to layer"
+    return None
 
 
 def reason_in_cpp(model: Model) -> str | None:

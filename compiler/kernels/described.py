@@ -20,21 +20,24 @@ _HOW = frozenset({"chip", "key_block", "longest", "prefetch_bytes", "query_block
 
 def describe(setting: Setting) -> dict[str, Any]:
     """The chip, the length of sequences, each kernel with its sizes, and what was left alone."""
-    chip = setting.chip
-    name = setting.chip_name if chip is not None else ""
     return {
-        "chip": None
-        if chip is None
-        else {
-            "name": name,
-            "target": chip.target,
-            "shared_bytes": chip.shared_bytes,
-            "registers": chip.registers,
-        },
+        "chip": _chip(setting),
         "seq_len": setting.train.seq_len,
         "kernels": [sizes_of(kernel) for kernel in choose_kernels(setting)],
         "left_alone": left_alone(setting),
     }
+
+
+def _chip(setting: Setting) -> dict[str, Any] | None:
+    if setting.chip is not None:
+        chip = setting.chip
+        sizes = {"target": chip.target, "shared_bytes": chip.shared_bytes, "registers": chip.registers}
+    elif setting.tpu is not None:
+        tpu = setting.tpu
+        sizes = {"target": tpu.target, "topology": tpu.topology, "vmem_bytes": tpu.vmem_bytes}
+    else:
+        return None
+    return {"name": setting.chip_name, **sizes}
 
 
 def describe_serving(kernels: tuple[Kernel, ...], spec: Spec) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class Embed(Kernel):
 
 
 def choose(setting: Setting) -> Embed | LeftAlone:
+    if setting.is_tpu:
+        return LeftAlone("weights are fp32, and so are sums of their gradients")
     if setting.cpu_dtype != "bf16":
         return LeftAlone("PyTorch sums this gradient in fp32 on GPUs, and wherever weights are fp32")
     model = setting.model

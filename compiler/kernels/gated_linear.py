@@ -2,7 +2,7 @@
 
 Fuses    split -> activation -> multiply [-> linear], from the output of the fused gate and up projection.
 Applies  to programs with swiglu or geglu_tanh, without experts: C++ on one CPU, Triton in every layout (the projection
-         may be cut, and is PyTorch's). On NPUs swiglu is torch-npu's own op, which has a backward pass, and geglu_tanh Triton.
+         may be cut, and is PyTorch's). Not to TPUs: what a kernel gives is in memory until the backward pass (docs/tpu.md). On NPUs swiglu is torch-npu's own op, which has a backward pass, and geglu_tanh Triton.
 Cost     a token: reads 2F numbers and writes F. C++ keeps gate and up alone: the active numbers, which the weight's gradient
          needs, are computed again along with the gradient of gate and up.
 Truth    runtimes/reference/activation.py: swiglu, geglu_tanh
@@ -69,6 +69,8 @@ class GatedLinear(Kernel):
 
 def choose(setting: Setting) -> GatedLinear | LeftAlone:
     model, dtype, chip = setting.model, setting.dtype, setting.chip
+    if setting.is_tpu:
+        return LeftAlone("the TPU compiler makes it a part of the products around it, and keeps nothing of it")
     if setting.cpu_dtype is None and chip is None:
         return LeftAlone(setting.no_compiler)
     if model.moe is not None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 DType = Literal["bf16", "fp32"]
-Language = Literal["pytorch", "cpp", "triton", "npu"]
-"""pytorch: no file beside the Python one; cpp: C++, compiled where it runs; triton: for GPUs and NPUs; npu: an op of torch-npu, and no
-other file either."""
+Language = Literal["pytorch", "cpp", "triton", "pallas", "npu"]
+"""pytorch: no file beside the Python one; cpp: C++, compiled where it runs; triton: for GPUs and NPUs; pallas: for TPUs; npu: an op of
+torch-npu, and no other file either."""
 
 C_TYPES: dict[DType, str] = {"bf16": "bf16", "fp32": "float"}
 TORCH_TYPES: dict[DType, str] = {"bf16": "torch.bfloat16", "fp32": "torch.float32"}
@@ -31,7 +31,7 @@ class Kernel:
     has_backward: bool = True
     """Whether gradients are ever asked for; servers ask for none."""
     chip: str = ""
-    """For which GPU or NPU tiles were chosen, as generated files name it."""
+    """For which GPU, NPU or TPU tiles were chosen, as generated files name it."""
 
     def files(self) -> Iterator[tuple[str, str]]:
         """Each file inside the build folder, with its template."""
@@ -40,10 +40,12 @@ class Kernel:
             yield f"kernels/{self.name}.cpp", f"kernels/cpp/{self.template}.cpp.j2"
         if self.language == "triton":
             yield f"kernels/{self.name}_gpu.py", f"kernels/triton/{self.template}.py.j2"
+        if self.language == "pallas":
+            yield f"kernels/{self.name}_tpu.py", f"kernels/pallas/{self.template}.py.j2"
 
     @property
     def python_side(self) -> str:
-        """The template of the Python file: `ops/` where all is custom ops, `pytorch/` where PyTorch does a part."""
+        """The template of the Python file: `ops/` where all is custom ops, `pytorch/` where PyTorch does a part, `xla/` for TPUs."""
         return f"pytorch/{self.template}"
 
     @property
@@ -72,7 +74,7 @@ class Kernel:
 
     @property
     def made_for(self) -> str:
-        return NOT_EXECUTED.format(chip=self.chip, kind="an NPU" if "Ascend" in self.chip else "a GPU")
+        return NOT_EXECUTED.format(chip=self.chip, kind=_kind(self))
 
     @property
     def is_native(self) -> bool:
@@ -82,6 +84,10 @@ class Kernel:
     @property
     def is_triton(self) -> bool:
         return self.language == "triton"
+
+    @property
+    def is_pallas(self) -> bool:
+        return self.language == "pallas"
 
     @property
     def ctype(self) -> str:
@@ -94,6 +100,12 @@ class Kernel:
     @property
     def number_bytes(self) -> int:
         return BYTES[self.dtype]
+
+
+def _kind(kernel: Kernel) -> str:
+    if kernel.is_pallas:
+        return "a TPU"
+    return "an NPU" if "Ascend" in kernel.chip else "a GPU"
 
 
 @dataclass(frozen=True)

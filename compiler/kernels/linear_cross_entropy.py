@@ -60,6 +60,8 @@ def choose(setting: Setting) -> LinearCrossEntropy | LeftAlone:
     model, chip = setting.model, setting.chip
     if setting.layout.tp > 1:
         return LeftAlone("ranks of tp have parts of the vocabulary, and sum between its passes")
+    if setting.is_tpu:
+        return LeftAlone("the loss comes in pieces (runtimes/xla/loss.py), whose pointwise part the TPU compiler fuses")
     if chip is not None:
         language = "triton"
     else:

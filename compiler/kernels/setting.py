@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from ..planner.layout import Layout
 from .chips import chip_of
+from .tpus import tpu_of
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
     from ...spec.model import Model
     from ...spec.training import Train
     from .chips import Chip
-    from .kernel import DType
+    from .kernel import DType, Language
+    from .tpus import Tpu
 
 
 @dataclass(frozen=True)
@@ -50,22 +52,40 @@ class Setting:
         """The GPU of a program for which Triton is generated; None for other devices."""
         return chip_of(self.spec.hardware.accelerator) if self.dtype is not None else None
 
+    @cached_property
+    def tpu(self) -> Tpu | None:
+        """The TPU of a program for which Pallas is generated; None for other devices."""
+        return tpu_of(self.spec.hardware.accelerator) if self.dtype is not None else None
+
+    @property
+    def language(self) -> Language | None:
+        """What kernels are generated in; None: nothing is, for `no_compiler`."""
+        if self.cpu_dtype is not None:
+            return "cpp"
+        return "triton" if self.chip is not None else "pallas" if self.tpu is not None else None
+
+    @property
+    def is_tpu(self) -> bool:
+        return self.spec.hardware.accelerator.kind == "tpu"
+
     @property
     def chip_name(self) -> str:
-        """As generated files name it."""
+        """The GPU or TPU as generated files name it; empty for CPUs, which compile for themselves."""
+        found = self.chip or self.tpu
+        if found is None:
+            return ""
         accelerator = self.spec.hardware.accelerator
-        assert self.chip is not None
-        return f"{accelerator.name or accelerator.like or 'GPUs'} ({self.chip.target})"
+        return f"{accelerator.name or accelerator.like or f'{accelerator.kind.upper()}s'} ({found.target})"
 
     @property
     def stream_dtype(self) -> DType:
-        """Of the residual stream: fp32 under autocast; FSDP gives a model whose every number is bf16."""
-        is_autocast = self.layout.data_parallel * self.layout.cp == 1
+        """Of the residual stream: fp32 under autocast; FSDP, and programs for TPUs, give one that is bf16."""
+        is_autocast = self.layout.data_parallel * self.layout.cp == 1 and self.tpu is None
         return "fp32" if self.dtype == "fp32" or is_autocast else "bf16"
 
     @property
     def no_compiler(self) -> str:
-        """Why neither C++ nor Triton is generated."""
+        """Why neither C++ nor Triton nor Pallas is generated."""
         if self.dtype is None:
             return f"no kernel is generated for {self.train.precision}"
         if self.is_cpu:

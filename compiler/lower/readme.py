@@ -32,7 +32,7 @@ class KernelRow:
     """Bytes that are not kept for the backward pass."""
 
 
-_LANGUAGES = {"cpp": "C++", "triton": "Triton", "pytorch": "PyTorch", "npu": "torch-npu"}
+_LANGUAGES = {"cpp": "C++", "triton": "Triton", "pallas": "Pallas", "pytorch": "PyTorch", "npu": "torch-npu"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def lower_readme(
     setting: Setting | None,
     origin: str,
 ) -> ReadmeView:
-    has_kernels = train is not None and train.device != "xla"  # which compiles what it fuses by itself
+    has_kernels = train is not None
     ranks = plan.serve.devices // plan.serve.layout.replicas if plan.serve else 1
     return ReadmeView(
         name=spec.name,

@@ -73,7 +73,7 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
     device = {"gpu": "cuda", "npu": "npu", "tpu": "xla"}.get(spec.hardware.accelerator.kind, "cpu")
     layout = plan.train.layout if plan.train else _served_layout(plan)
     spmd = lower_spmd(spec, layout, origin=place.origin) if device == "xla" and plan.train else None
-    kernels = lower_kernels(spec, plan) if device != "xla" else ()
+    kernels = lower_kernels(spec, plan)
     model = lower_model(
         spec,
         origin=place.origin,

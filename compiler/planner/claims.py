@@ -59,7 +59,8 @@ def claims_of(spec: Spec, outcome: TrainOutcome, *, kernels: frozenset[str] = fr
     The plan counts separate ops on several devices, since kernels depend on the layout; the claim is for the program as it is.
     """
     work, layout = outcome.work, outcome.chosen.layout
-    graph = fuse_rope_attention(work.graph) if "causal_attention" in kernels else work.graph
+    is_spmd = spec.hardware.accelerator.kind == "tpu"  # whose kernel takes queries and keys that are rotated
+    graph = fuse_rope_attention(work.graph) if "causal_attention" in kernels and not is_spmd else work.graph
     priced = work.with_graph(graph, kernels=kernels)
     ledgers = dict(
         zip((rank.first for rank in priced.ranks(layout)), priced.ledgers(layout, in_order=True), strict=True)

@@ -89,13 +89,14 @@ def _program(spec: Spec, machine: Machine, kernels: frozenset[str]) -> Program |
 
 
 def _kernels_of_several(spec: Spec) -> frozenset[str]:
-    """Those of the program for several devices, as far as no layout stands against one."""
+    """Those of the program for several devices, or for TPUs, as far as no layout stands against one."""
     from ..kernels.setting import Setting
     from ..kernels.table import choose_kernels
     from ..lower.model import longest_sequence
 
     assert spec.train is not None
-    if spec.hardware.num_devices == 1 or spec.assume is not None:
+    is_one = spec.hardware.num_devices == 1 and spec.hardware.accelerator.kind != "tpu"
+    if is_one or spec.assume is not None:
         return frozenset()
     data_parallel = Layout(dp_shard=spec.hardware.num_devices)
     setting = Setting(spec, spec.train[0], grad_accumulation=1, longest=longest_sequence(spec), layout=data_parallel)

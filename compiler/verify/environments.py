@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,6 +33,14 @@ def python_of(name: str) -> Path | None:
         return Path(told)
     folder = folder_of(name)
     return folder / "bin" / "python" if (folder / "ready").exists() else None
+
+
+@contextmanager
+def importable() -> Iterator[dict[str, str]]:
+    """Environment variables with which an interpreter of these finds `llmc`."""
+    with tempfile.TemporaryDirectory() as shown:
+        Path(shown, "llmc").symlink_to(ROOT, target_is_directory=True)
+        yield {**os.environ, "PYTHONPATH": shown}
 
 
 def npu_folder() -> Path:

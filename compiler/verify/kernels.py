@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ..kernels.described import LISTED
+from ..kernels.tpus import TPUS
+from . import tpu_kernels
 from .environments import has_triton_ascend, triton_ascend_variables
 
 Progress = Callable[[str], None]
@@ -112,6 +114,8 @@ def verify_kernels(folder: Path, *, progress: Progress, name: str) -> KernelVerd
     if not listed.exists():
         return KernelVerdict(name, (), (), {}, ("this program has no kernels",))
     build = json.loads(listed.read_text(encoding="utf-8"))
+    if any(each["language"] == "pallas" for each in build["kernels"]):
+        return verify_tpu_kernels(folder, build, progress=progress, name=name)
     has_triton = any(each["language"] == "triton" for each in build["kernels"])
     if has_triton and importlib.util.find_spec("triton") is None:
         raise KernelCheckError("Triton is not installed: pip install --no-deps triton==3.7.1")
@@ -126,6 +130,40 @@ def verify_kernels(folder: Path, *, progress: Progress, name: str) -> KernelVerd
         progress(f"compiling for {build['chip']['name']}")
         compiled = tuple(compile_ahead(folder, build["chip"]))
     return KernelVerdict(name, tuple(numerics), compiled, build["left_alone"], unchecked)
+
+
+def verify_tpu_kernels(folder: Path, build: Mapping[str, Any], *, progress: Progress, name: str) -> KernelVerdict:
+    """Those of a program for TPUs."""
+    if not tpu_kernels.is_set_up():
+        return KernelVerdict(name, (), (), build["left_alone"], (tpu_kernels.NOT_SET_UP,))
+    try:
+        progress(f"{len(build['kernels'])} kernels against float64")
+        numerics = tuple(_numerics(row) for row in tpu_kernels.interpreted(folder))
+        progress(f"compiling for {build['chip']['name']}")
+        compiled = tuple(compile_for_tpus(folder, [build["chip"]["target"]]))
+    except tpu_kernels.TpuKernelError as fault:
+        raise KernelCheckError(str(fault)) from fault
+    return KernelVerdict(name, numerics, compiled, build["left_alone"], (tpu_kernels.NOT_ON_TPUS,))
+
+
+def compile_for_tpus(folder: Path, targets: Sequence[str]) -> Iterator[Compiled]:
+    """Every function of every Pallas kernel of a build, for these chips."""
+    tpus = [TPUS[target] for target in targets]
+    for row in tpu_kernels.compiled(folder, tpus):
+        yield Compiled(
+            kernel=row["kernel"],
+            function=row["function"],
+            chip=row["chip"],
+            dtype=row["dtype"],
+            seconds=row["seconds"],
+            registers=0,
+            registers_allowed=0,
+            spill_bytes=0,
+            shared_bytes=row.get("vmem_bytes", 0),
+            shared_allowed=TPUS[row["chip"]].vmem_bytes,
+            fault=row.get("fault", ""),
+            memory="VMEM",
+        )
 
 
 def compile_for_npus(folder: Path, *, progress: Progress) -> tuple[tuple[Compiled, ...], tuple[str, ...]]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..cost.memory import RUNTIME_BYTES
 from .claims import Claim
 from .dry import DryRunError
-from .environments import ROOT, python_of
+from .environments import ROOT, importable, python_of
 from .groups import axis_of, coordinates
 from .hlo import Collective, collectives_of
 
@@ -173,9 +173,7 @@ def staged(folder: Path, out: Path, *, layers: int) -> None:
     """accumulate.mlir and update.mlir of a program."""
     python = python_of("xla")
     assert python is not None, NOT_HERE
-    with tempfile.TemporaryDirectory() as shown:
-        Path(shown, "llmc").symlink_to(ROOT, target_is_directory=True)
-        environment = {**os.environ, "PYTHONPATH": shown}
+    with importable() as environment:
         _run([python, "-m", "llmc.runtimes.xla.stage", folder, out, "--layers", str(layers)], environment)
 
 

@@ -30,15 +30,20 @@ def causal_attention(
     )  # [B, H, T, C], [B, K, T, C] x 2
     if angles is not None:
         q, k = rotate(q, *angles, interleaved=interleaved), rotate(k, *angles, interleaved=interleaved)
+    return attend(q, k, v, scale=scale, window=window, softcap=softcap).transpose(1, 2).flatten(2)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None
+) -> Tensor:
+    """The same of q [B, H, T, C], k and v [B, K, T, C] -> [B, H, T, C]; what is rotated is rotated already."""
     if softcap is not None:
-        y = _capped_attention(q, k, v, scale=scale, window=window, softcap=softcap)
-        return y.transpose(1, 2).flatten(2)
-    mask = None if window is None else _window_mask(qkv.shape[1], window=window)
-    is_grouped = num_heads != num_kv_heads
-    y = F.scaled_dot_product_attention(
+        return _capped_attention(q, k, v, scale=scale, window=window, softcap=softcap)
+    mask = None if window is None else _window_mask(q.shape[2], window=window).to(q.device)
+    is_grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=is_grouped
     )
-    return y.transpose(1, 2).flatten(2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:

@@ -39,29 +39,14 @@ def main() -> None:
 
 def compiled(args: argparse.Namespace) -> dict[str, Any]:
     import jax  # pyright: ignore[reportMissingImports]
-    import numpy as np
     from jax._src.interpreters import mlir  # pyright: ignore[reportMissingImports]
     from jax._src.lib import xla_client  # pyright: ignore[reportMissingImports]
-    from jax.experimental import topologies  # pyright: ignore[reportMissingImports]
     from jaxlib.mlir import ir  # pyright: ignore[reportMissingImports]
 
-    own: dict[str, Any] = {"chip_config_name": "megacore"} if args.topology.startswith("v4:") else {}
-    if args.slices > 1:
-        own["num_slices"] = args.slices
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=args.topology, **own).devices
-    places = {each.id: (getattr(each, "slice_index", 0), tuple(each.coords)[::-1]) for each in devices}
-    devices = sorted(devices, key=lambda each: places[each.id])[: args.devices]  # the plan's order
-    options = xla_client.CompileOptions()
-    options.num_replicas, options.num_partitions = 1, len(devices)
-    build = options.executable_build_options
-    build.num_replicas, build.num_partitions = 1, len(devices)
-    build.use_spmd_partitioning, build.use_shardy_partitioner = True, False
-    build.allow_spmd_sharding_propagation_to_parameters = [True]
-    build.allow_spmd_sharding_propagation_to_output = [True]
-    numbers = np.array([[each.id for each in devices]], np.int32)
-    build.device_assignment = xla_client.DeviceAssignment.create(numbers)
+    devices = devices_of(args.topology, slices=args.slices)[: args.devices]
+    options = options_for(devices)
     if args.quick:
-        build.exec_time_optimization_effort = -1.0
+        options.executable_build_options.exec_time_optimization_effort = -1.0
     started_s = time.perf_counter()
     with mlir.make_ir_context():
         module = ir.Module.parse(args.graph.read_text(encoding="utf-8"))
@@ -78,6 +63,35 @@ def compiled(args: argparse.Namespace) -> dict[str, Any]:
         "peak": memory.peak_memory_in_bytes,
         "seconds": time.perf_counter() - started_s,
     }
+
+
+def devices_of(topology: str, *, slices: int = 1) -> list[Any]:
+    """Devices that are not there, in the plan's order."""
+    from jax.experimental import topologies  # pyright: ignore[reportMissingImports]
+
+    own: dict[str, Any] = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
+    if slices > 1:
+        own["num_slices"] = slices
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **own).devices
+    places = {each.id: (getattr(each, "slice_index", 0), tuple(each.coords)[::-1]) for each in devices}
+    return sorted(devices, key=lambda each: places[each.id])
+
+
+def options_for(devices: list[Any]) -> Any:
+    """One program on all devices."""
+    import numpy as np
+    from jax._src.lib import xla_client  # pyright: ignore[reportMissingImports]
+
+    options = xla_client.CompileOptions()
+    options.num_replicas, options.num_partitions = 1, len(devices)
+    build = options.executable_build_options
+    build.num_replicas, build.num_partitions = 1, len(devices)
+    build.use_spmd_partitioning, build.use_shardy_partitioner = True, False
+    build.allow_spmd_sharding_propagation_to_parameters = [True]
+    build.allow_spmd_sharding_propagation_to_output = [True]
+    numbers = np.array([[each.id for each in devices]], np.int32)
+    build.device_assignment = xla_client.DeviceAssignment.create(numbers)
+    return options
 
 
 def annotate_arguments(module: Any, *, donates_all: bool) -> None:

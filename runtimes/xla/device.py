@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -115,6 +116,68 @@ def load_local_shards(tensor: Tensor, shards: list[Any]) -> None:
         tensor.detach().copy_(shards[0].unpadded_data)
         return
     xs.wrap_if_sharded(tensor).load_local_shards_(shards)
+
+
+def called(
+    start: Callable[..., Any], args: Sequence[Tensor | None], *, takes: Sequence[Spread], gives: Sequence[Spread]
+) -> list[Tensor]:
+    """A function that is one call of Pallas, on what each device has of the arguments, which are cut as told; None is passed on."""
+    parts = [
+        None if each is None else xs.enable_manual_sharding(each, spread, mesh=mesh()).global_tensor
+        for each, spread in zip(args, takes, strict=True)
+    ]
+    signature = tuple(None if each is None else (tuple(each.shape), each.dtype) for each in parts)
+    payload, outputs = _written(start, signature)
+    tensors = [each for each in parts if each is not None]
+    shapes, dtypes = ([each[number] for each in outputs] for number in (0, 1))
+    found = torch_xla._XLAC._xla_tpu_custom_call(tensors, payload, shapes, dtypes)
+    return [
+        xs.disable_manual_sharding(part, spread, _whole(part, spread), mesh=mesh()).global_tensor
+        for part, spread in zip(found, gives, strict=True)
+    ]
+
+
+def _whole(part: Tensor, spread: Spread) -> tuple[int, ...]:
+    """The shape of a tensor of which each device has a part."""
+    return tuple(size * extent(axes) for size, axes in zip(part.shape, spread, strict=True))
+
+
+Signature = tuple[tuple[tuple[int, ...], torch.dtype] | None, ...]
+"""Shapes and dtypes of what a kernel takes; None is passed on."""
+
+
+@cache
+def _written(start: Callable[..., Any], signature: Signature) -> tuple[str, list[tuple[list[int], torch.dtype]]]:
+    """What the compiler takes of a kernel, and shapes and dtypes of its results. Layers share it, as they have the same shapes."""
+    from torch_xla.experimental import custom_kernel  # pyright: ignore[reportMissingImports]
+
+    payload = custom_kernel._extract_backend_config(lowered(start, signature).compiler_ir())
+    assert payload is not None, f"{start.__name__} is no single call of Pallas"
+    return payload, results_of(start, signature)
+
+
+def results_of(start: Callable[..., Any], signature: Signature) -> list[tuple[list[int], torch.dtype]]:
+    """Shapes and dtypes of what a kernel gives."""
+    import jax  # pyright: ignore[reportMissingImports]
+
+    found = jax.eval_shape(start, *_arrays(signature))
+    return [(list(each.shape), getattr(torch, str(each.dtype))) for each in found]
+
+
+def lowered(start: Callable[..., Any], signature: Signature) -> Any:
+    """A kernel as JAX writes it for TPUs, whatever is here."""
+    import jax  # pyright: ignore[reportMissingImports]
+
+    return jax.jit(start).trace(*_arrays(signature)).lower(lowering_platforms=("tpu",))
+
+
+def _arrays(signature: Signature) -> list[Any]:
+    """Shapes and dtypes as JAX has them."""
+    import jax  # pyright: ignore[reportMissingImports]
+    from torch_xla.experimental import custom_kernel  # pyright: ignore[reportMissingImports]
+
+    to_jax = custom_kernel.convert_torch_dtype_to_jax
+    return [None if each is None else jax.ShapeDtypeStruct(each[0], to_jax(each[1])) for each in signature]
 
 
 def compiled(step: Step) -> Step:

@@ -72,8 +72,9 @@ class Spreads:
         """Zeros of this shape, cut like the parameter of that name."""
         return device.placed(torch.zeros(shape.shape), self.of(name, shape.dim()))
 
-    def pieces(self, name: str, tensor: Tensor) -> Iterator[Piece]:
-        """What the devices of this host hold of a parameter or a moment, on the CPU: each box once."""
+    def pieces(self, name: str, tensor: Tensor, *, of: Tensor | None = None) -> Iterator[Piece]:
+        """What the devices of this host hold of a parameter or a moment, on the CPU: each box once. All moments are cut as their parameters."""
+        del of
         for shard in device.local_shards(tensor):
             if shard.replica_id == 0:
                 yield from self.pieces_of(name, shard.unpadded_data, shard.indices, tuple(tensor.shape))
@@ -136,7 +137,9 @@ def _annotated(grad: Tensor, spread: Spread) -> Tensor:
 def spread_output(module: nn.Module, spread: Spread) -> None:
     """Cut what a module gives as told, in the forward pass and in the backward pass."""
 
-    def hook(_module: nn.Module, _args: Any, output: Any) -> Tensor:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):  # a block gives the residual stream and what is to be added to it
+            return tuple(device.annotated(each, spread) for each in output)
         return device.annotated(output, spread)
 
     module.register_forward_hook(hook)

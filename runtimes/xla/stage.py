@@ -3,7 +3,7 @@
     python -m llmc.runtimes.xla.stage FOLDER OUT [--layers N]
 
 writes OUT/accumulate.mlir and OUT/update.mlir: StableHLO with the annotations of parallel.py. Tensors are placeholders that hold
-nothing, so a model of any size is staged on any machine. Attention is the kernel that TPUs run.
+nothing, so a model of any size is staged on any machine. Kernels are those that TPUs run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import torch
 from torch import Tensor, nn
 
-from . import attention, device
+from . import device, pallas
 from .device import Spread
 
 
@@ -97,29 +97,9 @@ def _gradients(parameters: list[nn.Parameter], spreads: Any, model: nn.Module) -
 
 
 def _pretend(num_devices: int) -> None:
-    """As on TPUs, and so many of them. JAX, which writes the kernels, is told to write them for TPUs."""
-    import jax  # pyright: ignore[reportMissingImports]
-
+    """As on TPUs, and so many of them: kernels are called, though nothing here can run them."""
     device.xr.global_runtime_device_count = lambda: num_devices
-    attention.uses_kernel = lambda: True
-    jit = jax.jit
-    jax.jit = lambda *args, **kwargs: _ForTpus(jit(*args, **kwargs))
-
-
-class _ForTpus:
-    """A jitted function that is lowered for TPUs, whatever runs here."""
-
-    def __init__(self, function: Any) -> None:
-        self.function = function
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
-
-    def lower(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function.trace(*args, **kwargs).lower(lowering_platforms=("tpu",))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.function, name)
+    pallas.is_for_tpus = lambda: True
 
 
 def _shorten(parallel: ModuleType, *, layers: int) -> None:

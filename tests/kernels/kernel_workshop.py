@@ -20,12 +20,12 @@ class Workshop:
     count: int = 0
 
     def make(self, kernel: Kernel, *, edit: Callable[[str], str] | None = None) -> ModuleType:
-        """The Python module of a kernel; `edit` changes its C++ or Triton first."""
+        """The Python module of a kernel; `edit` changes its C++, Triton or Pallas first."""
         self.count += 1
         folder = self.folder / str(self.count)
         for path, template in kernel.files():
             text = render(template, {"k": kernel}).text
-            if edit is not None and path.endswith((".cpp", "_gpu.py")):
+            if edit is not None and path.endswith((".cpp", "_gpu.py", "_tpu.py")):
                 text = edit(text)
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")

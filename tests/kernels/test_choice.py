@@ -9,11 +9,12 @@ from architectures import ARCHITECTURES
 from programs import TINY, plan_of, tiny_spec
 
 from llmc.compiler.ir import facts
-from llmc.compiler.kernels.add_norm import AddNorm
+from llmc.compiler.kernels.add_norm import AddNorm, norm_block
 from llmc.compiler.kernels.chips import CHIPS, chip_of
 from llmc.compiler.kernels.setting import Setting
 from llmc.compiler.kernels.table import choose_kernels, left_alone
 from llmc.compiler.kernels.tiles import attention_tiles
+from llmc.compiler.kernels.tpus import TPUS, Tpu, tpu_attention_tiles, tpu_of
 from llmc.compiler.lower.kernels import serving_kernels
 from llmc.compiler.lower.model import longest_sequence
 from llmc.compiler.pipeline import build_graph, run_passes
@@ -168,3 +169,56 @@ def test_servers_on_gpus_have_kernels_for_few_bits_and_running_answers() -> None
     ]  # its heads are normed, its windows differ
     assert served("bf16", name="v100-sxm-16g") == []
     assert served("bf16", name="cpu")[0] == "bf16_linear.cpp"
+
+
+SLICE = Layout(dp_shard=4, zero=3, tp=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"layout": SLICE}, {"add_rms_norm", "causal_attention"}),
+        ({"layout": Layout(dp_shard=8, zero=3, recompute="full")}, {"causal_attention"}),
+        ({"layout": SLICE, "precision": "fp32", "model": ARCHITECTURES["qwen3"]}, {"add_rms_norm", "causal_attention"}),
+        ({"layout": SLICE, "model": ARCHITECTURES["gpt2"]}, {"add_layer_norm", "causal_attention"}),
+    ],
+)
+def test_programs_for_tpus_have_kernels_in_pallas(changes: dict[str, Any], names: set[str]) -> None:
+    found = setting(name="tpu-v5e", kind="tpu", **changes)
+    kernels = choose_kernels(found)
+    assert {kernel.name for kernel in kernels} == names
+    assert {kernel.language for kernel in kernels} == {"pallas"}
+    assert len(names) + len(left_alone(found)) == 6
+    assert found.chip_name == "tpu-v5e (v5e)"
+
+
+def test_heads_of_a_device_are_those_that_tp_and_swapped_tokens_leave() -> None:
+    layout = Layout(dp_shard=2, zero=3, tp=2, cp=2, cp_kind="ulysses")
+    whole, part = (
+        next(
+            kernel
+            for kernel in choose_kernels(setting(name="tpu-v5e", kind="tpu", layout=each))
+            if kernel.name == "causal_attention"
+        )
+        for each in (ONE, layout)
+    )
+    assert 4 * part.num_heads == whole.num_heads  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("tpu", TPUS.values(), ids=lambda tpu: tpu.target)
+def test_every_tpu_has_blocks_for_every_head_and_row(tpu: Tpu) -> None:
+    for head_dim, longest in ((64, 100), (80, 4096), (128, 8192), (256, 131072)):
+        for number_bytes in (2, 4):
+            tiles = tpu_attention_tiles(head_dim, longest=longest, number_bytes=number_bytes, tpu=tpu)
+            for tile in (tiles.forward, tiles.keys, tiles.queries):
+                assert tile.queries % 128 == tile.keys % 128 == 0
+                assert f"of the {tpu.vmem_bytes >> 20} MiB" in tile.comment[0]
+    assert norm_block(16384, number_bytes=2, tpu=tpu).tokens >= 16
+    assert (
+        tpu_of(
+            Accelerator.model_validate(
+                {"kind": "gpu", "memory_gib": 80, "memory_gb_s": 2000, "peak_tflops": {"bf16": 300}}
+            )
+        )
+        is None
+    )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...reference import activation, norm
 from ...reference.adamw import adamw_step, join, split
-from ...reference.attention import causal_attention
+from ...reference.attention import attend, causal_attention
 from ...reference.decode_attention import decode_attention
 from ...reference.embedding import embed
 from ...reference.loss import linear_cross_entropy
@@ -49,13 +49,24 @@ def cases_of(kernel: Description, module: ModuleType, *, rows: Sequence[int]) ->
             yield Case(name, wrap(case.function), wrap(case.eager), case.inputs, case.eps)
 
 
+def _called(kernel: Description, module: ModuleType) -> Callable[..., Any]:
+    """What model.py calls; a kernel for TPUs is told how its tensors are cut, which they are not here."""
+    function = getattr(module, kernel["name"])
+    return partial(function, spread=(None,) * 3) if kernel["language"] == "pallas" else function
+
+
+def _tokens(kernel: Description, rows: int, size: int, *, seed: int) -> Tensor:
+    """Of two sequences for TPUs, whose kernels tell sequences apart."""
+    return random(*((2,) if kernel["language"] == "pallas" else ()), rows, size, seed=seed)
+
+
 def _add_norm(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
     size, dtype = kernel["hidden_size"], DTYPES[kernel["dtype"]]
     stream = DTYPES[kernel["stream_dtype"]]
-    function = getattr(module, kernel["name"])
+    function = _called(kernel, module)
     options = {"eps": kernel["eps"], "unit_offset": kernel["unit_offset"], "stream": stream}
     eager = partial(getattr(norm, kernel["name"]), **options)
-    x, branch = random(rows, size, seed=1).to(stream), random(rows, size, seed=2).to(dtype)
+    x, branch = (_tokens(kernel, rows, size, seed=seed).to(each) for seed, each in ((1, stream), (2, dtype)))
     weight = random(size, seed=3)
     weight[0] = 0.0  # what is divided by it in some implementations
     factors = (weight, random(size, seed=4)) if kernel["has_bias"] else (weight,)
@@ -70,8 +81,8 @@ def _add_norm(kernel: Description, module: ModuleType, rows: int) -> Iterator[Ca
 
 
 def _gated(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
-    gate_up = random(rows, 2 * kernel["size"], seed=1, scale=3.0).to(DTYPES[kernel["dtype"]])
-    yield Case("gate", getattr(module, kernel["name"]), getattr(activation, kernel["eager"]), (gate_up,))
+    gate_up = (3.0 * _tokens(kernel, rows, 2 * kernel["size"], seed=1)).to(DTYPES[kernel["dtype"]])
+    yield Case("gate", _called(kernel, module), getattr(activation, kernel["eager"]), (gate_up,))
 
 
 def _gated_linear(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
@@ -114,7 +125,21 @@ def _causal_attention(kernel: Description, module: ModuleType, rows: int) -> Ite
             interleaved=kernel["interleaved"],
         )
 
+    if kernel["language"] == "pallas":
+        yield from _head_attention(kernel, function, rows)
+        return
     yield Case("attention", lambda qkv: function(qkv, *turns), eager, (qkv,))
+
+
+def _head_attention(kernel: Description, function: Callable[..., Any], rows: int) -> Iterator[Case]:
+    """A kernel for TPUs takes heads, rotated already."""
+    dtype, size = DTYPES[kernel["dtype"]], kernel["head_dim"]
+    q, k, v = (
+        random(2, kernel[heads], rows, size, seed=seed, dtype=dtype, scale=1.5)
+        for seed, heads in enumerate(("num_heads", "num_kv_heads", "num_kv_heads"))
+    )
+    eager = partial(attend, scale=kernel["scale"], window=kernel["window"], softcap=kernel["softcap"])
+    yield Case("attention", partial(function, spread=(None,) * 4), eager, (q, k, v))
 
 
 def _linear_cross_entropy(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:

@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmc.runtimes.xla.attention import causal_attention
+from kernels.add_rms_norm import add_rms_norm
+from kernels.causal_attention import causal_attention
 from llmc.runtimes.xla.loss import linear_cross_entropy
 from llmc.runtimes.xla.recompute import checkpoint
 from llmc.runtimes.xla.spreads import ranked_sections
 
-# Which axes of the mesh cut [B, H, T, C] in attention, and logits [B, T, V].
+# Which axes of the mesh cut [B, H, T, C] in attention, hidden states [B, T, D], and logits [B, T, V].
 HEADS = ("dp_shard", "tp", None, None)
+HIDDEN = ("dp_shard", "tp", None)
 LOGITS = ("dp_shard", None, "tp")
 
 
@@ -83,9 +85,11 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(64, eps=1e-05)
         self.mlp = Mlp()
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attn(self.attn_norm(x), cos, sin)
-        return x + self.mlp(self.mlp_norm(x))
+    def forward(self, stream: Tensor | None, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, T, D] is to be added to the residual stream first, as what comes back is by the next block."""
+        stream, normed = add_rms_norm(stream, x, self.attn_norm.weight, spread=HIDDEN)
+        stream, normed = add_rms_norm(stream, self.attn(normed, cos, sin), self.mlp_norm.weight, spread=HIDDEN)
+        return stream, self.mlp(normed)
 
 
 class Model(nn.Module):
@@ -103,9 +107,10 @@ class Model(nn.Module):
         positions = torch.arange(tokens.shape[1], device=tokens.device)  # [T]
         x = self.embed(tokens)  # [B, T, D]
         cos, sin = rope(positions)  # [T, 8] x 2
+        stream = None  # the residual stream, to which x is yet to be added
         for layer in self.layers:
-            x = layer(x, cos, sin)
-        return self.norm(x)
+            stream, x = layer(stream, x, cos, sin)
+        return add_rms_norm(stream, x, self.norm.weight, spread=HIDDEN)[1]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] -> logits [..., V]."""

@@ -53,7 +53,7 @@ def parallelize(make: Make) -> Model:
     take_weights(model, SPREADS, make)
     # The residual stream is bf16, as what matrices add to it.
     give_bf16(model.embed)
-    # What each matrix gives, so that the compiler gathers weights and leaves activations where they are.
+    # What each matrix takes and gives, so that the compiler gathers weights, and again in the backward pass, and leaves activations where they are.
     spread_output(model.embed, HIDDEN)
     for layer in model.layers.children():
         spread_linear(layer.get_submodule("attn.qkv"), inputs=HIDDEN, outputs=FEATURES, whole=GATHERED)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from llmc.runtimes.xla.device import Mesh
+from llmc.runtimes.xla.linear import spread_linear
 from llmc.runtimes.xla.mesh import take_mesh as take_mesh_of
 from llmc.runtimes.xla.spreads import Make, Spreads, give_bf16, spread_output, take_weights
 from model import Model
@@ -46,10 +47,10 @@ def parallelize(make: Make) -> Model:
     take_weights(model, SPREADS, make)
     # The residual stream is bf16, as what matrices add to it.
     give_bf16(model.embed)
-    # What each matrix gives, so that the compiler gathers weights and leaves activations where they are.
+    # What each matrix takes and gives, so that the compiler gathers weights, and again in the backward pass, and leaves activations where they are.
     spread_output(model.embed, HIDDEN)
     for layer in model.layers.children():
-        spread_output(layer.get_submodule("attn.qkv"), FEATURES)
-        spread_output(layer.get_submodule("attn.out"), HIDDEN)
+        spread_linear(layer.get_submodule("attn.qkv"), inputs=HIDDEN, outputs=FEATURES)
+        spread_linear(layer.get_submodule("attn.out"), inputs=FEATURES, outputs=HIDDEN)
         spread_output(layer, HIDDEN)
     return model
