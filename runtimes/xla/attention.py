@@ -21,10 +21,10 @@ def causal_attention(
 ) -> Tensor:
     """q [B, H, T, C], k and v [B, K, T, C] -> [B, H, T, C]; `spread` is how [B, H, T, C] is cut: whole sequences, some heads."""
     group = q.shape[1] // k.shape[1]
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
     k, v = _repeated(k, group), _repeated(v, group)
     q, k, v = (device.annotated(each, spread) for each in (q, k, v))
-    return device.annotated(attend(q, k, v, scale=scale, window=window, softcap=softcap), spread)
+    return device.annotated(attend(q, k, v, scale=factor, window=window, softcap=softcap), spread)
 
 
 def _repeated(x: Tensor, group: int) -> Tensor:

@@ -1,10 +1,11 @@
-"""Runs generated programs on the CPU devices of torch-xla and writes what they computed. Started by test_parity.py.
+"""Runs generated programs on the CPU devices of torch-xla and writes what they computed. Started by test_parity.py and test_training.py.
 
-worker.py FOLDER...: for each folder, FOLDER/found.safetensors with the names of reference.safetensors, which lies beside the folder
+worker.py [--steps N] [--lr RATE] FOLDER...: for each folder, FOLDER/found.safetensors with the names of reference.safetensors, which lies beside the folder
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -16,39 +17,44 @@ from torch import Tensor
 
 from llmc.runtimes.xla import device
 
-STEPS = 3
 GENERATED = ("model", "parallel", "train")
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    args = parser.parse_args()
     device.start()
-    for folder in map(Path, sys.argv[1:]):
-        save_file(run(folder, load_file(folder.parent / "reference.safetensors")), folder / "found.safetensors")
+    for folder in args.folders:
+        reference = load_file(folder.parent / "reference.safetensors")
+        save_file(run(folder, reference, steps=args.steps, lr=args.lr), folder / "found.safetensors")
 
 
-def run(folder: Path, reference: dict[str, Tensor]) -> dict[str, Tensor]:
+def run(folder: Path, reference: dict[str, Tensor], *, steps: int, lr: float) -> dict[str, Tensor]:
     """Losses, norms and gradients of the program in a folder, from the weights and batches of the reference."""
     sys.path.insert(0, str(folder))
     try:
         program = importlib.import_module("train")
-        return trained(program, reference)
+        return trained(program, reference, steps=steps, lr=lr)
     finally:
         sys.path.remove(str(folder))
         for name in GENERATED:
             sys.modules.pop(name, None)
 
 
-def trained(program: Any, reference: dict[str, Tensor]) -> dict[str, Tensor]:
+def trained(program: Any, reference: dict[str, Tensor], *, steps: int, lr: float) -> dict[str, Tensor]:
     program.take_mesh()
     spreads = program.SPREADS
     model, optimizer = program.build(lambda name, _: spreads.place(name, reference[f"first.{name}"]), spreads.zeros)
     found, figures = {}, []
-    for step in range(STEPS):
+    for step in range(steps):
         windows = reference["batches"][step].unflatten(0, (-1, program.ROWS)).numpy()
         batches = list(program.on_devices(iter(windows)))
         if step == 0:
             found |= gradients(program, model, batches)
-        figures.append(program.train_step(model, optimizer, batches, lr=1e-3))
+        figures.append(program.train_step(model, optimizer, batches, lr=lr))
     losses, norms = zip(*figures, strict=True)
     return found | {"loss": torch.tensor(losses), "grad_norm": torch.tensor(norms)}
 
