@@ -1,7 +1,7 @@
 """The OpenAI-compatible API.
 
-One call, read from top to bottom: `read_body` (limits), `parse_…` (fields), tokens, `generations_for` (room), and
-`respond`: submit or 429, then collect or stream.
+One call, read from top to bottom: `read_body` (limits), `parse_…` (fields), `check_room` (429 where all would be refused), tokens,
+`generations_for` (room in the context), and `respond`: submit or 429, then collect or stream.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from starlette.routing import Route
 from .access import AccessLog, note
 from .engine import Engine
 from .errors import ApiError, error_body
-from .intake import Service, check_model, echo, encode, generations_for, prompt_tokens, read_body
+from .intake import Service, check_model, check_room, echo, encode, generations_for, prompt_tokens, read_body
 from .openapi import description
 from .requests import parse_chat, parse_completion
 from .respond import respond
@@ -91,6 +91,8 @@ async def _completions(request: Request) -> Response:
     service = _service(request)
     body = parse_completion(await read_body(request, service))
     check_model(service, body.model)
+    if any(isinstance(prompt, str) for prompt in body.prompts()):
+        check_room(service, num_generations=body.n * len(body.prompts()))
     prompts = [await prompt_tokens(service, prompt) for prompt in body.prompts()]
     answer = CompletionAnswer(
         service.name,
@@ -109,6 +111,7 @@ async def _chat_completions(request: Request) -> Response:
     service = _service(request)
     body = parse_chat(await read_body(request, service))
     check_model(service, body.model)
+    check_room(service, num_generations=body.n)
     messages = body.conversation()
     if service.chat_template is None:
         raise ApiError(

@@ -7,11 +7,12 @@ a step does not return within `stall_s`, every request gets an error and health 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -138,17 +139,17 @@ class Engine:
         self._has_failed = True
         self._end_all(DOWN["failed"])
 
+    def check_room(self, num_generations: int) -> None:
+        """Raise Overloaded or EngineDown if a request would be refused whatever it is, before anything is computed for it."""
+        with self._changed, self._refusing(num_generations):
+            self.scheduler.check_room()
+
     def submit(self, generations: Sequence[Generation], post: Post) -> None:
         """Queue generations; `post` gets their news on the engine's thread. Raises Overloaded or EngineDown."""
         now = time.monotonic()
         with self._changed:
-            if (status := self.health().status) != "ok":
-                raise EngineDown(DOWN[status])
-            try:
+            with self._refusing(len(generations)):
                 self.scheduler.submit(generations)
-            except Overloaded:
-                self._count("llmc_requests_refused_total", len(generations))
-                raise
             self._entries.update((generation, _Entry(post, now)) for generation in generations)
             self._changed.notify()
         self._count("llmc_prompt_tokens_total", sum(generation.num_prompt for generation in generations))
@@ -192,6 +193,17 @@ class Engine:
         else:
             log.error("no progress for %.0f s; requests in flight are ended", self._step_age_s())
             self._end_all(DOWN["stalled"])
+
+    @contextlib.contextmanager
+    def _refusing(self, num_generations: int) -> Iterator[None]:
+        """Refusals are counted. A scheduler of an engine that is down is not asked."""
+        if (status := self.health().status) != "ok":
+            raise EngineDown(DOWN[status])
+        try:
+            yield
+        except Overloaded:
+            self._count("llmc_requests_refused_total", num_generations)
+            raise
 
     # --- on the engine's thread -------------------------------------------------------------------------------
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from .chat import ChatTemplate
-from .engine import Engine
+from .engine import Engine, EngineDown
 from .errors import ApiError
 from .generation import Generation, generator_for
 from .metrics import Metrics
 from .requests import SamplingRequest
+from .scheduler import Overloaded
 from .text import TextStream
 from .vocabulary import Vocabulary
 
@@ -73,6 +76,24 @@ def check_model(service: Service, name: str) -> None:
             param="model",
             code="model_not_found",
         )
+
+
+def check_room(service: Service, *, num_generations: int) -> None:
+    """Refuse what would be refused anyway, before its prompt is rendered and tokenized: under overload most are."""
+    with refusals(service.engine):
+        service.engine.check_room(num_generations)
+
+
+@contextlib.contextmanager
+def refusals(engine: Engine) -> Iterator[None]:
+    """What a client is told when the engine takes no more."""
+    try:
+        yield
+    except Overloaded as error:
+        headers = {"retry-after": str(engine.retry_after_s())}
+        raise ApiError(f"the server is busy: {error}", status=429, code="overloaded", headers=headers) from None
+    except EngineDown as error:
+        raise ApiError(str(error), status=503, code="engine_down") from None
 
 
 async def encode(service: Service, text: str, *, add_special: bool) -> list[int]:

@@ -14,13 +14,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from .access import note
-from .engine import Delta, Engine, EngineDown
+from .engine import Delta, Engine
 from .errors import ApiError, error_body
 from .generation import Generation
+from .intake import refusals
 from .mailbox import Mailbox
 from .requests import SamplingRequest, StreamOptions
 from .responses import DONE, Answer, Choice, event
-from .scheduler import Overloaded
 
 Result = TypeVar("Result")
 
@@ -30,13 +30,8 @@ async def respond(
 ) -> Response:
     """Submit the generations and answer with what comes of them, whole or as a stream."""
     mailbox = Mailbox()
-    try:
+    with refusals(engine):
         engine.submit(generations, mailbox.post)
-    except Overloaded as error:
-        headers = {"retry-after": str(engine.retry_after_s())}
-        raise ApiError(f"the server is busy: {error}", status=429, code="overloaded", headers=headers) from None
-    except EngineDown as error:
-        raise ApiError(str(error), status=503, code="engine_down") from None
     choices = [Choice() for _ in generations]
     note(request, prompt_tokens=answer.num_prompt_tokens)
     if body.stream:

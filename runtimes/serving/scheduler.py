@@ -94,8 +94,16 @@ class Scheduler:
         for generation in generations:
             if generation.num_prompt < 1 or generation.num_prompt + generation.max_tokens > self.max_seq_len:
                 raise ValueError("a prompt has at least one token, and fits with its answer in max_seq_len")
+        self.check_room(generations)
+        for generation in generations:
+            generation.number = self._num_submitted
+            self._num_submitted += 1
+            self.waiting.add(generation)
+
+    def check_room(self, generations: Sequence[Generation] = ()) -> None:
+        """Raise Overloaded if these cannot be queued; without any, if whatever came now would be refused."""
         num_waiting, num_tokens = len(self.waiting), self.waiting.num_tokens
-        num_queued = num_waiting + len(generations) - (self.max_batch - len(self.running))
+        num_queued = num_waiting + max(1, len(generations)) - (self.max_batch - len(self.running))
         if num_queued > self.max_waiting:
             raise Overloaded(f"{num_waiting} requests are waiting, the bound is {self.max_waiting}")
         new_tokens = sum(generation.num_prompt for generation in generations)
@@ -105,23 +113,18 @@ class Scheduler:
             steps = self.wait_steps(generations)
             if steps > self.max_wait_steps:
                 raise Overloaded(f"the wait is about {steps} steps, the bound is {self.max_wait_steps}")
-        for generation in generations:
-            generation.number = self._num_submitted
-            self._num_submitted += 1
-            self.waiting.add(generation)
 
     def wait_steps(self, generations: Sequence[Generation] = ()) -> int:
-        """Steps after which the last of these would begin, if those before it in line are answered as usual.
+        """Steps after which the last of these would begin, if those before it in line are answered as usual; without any,
+        whoever came next.
 
         A place in the batch is free when an answer ends, and everybody in line takes the first one that is free.
         """
         ends = [0] * (self.max_batch - len(self.running)) + [self._steps_left(g) for g in self.running]
         heapify(ends)
-        begins = 0
-        for generation in (*self.waiting, *generations):
-            begins = ends[0]
-            heapreplace(ends, begins + self._steps_left(generation))
-        return begins
+        for generation in (*self.waiting, *generations[:-1]):
+            heapreplace(ends, ends[0] + self._steps_left(generation))
+        return ends[0]
 
     def _steps_left(self, generation: Generation) -> int:
         """Of its prompt, and of the share of the rest of its answer that answers usually use."""

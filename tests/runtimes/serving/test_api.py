@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import threading
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -358,3 +359,41 @@ def test_chat_without_a_template_says_so(api):
     response = call.chat()
     assert (response.status_code, error(response)["code"]) == (400, "no_chat_template")
     assert "tiny has no chat template; use /v1/completions" in error(response)["message"]
+
+
+class Untouched:
+    """A chat template and a vocabulary that nobody may use."""
+
+    def __getattr__(self, name: str):
+        raise AssertionError(f"{name} of a prompt that is refused anyway")
+
+
+def test_what_would_be_refused_anyway_is_refused_before_its_prompt_is_looked_at(api):
+    """Rendering and tokenizing take longer than a refusal may, and conversations are rendered one at a time."""
+    gate = threading.Event()
+    call, parts = api(max_batch=1, max_waiting=1, gate=gate)
+    messages = [{"role": "user", "content": "a"}]
+
+    async def overloaded():
+        accepted = [
+            asyncio.create_task(call.call("POST", "/v1/completions", json={"model": "tiny", "prompt": "a"}))
+            for _ in range(2)
+        ]
+        while len(parts.scheduler.running) + len(parts.scheduler.waiting) < 2:
+            await asyncio.sleep(0.01)
+        service = call.app.state.service
+        call.app.state.service = replace(service, vocabulary=Untouched(), chat_template=Untouched())
+        refused = [
+            await call.call("POST", "/v1/completions", json={"model": "tiny", "prompt": "a", "n": 2}),
+            await call.call("POST", "/v1/chat/completions", json={"model": "tiny", "messages": messages}),
+            await call.call("POST", "/v1/completions", json={"model": "nobody", "prompt": "a"}),
+        ]
+        call.app.state.service = service
+        gate.set()
+        return await asyncio.gather(*accepted), refused
+
+    accepted, refused = asyncio.run(overloaded())
+    assert [response.status_code for response in accepted] == [200, 200]
+    assert [response.status_code for response in refused] == [429, 429, 404], "a fault of the request is told first"
+    assert all(int(response.headers["retry-after"]) >= 1 for response in refused[:2])
+    assert "llmc_requests_refused_total 3.0" in call("GET", "/metrics").text

@@ -121,9 +121,14 @@ class Traffic(RuleBasedStateMachine):
             generation(p, max_tokens=max_tokens, stops=tuple(stops), ignore_eos=ignore_eos, priority=priority)
             for p in prompts
         ]
-        before = list(self.scheduler.waiting)
+        before, has_room = list(self.scheduler.waiting), True
+        try:
+            self.scheduler.check_room()
+        except Overloaded:
+            has_room = False
         try:
             self.scheduler.submit(new)
+            assert has_room, "what is told to be refused is"
         except Overloaded:
             assert list(self.scheduler.waiting) == before, "a refused request leaves nothing behind"
         else:
@@ -390,6 +395,28 @@ def test_who_would_wait_too_long_is_refused_at_once():
     sched.submit([generation([1], max_tokens=4, ignore_eos=True)])
     with pytest.raises(Overloaded, match=r"the wait is about 17 steps, the bound is 12"):
         sched.submit([generation([1], max_tokens=4, ignore_eos=True)])
+    drain(sched, cache)
+
+
+def test_room_is_told_before_there_is_a_prompt():
+    """As `submit` would for a single one, whatever it is: by the line's length, and by the wait of who came next."""
+    one = generation([1], max_tokens=4, ignore_eos=True)
+    sched = scheduler(max_batch=2, prefill_chunk=100, max_waiting=1)
+    for _ in range(3):
+        sched.check_room()
+        sched.submit([generation([1], max_tokens=4, ignore_eos=True)])
+    for refuse in (sched.check_room, lambda: sched.submit([one])):
+        with pytest.raises(Overloaded, match="3 requests are waiting, the bound is 1"):
+            refuse()
+    sched, cache = scheduler(max_batch=1, prefill_chunk=100, max_wait_steps=9, max_waiting=9), Cache()
+    sched.submit([generation([1], max_tokens=12, ignore_eos=True)])
+    sched.commit(cache.run(sched.step_plan()))
+    for refuse in (sched.check_room, lambda: sched.submit([one])):
+        with pytest.raises(Overloaded, match="the wait is about 11 steps, the bound is 9"):
+            refuse()
+    for _ in range(2):
+        sched.commit(cache.run(sched.step_plan()))
+    sched.check_room()
     drain(sched, cache)
 
 
