@@ -2,7 +2,7 @@
 
 Of a step for one token much is the calls of separate ops, and the copies of keys and values that they need: beside the linear
 layers there are kernels for the attention of running answers, and on CPUs for residual sum and norm, and for the gated activation.
-GPUs have products of their own for bf16 and fp32; there it is weights in few bits, the attention of running answers, and drawing tokens.
+GPUs have products of their own for bf16 and fp32; there it is weights in few bits, the attention of running answers, drawing tokens, and experts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .add_norm import AddNorm
 from .chips import chip_name, chip_of
 from .decode_attention import choose_decode_attention
+from .experts import choose_experts
 from .gated_linear import ACTIVATIONS, GatedLinear
 from .kernel import Kernel, LeftAlone
 from .sampling import choose_sampling
@@ -68,7 +69,10 @@ def _on_gpu(spec: Spec, *, weights: str, dtype: DType, longest: int) -> tuple[Ke
     linear = choose_weight_only(spec, weights=weights, dtype=dtype, chip=chip, chip_name=name)
     attention = choose_decode_attention(spec, dtype=dtype, longest=longest, chip=chip, chip_name=name)
     sampling = choose_sampling(vocab_size=spec.model.vocab_size, chip=chip, chip_name=name)
-    return (*linear, *(() if isinstance(attention, LeftAlone) else (attention,)), sampling)
+    moe = spec.model.moe
+    experts = () if moe is None else choose_experts(moe, dtype=dtype, chip=chip, chip_name=name)
+    found = (*linear, attention, sampling, *experts)
+    return tuple(each for each in found if not isinstance(each, LeftAlone))
 
 
 def _add_norm(spec: Spec, *, dtype: DType) -> AddNorm | LeftAlone:

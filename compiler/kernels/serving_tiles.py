@@ -94,3 +94,31 @@ def split_tile(*, kv_heads: int, group: int, head_dim: int, number_bytes: int, c
             f"up to the {power_of_two(max(16, group))} rows that matrix units take.",
         ),
     )
+
+
+@dataclass(frozen=True)
+class ExpertTile:
+    """Rows of one expert by columns of its output, and inputs at a time."""
+
+    name: str
+    rows: int
+    columns: int
+    depth: int
+    num_warps: int
+    num_stages: int
+    comment: str
+
+
+@dataclass(frozen=True)
+class ExpertTiles:
+    few: ExpertTile
+    many: ExpertTile
+
+
+def expert_tiles(*, number_bytes: int, chip: Chip) -> ExpertTiles:
+    """`few` rows an expert, as running answers have; `many` of prompts."""
+    is_wide = number_bytes == 4
+    few = ExpertTile("FEW", 16, 64, 64, 128 // chip.warp, 2, "Few rows an expert: the fewest that matrix units take.")
+    rows, columns, depth = (32, 64, 32) if is_wide else (64, 128, 32)
+    comment = f"More: {rows} by {columns} are {rows * columns // 256} sums for each of 256 threads."
+    return ExpertTiles(few, ExpertTile("MANY", rows, columns, depth, 256 // chip.warp, 2, comment))

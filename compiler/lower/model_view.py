@@ -211,6 +211,11 @@ class ModelView:
         return next((name for name in self.kernels if name.startswith("add_")), "")
 
     @property
+    def grouped_linear(self) -> str:
+        """What multiplies rows with a matrix an expert."""
+        return "expert_linear" if "expert_linear" in self.kernels else "grouped_linear"
+
+    @property
     def decode_attention(self) -> bool:
         """Whether running answers have a kernel for their attention."""
         return "decode_attention" in self.kernels

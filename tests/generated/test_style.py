@@ -88,6 +88,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "serve": TINY["serve"] | {"weights": {"dtype": "int4", "symmetric": False}, "kv_cache": {"dtype": "bf16"}},
         "without": ("train", "data"),
     },
+    "experts-on-a-gpu": {
+        "hardware": GPU,
+        "model": ARCHITECTURES["deepseek-v3"],
+        "serve": TINY["serve"] | {"weights": {"dtype": "bf16"}, "kv_cache": {"dtype": "bf16"}},
+        "without": ("train", "data"),
+    },
     "npu-bf16": {"hardware": NPU, "train": train(precision="bf16"), "without": ("serve",)},
     "no-validation": {"data": TINY["data"] | {"split": {"valid": 0.0}}},
 }

@@ -38,6 +38,10 @@ _decode_window = _small(samples.decode_attention("fp32", head_dim=48, window=20)
 _decode_capped = _small(
     samples.decode_attention("fp32", head_dim=16, rotary_dims=8, interleaved=True, softcap=3.0), **_few
 )
+_route = samples.choose_experts()
+_top_one = samples.choose_experts(num_experts=8, per_token=1, normalize=False)
+_biased = samples.choose_experts(score="sigmoid", scale=2.5, has_bias=True)
+_experts = samples.expert_linear("fp32")
 _sampling = samples.sampling(vocab_size=37)
 _int8 = samples.weight_only_linear("fp32", bits=8, group=64)
 _int4 = samples.weight_only_linear("fp32", bits=4, group=32, has_offset=True)
@@ -134,6 +138,23 @@ BUGS: dict[str, list[Bug]] = {
         (_decode_capped, 17, "2.0 * SCALE / CAP", "SCALE / CAP"),
         (_decode_capped, 17, "turns = c < 8", "turns = c < 16"),
         (_decode_capped, 17, "tl.where(is_first, c + 1, c - 1)", "tl.where(is_first, c + 4, c - 4)"),
+    ],
+    "choose_experts": [
+        (_top_one, 5, "scores = scores / tl.sum(scores, axis=0)\n", "pass\n"),
+        (_route, 5, '        ranks = tl.where(e == best, -float("inf"), ranks)\n', ""),
+        (_route, 5, "found / tl.sum(found, axis=0)", "found"),
+        (_route, 5, "token * X + place, found", "token * X + place, 0.5 * found"),
+        (_biased, 5, "scores + tl.load(bias + e, mask=e < E, other=0.0)", "scores"),
+        (_biased, 5, "tl.where(e == best, scores, 0.0)", "tl.where(e == best, ranks, 0.0)"),
+        (_biased, 5, "found = 2.5 * found", "pass"),
+    ],
+    "expert_linear": [
+        (_experts, 40, "(upto <= block) & (e < E)", "(upto < block) & (e < E)"),
+        (_experts, 40, "number * ROWS + ", ""),
+        (_experts, 40, "tl.where(e == expert, end, 0)", "tl.where(e == expert, end - 1, 0)"),
+        (_experts, 40, "expert.to(tl.int64) * N * K", "0 * N * K"),
+        (_experts, 40, "ends + e - 1, mask=(e > 0) & (e < E)", "ends + e, mask=(e > 0) & (e < E)"),
+        (_experts, 40, "tl.where(e < expert, blocks, 0)", "tl.where(e <= expert, blocks, 0)"),
     ],
     "sampling": [
         (_sampling, 15, "(x - most) / temperature", "(x - most)"),

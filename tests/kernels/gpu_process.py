@@ -62,6 +62,13 @@ def samples_of(kind: str, dtype: DType) -> Iterator[Sample]:
         yield samples.weight_only_linear(dtype, bits=8, group=64), (3, 20)
         yield samples.weight_only_linear(dtype, bits=4, group=32, has_offset=True), (1, 20)
         yield samples.weight_only_linear(dtype, bits=4, group=128, has_bias=False), (3,)
+    if kind == "choose_experts" and dtype == "fp32":
+        yield samples.choose_experts(), (1, 5)
+        yield samples.choose_experts(num_experts=8, per_token=1, normalize=False), (5,)
+        yield samples.choose_experts(score="sigmoid", scale=2.5, has_bias=True), (5,)
+    if kind == "expert_linear":
+        yield samples.expert_linear(dtype), (1, 40)
+        yield samples.expert_linear(dtype, num_experts=2), (150,)
     if kind == "sampling" and dtype == "fp32":
         yield samples.sampling(vocab_size=37), (15,)
         yield samples.sampling(vocab_size=5003), (5,)

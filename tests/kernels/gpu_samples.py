@@ -9,11 +9,12 @@ from llmc.compiler.kernels.add_norm import AddNorm
 from llmc.compiler.kernels.causal_attention import CausalAttention
 from llmc.compiler.kernels.chips import CHIPS, Chip
 from llmc.compiler.kernels.decode_attention import DecodeAttention
+from llmc.compiler.kernels.experts import ChooseExperts, ExpertLinear
 from llmc.compiler.kernels.gated_linear import ACTIVATIONS, GatedLinear
 from llmc.compiler.kernels.kernel import BYTES, DType
 from llmc.compiler.kernels.linear_cross_entropy import LinearCrossEntropy
 from llmc.compiler.kernels.sampling import Sampling, choose_sampling
-from llmc.compiler.kernels.serving_tiles import product_tiles, split_tile
+from llmc.compiler.kernels.serving_tiles import expert_tiles, product_tiles, split_tile
 from llmc.compiler.kernels.tiles import attention_tiles, long_row, stream, whole_row
 from llmc.compiler.kernels.weight_only_linear import Bits, WeightOnlyLinear
 
@@ -151,3 +152,30 @@ def weight_only_linear(
 
 def sampling(*, vocab_size: int, chip: Chip = A100) -> Sampling:
     return choose_sampling(vocab_size=vocab_size, chip=chip, chip_name=chip.target)
+
+
+def choose_experts(*, chip: Chip = A100, **changes: Any) -> ChooseExperts:
+    sizes: dict[str, Any] = {"num_experts": 10, "per_token": 3, "score": "softmax", "normalize": True, "scale": 1.0}
+    sizes |= {"has_bias": False} | changes
+    return ChooseExperts(
+        name="choose_experts",
+        template="choose_experts",
+        dtype="fp32",
+        language="triton",
+        chip=chip.target,
+        has_backward=False,
+        **sizes,
+    )
+
+
+def expert_linear(dtype: DType, *, num_experts: int = 5, chip: Chip = A100) -> ExpertLinear:
+    return ExpertLinear(
+        name="expert_linear",
+        template="expert_linear",
+        dtype=dtype,
+        language="triton",
+        chip=chip.target,
+        has_backward=False,
+        num_experts=num_experts,
+        tiles=expert_tiles(number_bytes=BYTES[dtype], chip=chip),
+    )

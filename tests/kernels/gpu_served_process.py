@@ -1,6 +1,6 @@
-"""A generated server's model with its Triton kernels, in the interpreter, beside itself in plain PyTorch: python gpu_served_process.py FOLDER
+"""Models of generated servers with their Triton kernels, in the interpreter, beside themselves in plain PyTorch: gpu_served_process.py FOLDER
 
-Weights in few bits and the attention of running answers, in fp32. Prints the largest difference of logits and the calls of kernels.
+One has weights in few bits, one experts; both compute in fp32. Prints the largest difference of logits and the calls of kernels of each.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from architectures import ARCHITECTURES
 from programs import TINY, build, imported, tiny_spec
 from torch import Tensor
 
@@ -20,6 +21,10 @@ from llmc.runtimes.kernels.checks.interpreter import repair
 from llmc.runtimes.kernels.gpu import Gpu
 
 CALLS: dict[str, int] = {}
+SPECS: dict[str, dict[str, Any]] = {
+    "few-bits": {"serve": TINY["serve"] | {"weights": {"dtype": "int4", "symmetric": False}}},
+    "experts": {"model": ARCHITECTURES["mixtral"]},
+}
 
 
 def counted(call: Any) -> Any:
@@ -57,14 +62,16 @@ def main() -> None:
     torch.set_num_threads(1)
     repair()
     device = TINY["hardware"]["accelerator"] | {"name": "h100", "kind": "gpu", "architecture": "hopper"}
-    serve = TINY["serve"] | {"weights": {"dtype": "int4", "symmetric": False}}
-    spec = tiny_spec(without=("train", "data"), model={"num_layers": 2}, hardware={"accelerator": device}, serve=serve)
-    folder, tokens = build(spec, Path(sys.argv[1])), torch.randint(0, 512, (2, 10))
-    eager = logits_of(folder, tokens, kernels="eager")
     Gpu.call = counted(Gpu.call)  # type: ignore[method-assign]
-    found = logits_of(folder, tokens, kernels="auto")
-    off = [float((mine - theirs).abs().max() / theirs.abs().max()) for mine, theirs in zip(found, eager, strict=True)]
-    print(json.dumps({"off": off, "calls": CALLS}))
+    for name, changes in SPECS.items():
+        fields = changes | {"model": changes.get("model", {}) | {"num_layers": 2}}
+        spec = tiny_spec(without=("train", "data"), hardware={"accelerator": device}, **fields)
+        folder, tokens = build(spec, Path(sys.argv[1]) / name), torch.randint(0, 512, (2, 10))
+        eager = logits_of(folder, tokens, kernels="eager")
+        CALLS.clear()
+        found = logits_of(folder, tokens, kernels="auto")
+        off = [float((mine - own).abs().max() / own.abs().max()) for mine, own in zip(found, eager, strict=True)]
+        print(json.dumps({"name": name, "off": off, "calls": CALLS}), flush=True)
 
 
 if __name__ == "__main__":

@@ -30,12 +30,14 @@ def llama_8b(chip: Chip) -> list[Kernel]:
 
 
 def llama_8b_served(chip: Chip) -> list[Kernel]:
-    """The kernels of its server: weights in few bits, running answers."""
+    """The kernels of its server, with weights in few bits, and those of experts."""
     return [
         samples.weight_only_linear("bf16", bits=8, group=64, has_bias=False, chip=chip),
         samples.weight_only_linear("bf16", bits=4, group=32, has_offset=True, has_bias=False, chip=chip),
         samples.decode_attention("bf16", num_heads=32, num_kv_heads=8, head_dim=128, chip=chip),
         samples.sampling(vocab_size=128256, chip=chip),
+        samples.choose_experts(num_experts=128, per_token=8, chip=chip),
+        samples.expert_linear("bf16", num_experts=128, chip=chip),
     ]
 
 
@@ -69,7 +71,7 @@ def test_kernels_of_servers_compile_for_a_chip_without_it(target: str, tmp_path:
     chip = CHIPS[target]
     found = list(compile_ahead(written(llama_8b_served(chip), chip, tmp_path), asdict(chip)))
     assert {each.function for each in found} == {
-        *("product_kernel", "enter_kernel", "attend_kernel", "combine_kernel", "draw_kernel"),
+        *("product_kernel", "enter_kernel", "attend_kernel", "combine_kernel", "draw_kernel", "choose_kernel"),
     }
     assert [each.complaint for each in found if each.complaint] == []
 

@@ -167,6 +167,9 @@ def test_servers_on_gpus_have_kernels_for_few_bits_and_running_answers() -> None
     assert served("bf16", model=ARCHITECTURES["gemma3"]) == [
         "sampling.triton"
     ]  # its heads are normed, its windows differ
+    moe = ["sampling.triton", "choose_experts.triton", "expert_linear.triton"]
+    assert served("bf16", model=ARCHITECTURES["mixtral"]) == ["decode_attention.triton", *moe]
+    assert served("bf16", model=ARCHITECTURES["deepseek-v3"]) == [moe[0], moe[2]]  # latent attention, groups of experts
     assert served("bf16", name="v100-sxm-16g") == []
     assert served("bf16", name="cpu")[0] == "bf16_linear.cpp"
 

@@ -80,11 +80,12 @@ def test_a_model_with_all_its_kernels_agrees_with_float64(tmp_path: Path) -> Non
 
 
 def test_a_server_with_all_its_kernels_computes_what_its_eager_twin_does(tmp_path: Path) -> None:
-    """Prompts and running answers of two layers with weights in four bits, in fp32."""
+    """Prompts and running answers of two layers: with weights in four bits, and with experts."""
     command = (sys.executable, "-W", "ignore", str(HERE / "gpu_served_process.py"), str(tmp_path))
-    [found] = told(*command, paths=PROGRAMS)
-    assert max(found["off"]) < 1e-5
-    assert found["calls"]["decode"] == 2 * 4  # four tokens after the prompt
-    assert (
-        found["calls"]["forward"] == (2 * 4 + 1) + 5 * 2 * 4 + 1
-    )  # the prompt at once; its pieces, and logits of all together
+    few_bits, experts = told(*command, paths=PROGRAMS)
+    assert max(*few_bits["off"], *experts["off"]) < 1e-5
+    assert few_bits["calls"] == {
+        "forward": (2 * 4 + 1) + 5 * 2 * 4 + 1,  # the prompt at once; its pieces, and logits of all together
+        "decode": 2 * 4,  # of four tokens after the prompt
+    }
+    assert experts["calls"] == {"choose": 2 + 5 * 2, "forward": 2 * 2 + 5 * 2 * 2, "decode": 2 * 4}

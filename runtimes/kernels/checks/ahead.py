@@ -172,8 +172,9 @@ def _output(*command: str | Path) -> str:
 
 def starts_of(kernel: Mapping[str, Any], folder: Path, *, rows: int) -> list[Start]:
     """Every kernel that the program starts for one description, with and without gradients; each once. Those of servers are started for
-    a single row, too, which some have other blocks for."""
+    a single row, and for many an expert, too, which some have other blocks for."""
     counts = [rows] if kernel.get("has_backward", True) else [1, rows]
+    counts += [64 * kernel["num_experts"]] if "num_experts" in kernel else []
     with caught_starts() as starts:
         for case in cases_of(kernel, module_of(folder, kernel["name"]), rows=counts):
             run(case.function, case.inputs)

@@ -20,6 +20,7 @@ from ...reference.adamw import adamw_step, join, split
 from ...reference.attention import attend, causal_attention
 from ...reference.decode_attention import decode_attention
 from ...reference.embedding import embed
+from ...reference.experts import choose_experts, grouped_linear
 from ...reference.loss import linear_cross_entropy
 from ...reference.sampling import draw
 from ...reference.weight_only import weight_only_linear
@@ -268,6 +269,38 @@ def _sampling(kernel: Description, module: ModuleType, rows: int) -> Iterator[Ca
     yield Case("draw", drawn, draw, (scores, *filters))
 
 
+def _choose_experts(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    """Who is chosen is told apart from the weights: an output each."""
+    num = kernel["num_experts"]
+    logits, bias = random(rows, num, seed=1, scale=2.0), random(num, seed=2, scale=0.2)
+    options = {name: kernel[name] for name in ("per_token", "score", "normalize", "scale")}
+
+    def chosen(logits: Tensor, *bias: Tensor) -> tuple[Tensor, Tensor]:
+        return getattr(module, kernel["name"])(logits, *bias)
+
+    def eager(logits: Tensor, *bias: Tensor) -> tuple[Tensor, Tensor]:
+        return choose_experts(logits, bias[0] if bias else None, **options)
+
+    yield Case("route", chosen, eager, (logits, *((bias,) if kernel["has_bias"] else ())))
+
+
+def _expert_linear(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    """Some experts have no row, one has most."""
+    num, dtype = kernel["num_experts"], DTYPES[kernel["dtype"]]
+    ends = torch.tensor([min(rows, each * each * rows // (2 * num * num)) for each in range(num)])
+    ends[-1] = rows
+
+    def product(x: Tensor, weight: Tensor) -> Tensor:
+        return getattr(module, kernel["name"])(x, weight, ends.int())
+
+    def eager(x: Tensor, weight: Tensor) -> Tensor:
+        return grouped_linear(x, weight, ends.diff(prepend=ends.new_zeros(1)).tolist())
+
+    for depth, size in ((100, 70), (64, 32)):  # odd ones, and multiples of 16, which compilers make other code of
+        x, weight = (random(*shape, seed=shape[-1], dtype=dtype) for shape in ((rows, depth), (num, size, depth)))
+        yield Case(f"{size} x {depth}", product, eager, (x, weight))
+
+
 def _without_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         with torch.no_grad():
@@ -282,8 +315,10 @@ _MAKERS: dict[str, Callable[[Description, ModuleType, int], Iterator[Case]]] = {
     "add_norm": _add_norm,
     "add_rms_norm": _add_norm,
     "causal_attention": _causal_attention,
+    "choose_experts": _choose_experts,
     "decode_attention": _decode_attention,
     "embed": _embed,
+    "expert_linear": _expert_linear,
     "gated": _gated,
     "gated_linear": _gated_linear,
     "sampling": _sampling,
