@@ -24,6 +24,7 @@ BUILT = {
     "train-on-slurm.yaml",
     "serve-on-kubernetes.yaml",
     "serve-two-replicas.yaml",
+    "serve-70b.yaml",
 }
 """Those that are lowered today."""
 PROGRAM = {"model.py", "plan.json", "manifest.json", "README.md"}
@@ -33,6 +34,7 @@ LAUNCHED = {
     "train-on-slurm.yaml": {"launch/train.sbatch"},
     "serve-on-kubernetes.yaml": {"launch/serve.yaml", "launch/autoscale.yaml", "launch/monitoring/dashboard.json"},
     "serve-two-replicas.yaml": {"router.py", "launch/compose.yaml", "launch/nginx.conf"},
+    "serve-70b.yaml": {"launch/compose.yaml", "launch/nginx.conf"},
 }
 
 
@@ -62,6 +64,16 @@ def test_the_mixture_of_experts_is_spread_over_eight_ranks(more: tuple[str, ...]
         ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", "."]
         done = subprocess.run(ruff, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
+
+
+def test_a_model_too_large_for_a_gpu_is_served_by_eight(tmp_path: Path) -> None:
+    texts = build(EXAMPLES_FOLDER / "serve-70b.yaml", tmp_path).tree
+    assert texts is not None
+    assert "RANKS = 8" in texts.texts["serve.py"]
+    assert "self.qkv = nn.Linear(8192, 1280, bias=False)" in texts.texts["model.py"]
+    compose = texts.texts["launch/compose.yaml"]
+    assert 'command: ["python", "serve.py"' in compose
+    assert 'device_ids: ["0", "1", "2", "3", "4", "5", "6", "7"]' in compose
 
 
 def test_there_are_examples() -> None:

@@ -26,6 +26,7 @@ from llmc.runtimes.common.errors import RunError
 from llmc.runtimes.serving.keys import KeyGate
 from llmc.runtimes.serving.router.app import create_router
 from llmc.runtimes.serving.router.beginning import PIECE_BYTES, beginning
+from llmc.runtimes.serving.router.fleet import replica_commands
 from llmc.runtimes.serving.router.program import router_arguments
 from llmc.runtimes.serving.router.replicas import FAILURES, FIRST_PAUSE_S, Breaker, Prefixes, Replica, Replicas
 from llmc.runtimes.serving.server import prepare
@@ -416,3 +417,14 @@ def test_a_replica_that_is_no_url_is_told(tmp_path):
     args = router_arguments("tiny", ["--replica", "localhost:1"])
     with pytest.raises(RunError, match="localhost:1 is no URL"):
         serve_router(args, program=tmp_path, replicas=1, device="cpu", drain_s=1)
+
+
+def test_replicas_of_several_ranks_have_devices_and_cores_of_their_own(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(12))
+    commands = replica_commands("serve.py", ("--random",), number=2, device="cuda", asks_keys=False, ranks=4)
+    assert [each.environment for each in commands] == [
+        {"CUDA_VISIBLE_DEVICES": "0,1,2,3"},
+        {"CUDA_VISIBLE_DEVICES": "4,5,6,7"},
+    ]
+    on_cpu = replica_commands("serve.py", (), number=2, device="cpu", asks_keys=False, ranks=3)
+    assert [(each.words[-2:], each.environment) for each in on_cpu] == [(("--threads", "2"), {})] * 2
