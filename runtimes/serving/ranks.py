@@ -100,8 +100,11 @@ class Ranks:
         line = _opened(store, rank=self.rank)
         self._lines = {0: line}
         _in_background(lambda: self._take_steps(line))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._ask_to_stop(line))
+        signal.signal(signal.SIGTERM, lambda *_: self._ask_to_stop(line))
+        if self._place.local_rank == 0:
+            signal.signal(signal.SIGINT, lambda *_: self._ask_to_stop(line))
+        else:  # Ctrl-C reaches the first rank of this machine as well, and two of them end a server at once
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     # --- rank 0 -----------------------------------------------------------------------------------------------
 
@@ -156,7 +159,8 @@ class Ranks:
             with self._lock:
                 self._is_ending = True
             self._steps.put(None)
-            return
+            time.sleep(GOODBYE_S)
+            os._exit(1)  # a last step never came to its end
         self._lose(0, "")
 
     def _ask_to_stop(self, line: socket.socket) -> None:

@@ -10,10 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -86,7 +87,15 @@ class Replica(Router):
 def replica(folder: Path) -> Iterator[Replica]:
     (folder / "serve.py").write_text(TWO)
     log = (folder / "log").open("w")
-    process = subprocess.Popen([sys.executable, "serve.py"], cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "serve.py"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(folder)},  # what a killed server leaves
+    )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -140,10 +149,16 @@ def test_a_replica_that_drains_finishes_what_it_has(router: Router):
     router.wait_for(ready=2)
 
 
-def test_sigterm_under_load_drains_all_ranks(tmp_path: Path):
+def ctrl_c(process: subprocess.Popen[str]) -> None:
+    """A terminal tells all of its processes."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("tell", [subprocess.Popen.terminate, ctrl_c])
+def test_a_server_told_to_stop_under_load_drains_all_ranks(tell: Callable[[Any], None], tmp_path: Path):
     with replica(tmp_path) as server:
         (other,) = server.ranks
-        seen = under_load(server, lambda: server.process.send_signal(signal.SIGTERM))
+        seen = under_load(server, lambda: tell(server.process))
         assert server.process.wait(30) == 0
         assert not other.is_running()
     assert seen.broken == 0
