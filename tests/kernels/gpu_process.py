@@ -33,7 +33,8 @@ def samples_of(kind: str, dtype: DType) -> Iterator[Sample]:
         for hidden_size in (7, 64, 100):
             yield samples.add_norm(dtype, hidden_size=hidden_size), (1, 5)
             yield samples.add_norm(dtype, hidden_size=hidden_size, is_layer=True, has_bias=True), (1, 5)
-        yield samples.add_norm(dtype, hidden_size=100, unit_offset=True, stream_dtype=dtype), (300,)
+        in_turns = samples.add_norm(dtype, hidden_size=100, unit_offset=True, stream_dtype=dtype)
+        yield small(in_turns, num_programs=2), (5,)  # each program takes several rows
         yield samples.add_norm(dtype, hidden_size=100, is_layer=True, stream_dtype=dtype), (5,)
     if kind == "gated":
         for eager in ("swiglu", "geglu_tanh"):
