@@ -44,6 +44,8 @@ class Setting:
     """Several sequences: then tokens of the ranks of tp are put in order by copying them."""
     has_gate_kernel: bool = True
     """Whether the gated activation is one kernel, also backward."""
+    ring: float = 0.0
+    """How many times wider than values the sums of a ring's gradients are; 0: there is no ring."""
     beside: float = 0.0
     """Bytes that a layer that is computed again holds beside its input: what was yet to be added to that."""
 
@@ -149,7 +151,19 @@ class _Backward:
             return self._input_bytes(op, 0)
         if op.group == "matmul" and self.setting.degrees.tp > 1:
             return self._crossing(op)
+        if op.group == "attention" and self.setting.ring:
+            return self._passed_on(op)
         return 0.0
+
+    def _passed_on(self, op: Op) -> float:
+        """In the first step of a ring: keys and values at hand and coming, sums of gradients for queries, for a rank's own keys and
+        values and for those at hand, and what a block gives; narrow values with zeros beside them, as are gradient and result."""
+        heads, of_key, out = op.sizes["H"], op.sizes["C"], self._bytes_of(op)
+        q, share = out * of_key / op.sizes.get("U", of_key), op.sizes.get("K", heads) / heads
+        k, v = q * share, out * share
+        sums = self.setting.ring * (q + 2 * (k + v))
+        widened = k + 2 * q + (k - v) if v < k else 0.0
+        return sums + 2 * (k + v) + out + widened
 
     def _crossing(self, op: Op) -> float:
         """What crosses between a rank's tokens and a cut layer: in full, once as it travels and, if copied, once more in order."""

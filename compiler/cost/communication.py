@@ -118,13 +118,18 @@ def _tensor_parallel_s(
 def _context_parallel_s(
     ops: tuple[Op, ...], layout: Layout, *, rows: float, hidden_bytes: float, machine: Machine
 ) -> float:
-    """Ring: c−1 steps, each passing a rank's keys and values on; their gradients travel with them on the way back."""
+    """Ulysses: queries, keys, values and the result, there and back. Ring: c−1 steps, each passing a rank's keys and values on; their gradients travel with them on the way back."""
     if layout.cp == 1:
         return 0.0
     group = group_of(layout, machine, "cp")
+    attention = next((op for op in ops if op.kind in ("attention", "eager_attention")), None)
+    if (
+        layout.cp_kind == "ulysses" and attention is not None and "U" in attention.sizes
+    ):  # of latents, heads of two sizes
+        widths = sum(_width(attention, term.dims[2:]) for term in (*attention.line.inputs[:3], attention.line.output))
+        return 8 * all_to_all_s(rows * widths / 4 / layout.tp * VALUE_BYTES, group)
     if layout.cp_kind == "ulysses":
         return 8 * all_to_all_s(hidden_bytes / layout.tp, group)
-    attention = next((op for op in ops if op.kind in ("attention", "eager_attention")), None)
     if attention is None:
         return 0.0
     _, keys, values = attention.line.inputs[:3]

@@ -68,15 +68,18 @@ def _of_attention(ops: tuple[Op, ...], layout: Layout, batch: Batch, *, passes: 
     """Ring: keys and values go round, forward and backward, and the gradients of them in fp32. Ulysses: queries, keys and
     values in one swap, the result in another, and so back."""
     attention = next((op for op in ops if op.kind in ("attention", "eager_attention")), None)
-    if attention is None or "K" not in attention.sizes:
+    if attention is None:
         return
-    head = batch.sequences * batch.tokens * attention.sizes["C"]
-    heads, keys = attention.sizes["H"] // layout.tp, max(1, attention.sizes["K"] // layout.tp)
+    tokens, sizes = batch.sequences * batch.tokens, attention.sizes
+    of_key, of_value = sizes["C"], sizes.get("U", sizes["C"])  # numbers of a head
+    heads, keys = sizes["H"] // layout.tp, max(1, sizes.get("K", sizes["H"]) // layout.tp)
     if layout.cp_kind == "ulysses":
         copies = layout.cp // math.gcd(keys, layout.cp)
-        yield Exchange("cp", "all_to_all", (heads + 2 * keys * copies) * head * batch.values, passes + 1)
-        yield Exchange("cp", "all_to_all", heads * head * batch.values, passes + 1)
+        swapped = heads * of_key + keys * copies * (of_key + of_value)
+        yield Exchange("cp", "all_to_all", swapped * tokens * batch.values, passes + 1)
+        yield Exchange("cp", "all_to_all", heads * of_value * tokens * batch.values, passes + 1)
         return
+    passed_on = keys * (of_key + of_value) * tokens
     for kind in ("recv", "send"):
-        yield Exchange("cp", kind, 2 * keys * head * batch.values, (passes + 1) * (layout.cp - 1))
-        yield Exchange("cp", kind, 2 * keys * head * WIDE, layout.cp - 1)
+        yield Exchange("cp", kind, passed_on * batch.values, (passes + 1) * (layout.cp - 1))
+        yield Exchange("cp", kind, passed_on * WIDE, layout.cp - 1)

@@ -19,6 +19,7 @@ from ..ir.ops import Op
 from ..ir.types import DType
 from .backward import Setting, Working, working_of
 from .sharding import TENSOR_DIMS, Degrees, shard
+from .stored import WIDE
 
 RUNTIME_BYTES = {"gpu": 0.9e9, "npu": 0.9e9, "tpu": 0.5e9, "cpu": 0.35e9}
 """What the context of a device, or the interpreter and its libraries, hold (assumed; a CPU process measured 0.3-0.4)."""
@@ -202,6 +203,7 @@ def kept_bytes(
                 degrees,
                 is_batched=is_batched,
                 has_gate_kernel=has_gate_kernel,
+                ring=WIDE / values.size_bytes if degrees.ring else 0.0,
                 beside=full / 2 if how == "full" and fuses_sums else 0.0,
             ),
         )

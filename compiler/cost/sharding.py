@@ -25,6 +25,8 @@ class Degrees(NamedTuple):
     sequence_parallel: bool = False
     cp: int = 1
     ep: int = 1
+    ring: bool = False
+    """Whether keys and values go round the ranks of cp."""
 
 
 def is_tensor_parallel(op: Op) -> bool:

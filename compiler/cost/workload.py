@@ -110,7 +110,12 @@ class Workload:
         return self.seq_len // (degrees.cp * degrees.tp) >= self.graph.sizes.get("E", 1)
 
     def _degrees_of(self, part: str, degrees: Degrees) -> Degrees:
-        """Those that matter to a part: what has no experts is the same for every ep."""
+        """Those that matter to a part's work: what has no experts is the same for every ep."""
+        degrees = degrees._replace(ring=False) if degrees.ring else degrees
+        return self._of_kept(part, degrees)
+
+    def _of_kept(self, part: str, degrees: Degrees) -> Degrees:
+        """Those that matter to what a part keeps."""
         return degrees if degrees.ep == 1 or self.has_experts[part] else degrees._replace(ep=1)
 
     def time(self, part: str, degrees: Degrees, *, micro_batch: int) -> BlockTime:
@@ -142,7 +147,7 @@ class Workload:
         """Bytes that one layer keeps for one sequence on one device."""
         is_spmd = self.machine.kind == "tpu" and bool(self.kernels)  # our program for TPUs
         is_fused = layout.pp == 1 and not is_spmd and any(name.startswith("add_") for name in self.kernels)
-        key = (part, self._degrees_of(part, layout.degrees), is_fused)
+        key = (part, self._of_kept(part, layout.degrees), is_fused)
         if key not in self._kept:
             self._kept[key] = kept_bytes(
                 self.ops_of[part],

@@ -117,9 +117,6 @@ def refuse_layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
         yield _refused(message, ("parallel",), part="key")
     if spec.model.moe is not None:
         yield from refuse_experts(spec.model, spec.model.moe, layout)
-    if layout.cp > 1 and attention.kind == "mla":
-        message = "latent attention (mla) in sequences that cp cuts is not lowered yet; with dp, tp and pp it is"
-        yield _refused(message, ("model", "attention", "kind"))
     if layout.tp > 1 and getattr(attention, "qk_norm", None) == "full":
         message = f"a norm over all heads (qk_norm: full) that tp {layout.tp} cuts is not lowered; qk_norm: head is"
         yield _refused(message, ("model", "attention", "qk_norm"))

@@ -65,7 +65,8 @@ class Layout:
 
     @cached_property
     def degrees(self) -> Degrees:
-        return Degrees(tp=self.tp, sequence_parallel=self.sequence_parallel, cp=self.cp, ep=self.ep)
+        is_ring = self.cp > 1 and self.cp_kind != "ulysses"
+        return Degrees(tp=self.tp, sequence_parallel=self.sequence_parallel, cp=self.cp, ep=self.ep, ring=is_ring)
 
     def stride(self, axis: Axis) -> int:
         """Devices between neighbours of a group of an axis."""

@@ -189,6 +189,8 @@ def distributed() -> Iterator[tuple[str, Any, Plan]]:
         ("mixtral", "pp-ep"),
         ("deepseek-v2", "ep-tp"),
         ("deepseek-v3", "pp-tp"),
+        ("latent", "hsdp-cp"),
+        ("latent", "dp-cp-tp"),
     ):
         spec = tiny_spec(without=("serve",), model=ARCHITECTURES[model])
         yield f"{model}-{name}-cpu", spec, plan_of(spec, layout=LAYOUTS[name])

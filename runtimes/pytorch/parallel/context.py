@@ -35,24 +35,26 @@ def run_positions(num_tokens: int, cp: Axis, *, device: torch.device | str = "cp
 
 
 def ring_attention(q: Tensor, k: Tensor, v: Tensor, cp: Axis, *, scale: float | None = None) -> Tensor:
-    """Causal attention of this rank's queries [B, H, T, C] to the whole sequence, of which it has k and v [B, K, T, C]."""
+    """Causal attention of this rank's queries [B, H, T, C] to the whole sequence, of which it has k [B, K, T, C], v [B, K, T, U]."""
+    v = v.contiguous()  # else all that it is a part of would be kept
     y = _RingAttention.apply(q, k, v, cp, q.shape[-1] ** -0.5 if scale is None else scale)
     assert isinstance(y, Tensor)
     return y
 
 
 def to_heads(q: Tensor, k: Tensor, v: Tensor, cp: Axis) -> tuple[Tensor, Tensor, Tensor]:
-    """[B, H, T/n, C] and [B, K, T/n, C] x 2 of a run of tokens -> [B, H/n, T, C] and the keys and values of those heads.
+    """[B, H, T/n, C], [B, K, T/n, C], [B, K, T/n, U] of a run of tokens -> [B, H/n, T, C] and the keys and values of those heads.
 
     One exchange for all three. Where there are fewer key/value heads than ranks, several ranks get the same.
     """
     copies = cp.size // math.gcd(k.shape[1], cp.size)
     if copies > 1:
         k, v = k.repeat_interleave(copies, dim=1), v.repeat_interleave(copies, dim=1)
-    heads = (q.shape[1] // cp.size, k.shape[1] // cp.size, k.shape[1] // cp.size)
-    parts = [x.unflatten(1, (cp.size, -1)) for x in (q, k, v)]  # [B, n, H/n, T/n, C]
-    swapped = _swap(torch.cat(parts, dim=2).movedim(1, 0), cp)  # [n, B, (H + 2K)/n, T/n, C]: n runs of tokens
-    return swapped.movedim(0, 2).flatten(2, 3).split(heads, dim=1)  # type: ignore[return-value]
+    parts = [x.unflatten(1, (cp.size, -1)).movedim(1, 0) for x in (q, k, v)]  # [n, B, H/n, T/n, C]: n runs of heads
+    swapped = _swap(torch.cat([part.flatten(1) for part in parts], dim=1), cp)  # n runs of tokens
+    found = swapped.split([part[0].numel() for part in parts], dim=1)
+    q, k, v = (x.view(part.shape).movedim(0, 2).flatten(2, 3) for x, part in zip(found, parts, strict=True))
+    return q, k, v
 
 
 def to_tokens(y: Tensor, cp: Axis) -> Tensor:
@@ -85,12 +87,17 @@ class _Swap(torch.autograd.Function):
 class _RingAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, cp: Axis, scale: float) -> Tensor:
-        out, lse = torch.zeros_like(q), q.new_full(q.shape[:-1], -math.inf, dtype=_wide(q))
-        held = torch.stack((k, v))
+        batch, heads, tokens, _ = q.shape
+        out = q.new_zeros(batch, tokens, heads, v.shape[-1]).transpose(
+            1, 2
+        )  # what follows takes a token's heads as one
+        lse = q.new_full(q.shape[:-1], -math.inf, dtype=_wide(q))
+        held = torch.cat((k.flatten(), v.flatten()))
         for step in range(cp.size):
             coming = _pass_on(held, cp) if step < cp.size - 1 else None
             rows, keys, is_causal = _visible(q, step=step, cp=cp)
-            part, part_lse = block_forward(q[rows], held[0][keys], held[1][keys], is_causal=is_causal, scale=scale)
+            k_held, v_held = _views(held, k, v)
+            part, part_lse = block_forward(q[rows], k_held[keys], v_held[keys], is_causal=is_causal, scale=scale)
             _merge(out[rows], lse[rows[:-1]], part, part_lse)
             held = coming() if coming else held
         ctx.save_for_backward(q, k, v, out, lse)
@@ -102,30 +109,36 @@ class _RingAttention(torch.autograd.Function):
         q, k, v, out, lse = ctx.saved_tensors
         cp, grad = ctx.cp, grads[0].contiguous()
         d_q = torch.zeros_like(q, dtype=_wide(q))
-        own = torch.zeros((2, *k.shape), dtype=_wide(k), device=k.device)  # of this rank's keys and values
-        held, d_held = torch.stack((k, v)), torch.zeros_like(own)  # of those at hand, which travel with them
+        own = torch.zeros(k.numel() + v.numel(), dtype=_wide(k), device=k.device)  # of this rank's keys and values
+        held, d_held = torch.cat((k.flatten(), v.flatten())), torch.zeros_like(own)  # those at hand travel with theirs
         for step in range(cp.size):
             coming = _pass_on(held, cp) if step < cp.size - 1 else None
             rows, keys, is_causal = _visible(q, step=step, cp=cp)
+            k_held, v_held = _views(held, k, v)
             d_rows, d_k, d_v = block_backward(
                 grad[rows],
                 q[rows],
-                held[0][keys],
-                held[1][keys],
+                k_held[keys],
+                v_held[keys],
                 out[rows],
                 lse[rows[:-1]],
                 is_causal=is_causal,
                 scale=ctx.scale,
             )
             d_q[rows] += d_rows
-            total = own if step == 0 else d_held
-            total[0][keys] += d_k
-            total[1][keys] += d_v
+            d_k_held, d_v_held = _views(own if step == 0 else d_held, k, v)
+            d_k_held[keys] += d_k
+            d_v_held[keys] += d_v
             if step > 0:
                 d_held = _pass_on(d_held, cp)()
             held = coming() if coming else held
-        d_k, d_v = own + d_held
+        d_k, d_v = _views(own.add_(d_held), k, v)
         return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype), None, None
+
+
+def _views(held: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values, which travel as one."""
+    return held[: k.numel()].view(k.shape), held[k.numel() :].view(v.shape)
 
 
 Slices = tuple[slice, ...]

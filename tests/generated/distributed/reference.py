@@ -27,6 +27,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen3": ARCHITECTURES["qwen3"],
     "neox": ARCHITECTURES["neox"],
     "gpt-j": ARCHITECTURES["gpt-j"],
+    "latent": ARCHITECTURES["latent"],
     "wide": {"num_heads": 8, "num_kv_heads": 2},
 }
 """Fields that differ from TINY's: grouped heads, an odd vocabulary and no biases are in all but where they say otherwise."""

@@ -39,7 +39,8 @@ CASES = [
     *(("deepseek-v2", name) for name in ("tp 2", "ep 2 x tp 2 + sp")),
     *(("switch", name) for name in ("ep 2", "ep 2, full")),
     *(("qwen2-moe", "ep 2 x tp 2"), ("gpt-oss", "ep 2 x tp 2 + sp"), ("gpt-oss", "dp 2 x ep 2")),
-    *(("llama", name) for name in HERE if name.startswith(("ring", "ulysses"))),
+    *((model, name) for model in ("llama", "latent") for name in HERE if name.startswith(("ring", "ulysses"))),
+    ("deepseek-v3", "cp 2 ring, ep 2"),
 ]
 
 

@@ -48,6 +48,11 @@ VARIANTS = {
     "dp 2 x cp 2 ulysses, replicas": Case(Layout(dp_replicate=2, cp=2, cp_kind="ulysses", zero=3)),
     "tp 2 + sp x cp 2 ring": Case(Layout(tp=2, sequence_parallel=True, cp=2, cp_kind="ring", zero=3)),
     "cp 2 ring, learned positions": Case(Layout(cp=2, cp_kind="ring", zero=3), "gpt2"),
+    "cp 2 ring, latent attention": Case(Layout(cp=2, cp_kind="ring", zero=3), "latent"),
+    "cp 4 ulysses, latent attention": Case(Layout(cp=4, cp_kind="ulysses", zero=1), "latent"),
+    "tp 2 + sp x cp 2 ring, latent attention": Case(
+        Layout(tp=2, sequence_parallel=True, cp=2, cp_kind="ring", recompute="selective"), "latent"
+    ),
     "tp 2, biases": Case(Layout(tp=2), "gpt2"),
     "tp 2 + sp, biases": Case(Layout(tp=2, sequence_parallel=True), "gpt2"),
     "tp 2 + sp, softcaps": Case(Layout(tp=2, sequence_parallel=True), "gemma2"),
