@@ -161,8 +161,6 @@ def answer(
         return sequences, logits.tolist()
 
 
-def answer_in_company(folder: str, weights: str) -> list[bool]:
-    """With fixed shapes: whether each request gets the same bits alone and in three others' company, in every place."""
 def sent_in_steps(folder: str, weights: str, works: list[list[list[Any]]]) -> list[list[list[Any]]]:
     """Of each step, the collectives of a rank of a server: name and number of elements."""
     with imported(Path(folder), "serve") as (program,), patch_collectives() as sent:
@@ -207,6 +205,8 @@ def patch_collectives() -> Iterator[list[tuple[str, int]]]:
             setattr(dist, name, original)
 
 
+def answer_in_company(folder: str, weights: str) -> list[bool]:
+    """With fixed shapes: whether each request gets the same bits alone and in three others' company, in every place."""
     with imported(Path(folder), "serve") as (program,):
         assert dist.group.WORLD is not None
         tp = Axis(dist.group.WORLD, dist.get_rank(), dist.get_world_size())
@@ -222,10 +222,10 @@ def patch_collectives() -> Iterator[list[tuple[str, int]]]:
         return same
 
 
-    return max(worst, math.inf if math.isnan(found) else found)
-
 def larger(worst: float, found: float) -> float:
     """The larger of two; what is not a number is beyond all."""
+    return max(worst, math.inf if math.isnan(found) else found)
+
 
 def own_windows(step: Tensor, program: Any, place: Any) -> Any:
     """The micro-batches [B, T + 1] of this data-parallel rank, from a step's windows [N, T + 1]."""

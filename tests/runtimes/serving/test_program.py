@@ -56,6 +56,7 @@ VIEW = ServeView(
     has_page=False,
     replicas=1,
     ranks=None,
+    has_draw=False,
     experts=None,
     bounds=(),
     prefill_chunk=16,
