@@ -219,6 +219,8 @@ class _Compilation:
             self._tell(error.diagnostics)
             return None
         attention = spec.assume.attention if spec.assume is not None else None
+        if spec.train is not None and spec.hardware.accelerator.kind == "tpu" and spec.assume is None:
+            attention = "flash2"  # the program's own kernel (templates/kernels/pallas), which knows caps
         return run_passes(graph, kernels=kernels_of(spec), attention=attention, dump=self.dump)
 
     def _lower(self, spec: Spec, entry: PlanEntry, out_dir: Path) -> Tree | None:

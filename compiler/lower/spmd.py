@@ -339,12 +339,12 @@ def spmd_faults(spec: Spec) -> Iterator[tuple[tuple[str, ...], str]]:
         return
     if model.moe is not None:
         yield from _expert_faults(model.moe)
-    beside = [name for name in ("window", "softcap", "sinks") if getattr(attention, name, None)]
-    for name in beside:
-        yield (
-            ("model", "attention", name),
-            f"attention with `{name}` on TPUs is not lowered yet; plain causal attention is",
-        )
+    if getattr(attention, "sinks", None):
+        message = "attention with `sinks` on TPUs is not lowered yet; causal attention, with windows and caps too, is"
+        yield ("model", "attention", "sinks"), message
+    if getattr(attention, "window", None) and getattr(attention, "global_every", None):
+        message = "windows that differ from layer to layer on TPUs are not lowered yet; one for all layers is"
+        yield ("model", "attention", "window"), message
     if model.position.kind == "alibi":
         yield ("model", "position"), "ALiBi on TPUs is not lowered yet; rotary, learned and sinusoidal positions are"
     if spec.train is not None and spec.hardware.num_devices > 1 and spec.hardware.topology is None:

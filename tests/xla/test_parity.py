@@ -19,7 +19,12 @@ from llmc.compiler.planner.layout import Layout
 CLOSE = 1e-5
 EXPERTS = {"num_experts": 4, "experts_per_token": 2, "capacity_factor": 2.0, "router": {"z_loss_weight": 1e-3}}
 """All visits have room, so that the program for one device, whose capacity is that of all tokens, drops none either."""
-SPECS = {"dense": spec_of(MODELS["wide"]), "experts": spec_of(MODELS["wide"] | {"moe": EXPERTS})}
+WINDOW = {"attention": {"kind": "gqa", "window": 11, "softcap": 2.0}}
+SPECS = {
+    "dense": spec_of(MODELS["wide"]),
+    "experts": spec_of(MODELS["wide"] | {"moe": EXPERTS}),
+    "window": spec_of(MODELS["wide"] | WINDOW),
+}
 LAYOUTS = {
     "fsdp 8": Layout(dp_shard=8, zero=3),
     "fsdp 4 x tp 2": Layout(dp_shard=4, zero=3, tp=2),
@@ -30,6 +35,7 @@ LAYOUTS = {
     ),
     "replicas 8": Layout(dp_replicate=8),
     "ep 4 x dp 2": Layout(dp_shard=8, ep=4, zero=3),
+    "fsdp 4 x tp 2, window and cap": Layout(dp_shard=4, zero=3, tp=2),
 }
 LOSS_IN_PIECES = ("fsdp 4 x tp 2 + sp, full recompute", "fsdp 2 x tp 2 x cp 2")
 
@@ -43,7 +49,7 @@ def runs(xla: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> d
         run_alone(spec, folder / kind)
     folders = {}
     for number, (name, layout) in enumerate(LAYOUTS.items()):
-        kind = "experts" if layout.ep > 1 else "dense"
+        kind = "experts" if layout.ep > 1 else "window" if "window" in name else "dense"
         spec, folders[name] = on_tpu(SPECS[kind]), folder / kind / str(number)
         full = filled(layout) if layout.data_parallel < 8 else replace(layout, micro_batch=1)
         with pytest.MonkeyPatch.context() as patch:

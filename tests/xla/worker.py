@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llmc.runtimes.xla import device
 
-GENERATED = ("model", "parallel", "train")
+GENERATED = ("kernels", "model", "parallel", "train")
 
 
 def main() -> None:
@@ -40,8 +40,8 @@ def run(folder: Path, reference: dict[str, Tensor], *, steps: int, lr: float) ->
         return trained(program, reference, steps=steps, lr=lr)
     finally:
         sys.path.remove(str(folder))
-        for name in GENERATED:
-            sys.modules.pop(name, None)
+        for name in [each for each in sys.modules if each.partition(".")[0] in GENERATED]:
+            del sys.modules[name]
 
 
 def trained(program: Any, reference: dict[str, Tensor], *, steps: int, lr: float) -> dict[str, Tensor]:

@@ -148,9 +148,15 @@ BOUNDED = MOE | {"capacity_factor": 1.25}
         (Layout(dp_shard=2, tp=4, zero=3), {}, "parallel.tp", "2 key/value heads"),
         (
             Layout(dp_shard=8, zero=3),
-            {"attention": {"kind": "gqa", "window": 16}},
+            {"attention": {"kind": "gqa", "window": 16, "global_every": 2}},
             "model.attention.window",
-            "plain causal",
+            "one for all layers",
+        ),
+        (
+            Layout(dp_shard=8, zero=3),
+            {"attention": {"kind": "gqa", "sinks": True}},
+            "model.attention.sinks",
+            "windows and caps",
         ),
         (Layout(dp_shard=8, zero=3), {"position": {"kind": "alibi"}}, "model.position", "rotary"),
         (Layout(dp_shard=8, ep=4, zero=3), {"moe": MOE}, "model.moe", "`capacity_factor` bounds them"),
