@@ -189,7 +189,8 @@ def compile_ahead(folder: Path, chip: Mapping[str, Any]) -> Iterator[Compiled]:
     with tempfile.TemporaryDirectory() as cache:  # so that the seconds are those of compiling
         environment = {"TRITON_CACHE_DIR": cache}
         if is_npu(chip):
-            rows = _rows("ahead_npu", folder, chip["target"], environment=triton_ascend_variables() | environment)
+            environment["PYTHONPATH"] = triton_ascend_variables()["PYTHONPATH"]
+            rows = _rows("ahead_npu", folder, chip["target"], environment=environment)
         else:
             rows = _rows("ahead", folder, "--chips", chip["target"], environment=environment)
         for row in rows:
