@@ -244,8 +244,9 @@ class Workload:
         """Of each kind of pipeline rank, from the first to the last.
 
         `in_order`: layers that compute most again come first on a rank, as the search has them. Else they may come in any order,
-        which the search's own budgets suppose.
+        which the search's own budgets suppose; but stages of an interleaved schedule keep what they keep.
         """
+        in_order = in_order or (layout.schedule == "interleaved_1f1b" and layout.virtual_stages > 1)
         return [self.rank_ledger(rank, layout, in_order=in_order) for rank in self.ranks(layout)]
 
     def rank_ledger(self, rank: Rank, layout: Layout, *, in_order: bool = False) -> Ledger:

@@ -29,7 +29,7 @@ from .bounds import least_step_s
 from .enumerate import Branch, Family
 from .ranks import Ranks
 from .rules import Violation, violations
-from .stages import TooSlow
+from .stages import EQUAL, TooSlow
 
 if TYPE_CHECKING:
     from ..cost.memory import Ledger
@@ -279,9 +279,13 @@ class _Search:
             return
         if self._is_refused(filled.layout):  # for what it computes again
             return
-        time = step_time(self.work, filled.layout)
         self.gaps.append(filled.bound_s)
-        self.found.fitting.append(Priced(filled.layout, self.work.ledger(filled.layout), time))
+        ledger = self.work.ledger(filled.layout)
+        if ledger.peak > self.room_bytes * (1 + EQUAL):  # interleaved stages that do not keep alike: budgets count their mean
+            self._too_large(filled.layout)
+            return
+        time = step_time(self.work, filled.layout)
+        self.found.fitting.append(Priced(filled.layout, ledger, time))
         self.fastest_s = min(self.fastest_s, time.total)
         self.shapes.add(_shape(filled.layout))
         if zero == 2:
