@@ -281,7 +281,8 @@ class _Search:
             return
         self.gaps.append(filled.bound_s)
         ledger = self.work.ledger(filled.layout)
-        if ledger.peak > self.room_bytes * (1 + EQUAL):  # interleaved stages that do not keep alike: budgets count their mean
+        if ledger.peak > self.room_bytes * (1 + EQUAL):
+            # interleaved stages that do not keep alike: budgets count their mean
             self._too_large(filled.layout)
             return
         time = step_time(self.work, filled.layout)

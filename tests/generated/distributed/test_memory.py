@@ -45,7 +45,10 @@ CASES = {
         Layout(pp=4, dp_shard=64, zero=1, ep=64, grad_accumulation=8, recompute="selective"),
     ),
     "a ring": ("llama-3.1-8b", Layout(dp_shard=32, cp=2, cp_kind="ring", zero=3, micro_batch=8)),
-    "latent attention, a ring": ("deepseek-v3", Layout(dp_shard=32, cp=2, cp_kind="ring", zero=3, ep=64, micro_batch=2)),
+    "latent attention, a ring": (
+        "deepseek-v3",
+        Layout(dp_shard=32, cp=2, cp_kind="ring", zero=3, ep=64, micro_batch=2),
+    ),
     "latent attention, heads swapped": (
         "deepseek-v3",
         Layout(dp_shard=32, cp=2, cp_kind="ulysses", zero=3, ep=64, micro_batch=2, recompute="selective"),
