@@ -156,6 +156,7 @@ def kept_bytes(
     fuses_sums: bool = False,
     has_gate_kernel: bool = True,
     is_spmd: bool = False,
+    copies_heads: bool = False,
 ) -> KeptBytes:
     """What a block keeps for one sequence of `tokens` on one device.
 
@@ -163,7 +164,7 @@ def kept_bytes(
     several devices do, values are copied out of a fused projection, and with sequence parallelism a rank of tp has all tokens from
     the router to the sum of what experts gave. `fuses_sums`: a layer takes the residual stream and what is yet to be added to it.
     `is_spmd`: as our programs for TPUs do, values are copied too, and the compiler makes gated activations a part of the products
-    that read them, in the backward pass again.
+    that read them, in the backward pass again. `copies_heads`: as torch-npu's attention makes it (ir/facts.py).
     """
     local = [shard(op, degrees) for op in ops]
     has_experts = any(op.kind == "dispatch" for op in local)
@@ -174,7 +175,7 @@ def kept_bytes(
         return _saved_bytes(saved, plain if saved.key in whole else degrees, tokens=tokens, values=values)
 
     again_in_products = {op.id for op in local if is_spmd and op.kind == "fused_gated_activation"}
-    kept = saved_tensors(local, copies_values=is_ours or is_spmd)
+    kept = saved_tensors(local, copies_values=is_ours or is_spmd, copies_heads=copies_heads)
     sizes = {each.key: size_of(each) for each in kept if each.key not in again_in_products}
     everything = sum(sizes.values())
     of_attention = {op.id for op in local if op.name == "attn" or op.name.startswith("attn.")}
@@ -196,7 +197,7 @@ def kept_bytes(
     working = {
         (how, is_batched): working_of(
             local,
-            saved_by_op(local, copies_values=True),
+            saved_by_op(local, copies_values=True, copies_heads=copies_heads),
             size_of=size_of,
             again=keys,
             setting=Setting(

@@ -157,6 +157,7 @@ class Workload:
                 is_ours=self.program == "fsdp",
                 fuses_sums=is_fused,
                 is_spmd=is_spmd,
+                copies_heads=self.program == "fsdp" and self.machine.kind == "npu",
                 has_gate_kernel=bool({"swiglu", "geglu_tanh"} & self.kernels),
             )
         return self._kept[key]

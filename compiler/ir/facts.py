@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .dims import Term, parse_line
 from .ops import KINDS, Op, Param
@@ -136,31 +136,37 @@ class Saved:
         return self.term.size({**self.sizes, **free}) * dtype.size_bytes
 
 
-def saved_tensors(ops: Iterable[Op], *, copies_values: bool = False) -> tuple[Saved, ...]:
+def saved_tensors(ops: Iterable[Op], *, copies_values: bool = False, copies_heads: bool = False) -> tuple[Saved, ...]:
     """What autograd keeps of these ops, each tensor once however many ops need it.
 
     A view (a slice of a fused projection) keeps the whole tensor that it looks into. `copies_values`: of a fused projection
-    whose queries and keys are rotated copies the values are copied as well, and it is free.
+    whose queries and keys are rotated copies the values are copied as well, and it is free. `copies_heads`: attention gives one head
+    after the other, so what it gave is copied to lie token by token.
     """
     kept: dict[str, Saved] = {}
-    for needed in saved_by_op(ops, copies_values=copies_values).values():
+    for needed in saved_by_op(ops, copies_values=copies_values, copies_heads=copies_heads).values():
         for saved in needed:
             kept.setdefault(saved.key, saved)
     return tuple(kept.values())
 
 
-def saved_by_op(ops: Iterable[Op], *, copies_values: bool = False) -> dict[str, tuple[Saved, ...]]:
+def saved_by_op(
+    ops: Iterable[Op], *, copies_values: bool = False, copies_heads: bool = False
+) -> dict[str, tuple[Saved, ...]]:
     """The same, by the op whose backward pass needs it."""
     ops = tuple(ops)
     by_id = {op.id: op for op in ops}
-    return {op.id: tuple(_saved_by(op, by_id, copies_values=copies_values)) for op in ops}
+    return {op.id: tuple(_saved_by(op, by_id, copies_values=copies_values, copies_heads=copies_heads)) for op in ops}
 
 
-def _saved_by(op: Op, by_id: Mapping[str, Op], *, copies_values: bool) -> Iterator[Saved]:
+def _saved_by(op: Op, by_id: Mapping[str, Op], *, copies_values: bool, copies_heads: bool) -> Iterator[Saved]:
     for number, what in enumerate(KINDS[op.kind].saves):
         saved = _saved(op, what, number=number, by_id=by_id)
         if copies_values and op.kind == "attention" and what == "x2":
             saved = _copied(op, by_id) or saved
+        source = by_id.get(saved.key)
+        if copies_heads and source is not None and source.group == "attention" and source is not op:
+            saved = replace(saved, key=f"{source.id}#in order")
         yield saved
 
 

@@ -29,6 +29,8 @@ class Job:
     micro_batches: tuple[int, ...]
     layers: int | None = None
     """Of the first layers (in a pipeline: of each stage) only, for the order of things: its records have no states, but the ops."""
+    device: str = "gpu"
+    """The kind that the program is for."""
 
 
 def dry_runs(folder: Path, jobs: Sequence[Job]) -> Iterator[list[Record]]:
@@ -39,7 +41,14 @@ def dry_runs(folder: Path, jobs: Sequence[Job]) -> Iterator[list[Record]]:
 
 def _records(folder: Path, job: Job) -> Iterator[Record]:
     command = [sys.executable, "-W", "ignore", "-m", "llmc.runtimes.pytorch.dryrun.run", str(folder)]
-    command += ["--ranks", *map(str, job.ranks), "--micro-batches", *map(str, job.micro_batches)]
+    command += [
+        "--device",
+        job.device,
+        "--ranks",
+        *map(str, job.ranks),
+        "--micro-batches",
+        *map(str, job.micro_batches),
+    ]
     command += ["--layers", str(job.layers)] if job.layers is not None else []
     with tempfile.TemporaryFile("w+") as said:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True) as process:

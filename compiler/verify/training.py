@@ -34,8 +34,8 @@ def check_training(
     counts = _counts(layout)
     players = sorted(_players(layout))
     progress(f"one step of {_ranks(claims.figures)}the order of {len(players)} ranks' collectives")
-    steps = [Job((figures.rank,), counts) for figures in claims.figures]
-    found = iter(runs(folder, (*steps, *_order(layout, players))))
+    steps = [Job((figures.rank,), counts, device=claims.device) for figures in claims.figures]
+    found = iter(runs(folder, (*steps, *_order(layout, players, device=claims.device))))
     for figures in claims.figures:
         records = next(found)
         of_rank = "" if len(claims.figures) == 1 else f" of rank {figures.rank}"
@@ -55,13 +55,13 @@ def _ranks(figures: Sequence[Figures]) -> str:
     return "".join(f"rank {each.rank}, " for each in figures)
 
 
-def _order(layout: Layout, players: Sequence[int]) -> Iterator[Job]:
+def _order(layout: Layout, players: Sequence[int], *, device: str) -> Iterator[Job]:
     """The ranks that are played against one another, in two halves."""
     layers = 1 if layout.pp > 1 else 2
     half = (len(players) + 1) // 2
     for ranks in (players[:half], players[half:]):
         if ranks:
-            yield Job(tuple(ranks), _counts(layout)[:1], layers=layers)
+            yield Job(tuple(ranks), _counts(layout)[:1], layers=layers, device=device)
 
 
 def _sums(records: Sequence[Record], layout: Layout, counts: tuple[int, ...], *, kv_copies: int) -> Sums:

@@ -1,8 +1,9 @@
 """Ops as an accelerator has them, for a dry run whose tensors claim to be on a CPU.
 
 PyTorch takes the RMS norm of a CPU apart and saves four tensors for its backward pass; on accelerators one kernel does it
-and saves its input and a number a row. Attention whose values are narrower than its queries (latent attention) has a kernel on
-accelerators, on a CPU its scores are in memory. Other ops that generated programs call save the same on both.
+and saves its input and a number a row. Attention has a kernel on accelerators, which gives the heads of a token side by side; on a CPU
+heads come one after the other where queries were rotated, and scores are in memory where values are narrower than queries (latent
+attention). torch-npu's gives heads as it gets them, as a CPU does. Other ops that generated programs call save the same on both.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ class _Attention(torch.autograd.Function):
 
 
 @contextmanager
-def ops_of_accelerators() -> Iterator[None]:
-    """Ops that an accelerator runs as one, for the length of the block; what they compute is left out."""
+def ops_of_accelerators(device: str = "gpu") -> Iterator[None]:
+    """Ops that an accelerator of this kind runs as one, for the length of the block; what they compute is left out."""
     kept = F.rms_norm, F.scaled_dot_product_attention
     F.rms_norm = _rms_norm  # a function mode would not see what checkpointing computes again
-    F.scaled_dot_product_attention = _attention_with(kept[1])
+    F.scaled_dot_product_attention = _attention_with(kept[1], is_npu=device == "npu")
     try:
         yield
     finally:
@@ -61,9 +62,9 @@ def _rms_norm(x: Tensor, normalized_shape: Any, weight: Tensor | None = None, ep
     return out
 
 
-def _attention_with(torchs: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _attention_with(torchs: Callable[..., Tensor], *, is_npu: bool) -> Callable[..., Tensor]:
     def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
-        if attn_mask is not None or q.shape[-1] == v.shape[-1] or q.shape[1] != k.shape[1]:
+        if attn_mask is not None or (is_npu and (q.shape[-1] == v.shape[-1] or q.shape[1] != k.shape[1])):
             return torchs(q, k, v, attn_mask, **kwargs)
         out = _Attention.apply(q, k, v)
         assert isinstance(out, Tensor)

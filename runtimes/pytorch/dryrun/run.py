@@ -31,7 +31,8 @@ from .world import fake_world
 class DryProgram:
     """The modules of a build folder, imported as the program imports them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, device: str = "gpu") -> None:
+        self.device = device
         sys.path.insert(0, str(folder))
         self.train: Any
         self.parallel: Any
@@ -65,7 +66,7 @@ class DryProgram:
         try:
             with fake_world(rank, self.world_size):
                 place = self.parallel.take_place("cpu")
-                with FakeTensorMode(), ops_of_accelerators():
+                with FakeTensorMode(), ops_of_accelerators(self.device):
                     return {"rank": rank, "micro_batches": count, **self._step(place, count)}
         finally:
             train.GRAD_ACCUMULATION = kept
@@ -145,9 +146,10 @@ def main() -> None:
         type=int,
         help="of the model or of each stage, from the first on, and what they hold is not counted; all of them if not given",
     )
+    parser.add_argument("--device", default="gpu", help="kind of device that the program is for")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    program = DryProgram(args.folder.resolve())
+    program = DryProgram(args.folder.resolve(), device=args.device)
     if args.layers is not None:
         program.keep_layers(args.layers)
     for rank in args.ranks:

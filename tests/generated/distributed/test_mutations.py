@@ -227,7 +227,7 @@ def with_fault(fault: Fault, built: Path, folder: Path) -> Path:
 def runs_here(folder: Path, jobs: Sequence[Job]) -> Iterator[list[Record]]:
     """Dry runs in this process."""
     for job in jobs:
-        program = DryProgram(folder)
+        program = DryProgram(folder, device=job.device)
         sys.path.remove(str(folder))
         forget_programs()
         if job.layers is not None:
