@@ -34,6 +34,8 @@ def libraries(folder: str, *, also_lazy: bool) -> set[tuple[str, str]]:
             top = item.parts[0] if item.parts else ""
             if item.is_ours or top in sys.stdlib_module_names or (item.is_lazy and not also_lazy):
                 continue
+            if path.with_name(f"{top}.py").exists():  # a script's neighbour, where the package is not installed
+                continue
             distributions = {name.lower().replace("_", "-") for name in providers.get(top, [top])}
             distributions = {PART_OF.get(name, name) for name in distributions}
             found.add((min(distributions & DECLARED or distributions), shown.as_posix()))
