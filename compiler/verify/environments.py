@@ -37,10 +37,12 @@ def python_of(name: str) -> Path | None:
 
 @contextmanager
 def importable() -> Iterator[dict[str, str]]:
-    """Environment variables with which an interpreter of these finds `llmc`."""
+    """Environment variables with which an interpreter of these finds `llmc`. A verdict is of a program's kernels, whatever this
+    process was told to run in their place."""
     with tempfile.TemporaryDirectory() as shown:
         Path(shown, "llmc").symlink_to(ROOT, target_is_directory=True)
-        yield {**os.environ, "PYTHONPATH": shown}
+        inherited = {key: value for key, value in os.environ.items() if key != "LLMC_KERNELS"}
+        yield inherited | {"PYTHONPATH": shown}
 
 
 def npu_folder() -> Path:

@@ -22,8 +22,8 @@ hardware: {accelerator: tpu-v5e, topology: 2x4}
 train: {objective: causal_lm, tokens: 1B, seq_len: 1024, global_batch: 64, precision: bf16}
 parallel: {dp_shard: 8, zero: 3, micro_batch: 8}
 """
-OVERFULL = SMALL.replace("num_layers: 6", "num_layers: 1").replace("global_batch: 64", "global_batch: 4096")
-OVERFULL = OVERFULL.replace("hidden_size: 512", "hidden_size: 1024").replace("micro_batch: 8", "micro_batch: 512")
+OVERFULL = SMALL.replace("num_layers: 6", "num_layers: 1").replace("global_batch: 64", "global_batch: 8192")
+OVERFULL = OVERFULL.replace("hidden_size: 512", "hidden_size: 1024").replace("micro_batch: 8", "micro_batch: 1024")
 
 
 @pytest.mark.slow
@@ -54,8 +54,9 @@ def test_a_spec_that_cannot_fit_is_refused_by_planner_and_compiler(
     program = build(entry.spec, tmp_path / "program", plan=plan_of(entry.spec, layout=entry.plan.train.layout))
     (claim,) = check_tpu(program, entry.plan.train, progress=lambda _: None, layers=(1,))
     assert claim.name == "1 layers, which do not fit"
-    assert claim.tolerance == 0.1
+    assert claim.tolerance == 0.25
     assert claim.holds, (claim.planned, claim.found)
+    assert min(float(claim.planned), float(claim.found)) > 16 * (1 << 30)  # both say that it does not fit
 
 
 def test_the_mesh_lies_on_the_torus_as_the_plan_numbers_it() -> None:
