@@ -45,7 +45,7 @@ echo WAITING_FOR_RESOURCES >"$CLOUD/state"
 PYTHON = """\
 #!/usr/bin/env bash
 if [[ "$2" == pip ]]; then exit 0; fi
-printf '%s|' "$PWD" "$MASTER_ADDR" "$OWN_VALUE" "$@" >>"$CLOUD/started" && echo >>"$CLOUD/started"
+echo "$(printf '%s|' "$PWD" "$MASTER_ADDR" "$OWN_VALUE" "$@")" >>"$CLOUD/started"  # one write: slices start together
 if [[ "$PWD" == */tiny-1/* && ! -f "$CLOUD/failed" ]]; then
     touch "$CLOUD/failed" && echo SUSPENDED >"$CLOUD/state" && exit 1
 fi
