@@ -2,7 +2,7 @@
 
 Fuses    rotation of queries and keys, write to the cache, gather of keys and values, scores, softmax, weighted sum.
 Applies  to the servers of serving.py: in C++ where causal_attention would apply in it, in Triton with any rotary positions
-         and caps; prompts are PyTorch's.
+         and caps. Prompts have prefill_attention in C++, and are PyTorch's beside Triton.
 Cost     a layer and step: reads each sequence's keys and values once, where they are. Separate ops copy them first.
 Truth    runtimes/reference/decode_attention.py: decode_attention
 """

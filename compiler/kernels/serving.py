@@ -1,7 +1,7 @@
 """The kernels of a server: on a CPU with weights in bf16, int8 or int4, and on a GPU.
 
 Of a step for one token much is the calls of separate ops, and the copies of keys and values that they need: beside the linear
-layers there are kernels for the attention of running answers, and on CPUs for residual sum and norm, and for the gated activation.
+layers there are kernels for the attention of running answers, and on CPUs for that of prompts, residual sum and norm, and the gated activation.
 GPUs have products of their own for bf16 and fp32; there it is weights in few bits, the attention of running answers, drawing tokens, and experts.
 """
 
@@ -15,6 +15,7 @@ from .decode_attention import choose_decode_attention
 from .experts import choose_experts
 from .gated_linear import ACTIVATIONS, GatedLinear
 from .kernel import Kernel, LeftAlone
+from .prefill_attention import prefill_beside
 from .sampling import choose_sampling
 from .weight_only_linear import BITS, choose_weight_only
 
@@ -54,8 +55,10 @@ def choose_serving(spec: Spec, *, weights: str, dtype: DType, longest: int) -> t
     """Linear layers come first: those of the blocks, then the head's."""
     if spec.hardware.accelerator.kind != "cpu":
         return _on_gpu(spec, weights=weights, dtype=dtype, longest=longest)
+    attention = choose_decode_attention(spec, dtype=dtype, longest=longest)
     others = (
-        choose_decode_attention(spec, dtype=dtype, longest=longest),
+        attention,
+        attention if isinstance(attention, LeftAlone) else prefill_beside(attention),
         _add_norm(spec, dtype=dtype),
         _gated(spec, dtype=dtype),
     )

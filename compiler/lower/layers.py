@@ -83,12 +83,15 @@ def lower_layers(
     is_mixed = len(set(has_global)) == 2 and whole != local
     used = (whole, local) if is_mixed else (whole,) if has_global[0] else (local,)
 
-    masks = {kind.mask for kind in used if has_decode or not kind.is_implicit}
+    decodes_by_mask = has_decode and "prefill_attention" not in kernels  # which knows positions
+    masks = {kind.mask for kind in used if decodes_by_mask or not kind.is_implicit}
     is_optional = bool(masks) and any(kind.is_implicit for kind in used)
     name = "bias" if position.kind == "alibi" else "mask"
     mask_type = f"{name}: Tensor | None" if is_optional else f"{name}: Tensor"
     if is_optional and has_decode and not is_mixed:
         mask_type += " = None"
+    elif has_decode and not decodes_by_mask:
+        mask_type += " | None = None"
 
     rope_params = ["cos: Tensor", "sin: Tensor"] if position.rope else []
     mask_params = [mask_type] if masks else []
@@ -109,7 +112,7 @@ def lower_layers(
             attention, mask_name=name, has_mask=bool(masks), is_optional=is_optional and not has_kernel
         ),
         forward=_forward(used, has_mask=bool(masks), mask_name=name),
-        decode=_decode(used, mask_name=name),
+        decode=_decode(used, mask_name=name, has_mask=decodes_by_mask),
     )
 
 
@@ -144,16 +147,17 @@ def _forward(kinds: tuple[_Kind, ...], *, has_mask: bool, mask_name: str) -> Pas
     return PassView(rope=rope, mask=mask, whole="", local="", args=_args(rope, mask, mask_name=mask_name))
 
 
-def _decode(kinds: tuple[_Kind, ...], *, mask_name: str) -> PassView:
-    """Positions of each sequence's own, and keys up to the furthest of them."""
+def _decode(kinds: tuple[_Kind, ...], *, mask_name: str, has_mask: bool) -> PassView:
+    """Positions of each sequence's own, and keys up to the furthest of them; without masks they are no axis of heads away."""
+    positions = "at" if has_mask else "positions"
 
     def mask_of(kind: _Kind) -> str:
-        return _mask_call(kind, "at, num_keys")
+        return _mask_call(kind, "at, num_keys") if has_mask else ""
 
     if len(kinds) == 2:
-        whole, local = (_tuple(_rope(kind, "at"), mask_of(kind)) for kind in kinds)
+        whole, local = (_tuple(_rope(kind, positions), mask_of(kind)) for kind in kinds)
         return PassView(rope="", mask="", whole=whole, local=local, args=_CHOSEN)
-    rope, mask = _rope(kinds[0], "at"), mask_of(kinds[0])
+    rope, mask = _rope(kinds[0], positions), mask_of(kinds[0])
     return PassView(rope=rope, mask=mask, whole="", local="", args=_args(rope, mask, mask_name=mask_name))
 
 

@@ -221,10 +221,15 @@ class ModelView:
         return "decode_attention" in self.kernels
 
     @property
+    def prefill_attention(self) -> bool:
+        """Whether prompts have one as well; then pieces of several are computed together, and no step has a mask."""
+        return "prefill_attention" in self.kernels
+
+    @property
     def replays(self) -> bool:
         """Whether layers do nothing but start kernels for running answers, so that these are recorded once."""
         has_gate = self.mlp.gate_kernel is not None
-        return self.decode_attention and bool(self.add_norm) and has_gate and bool(self.layers.decode.rope)
+        return self.prefill_attention and bool(self.add_norm) and has_gate and bool(self.layers.decode.rope)
 
     @property
     def attends_by_hand(self) -> bool:

@@ -17,6 +17,7 @@ from .numbers import gib
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
+    from ..kernels.kernel import Kernel
     from ..planner.plan import ServeLimit, ServePlan
     from .experts import ExpertsView
     from .ranks import RanksView
@@ -39,6 +40,8 @@ class ServeView:
     """Weights and activations of PyTorch's ops in bf16 (on a CPU, if it turns out to be fast there), else in fp32."""
     has_draw: bool
     """Whether drawing tokens is a kernel."""
+    joins_prompts: bool
+    """Whether pieces of several prompts go through the model together: attention has a kernel for them."""
     experts: ExpertsView | None
     is_kv_bf16: bool
     """Keys and values in bf16, else in fp32."""
@@ -135,6 +138,7 @@ def lower_serve(
     *,
     origin: str,
     device: Literal["cpu", "cuda", "xla"],
+    kernels: tuple[Kernel, ...] = (),
     ranks: RanksView | None = None,
 ) -> ServeView:
     """One replica. Each bound carries the inequality that gave it."""
@@ -159,6 +163,7 @@ def lower_serve(
         packed=_packed(layout.weights, dtype=layout.kv_dtype) if is_packed else None,
         is_bf16=layout.weights == "bf16" and not is_packed,
         has_draw=serves_on_gpu(spec) and has_serving_kernels(spec, weights=layout.weights, tp=layout.tp),
+        joins_prompts=any(kernel.template == "prefill_attention" for kernel in kernels),
         experts=lower_experts(spec),
         is_kv_bf16=layout.kv_dtype == "bf16",
         vocab_size=spec.model.vocab_size,

@@ -102,6 +102,7 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
             plan.serve,
             origin=place.origin,
             device=device if device in ("cuda", "xla") else "cpu",
+            kernels=kernels,
             ranks=lower_ranks(spec, model),
         )
     return Views(

@@ -121,14 +121,19 @@ def test_weights_take_the_memory_that_the_plan_counts(tmp_path: Path) -> None:
     assert size == counted
 
 
-def decoded(module: ModuleType, model: Any, tokens: Tensor) -> Tensor:
-    """Logits [B, T, V], the first tokens in one piece and then one by one."""
+def decoded(module: ModuleType, model: Any, tokens: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Logits [B, T, V], the first tokens in two pieces, of all sequences together where the model can, and then one by one."""
     count, length = tokens.shape
-    cache = module.KVCache(num_blocks=32, block_tokens=4, dtype=torch.float32)
+    cache = module.KVCache(num_blocks=32, block_tokens=4, dtype=dtype)
     blocks = torch.arange(32).view(2, 16)[:count]
-    pieces = [(0, 5), *((at, at + 1) for at in range(5, length))]
     found = []
-    for begin, end in pieces:
-        positions = torch.arange(begin, end).expand(count, -1)
-        found.append(model.logits(model.decode(tokens[:, begin:end], positions, blocks[:, : -(-end // 4)], cache)))
+    for begin, end in [(0, 5), (5, 8), *((at, at + 1) for at in range(8, length))]:
+        held, positions = blocks[:, : -(-end // 4)], torch.arange(begin, end).expand(count, -1)
+        if end > begin + 1 and hasattr(model, "prefill"):
+            bounds = (end - begin) * torch.arange(count + 1)
+            joined = (each.reshape(1, -1) for each in (tokens[:, begin:end], positions))
+            hidden = model.prefill(*joined, held, bounds, cache).view(count, end - begin, -1)
+        else:
+            hidden = model.decode(tokens[:, begin:end], positions, held, cache)
+        found.append(model.logits(hidden))
     return torch.cat(found, dim=1)

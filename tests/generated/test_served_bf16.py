@@ -13,8 +13,8 @@ import pytest
 import torch
 from architectures import ARCHITECTURES
 from programs import TINY, build, imported, tiny_spec, tree_of
-from test_few_bits import SHAPED, saved
-from torch import Tensor, nn
+from test_few_bits import SHAPED, decoded, saved
+from torch import nn
 
 from llmc.runtimes.kernels.checks.rule import within
 from llmc.runtimes.kernels.native import CHOICE
@@ -53,7 +53,10 @@ def test_logits_are_as_near_to_exact_ones_as_those_of_plain_pytorch(name: str, t
         model = module.Model().to(BF16)
         load_weights(model, tmp_path / "weights")
         assert len(packed_weights(model)) >= 3 * 4
-        for what, mine in (("forward", model.logits(model(tokens))), ("decode", decoded(module, model, tokens))):
+        for what, mine in (
+            ("forward", model.logits(model(tokens))),
+            ("decode", decoded(module, model, tokens, dtype=BF16)),
+        ):
             found = within(mine, plain=theirs, exact=truth, eps=torch.finfo(BF16).eps, what=what)
             assert found.holds, found
 
@@ -141,16 +144,3 @@ def test_weights_take_two_bytes_each(tmp_path: Path) -> None:
 def test_other_servers_keep_the_ops_of_pytorch(changes: dict[str, Any]) -> None:
     tree = tree_of(tiny_spec(**{"without": ("train", "data"), "serve": SERVE} | changes))
     assert not [path for path in tree.texts if "bf16_linear" in path or "decode_attention" in path]
-
-
-def decoded(module: ModuleType, model: Any, tokens: Tensor) -> Tensor:
-    """Logits [B, T, V], the first tokens in one piece and then one by one."""
-    count, length = tokens.shape
-    cache = module.KVCache(num_blocks=32, block_tokens=4, dtype=BF16)
-    blocks = torch.arange(32).view(2, 16)[:count]
-    pieces = [(0, 5), *((at, at + 1) for at in range(5, length))]
-    found = []
-    for begin, end in pieces:
-        positions = torch.arange(begin, end).expand(count, -1)
-        found.append(model.logits(model.decode(tokens[:, begin:end], positions, blocks[:, : -(-end // 4)], cache)))
-    return torch.cat(found, dim=1)

@@ -14,6 +14,7 @@ from llmc.compiler.kernels.embed import Embed
 from llmc.compiler.kernels.gated_linear import ACTIVATIONS, GatedLinear
 from llmc.compiler.kernels.kernel import DType
 from llmc.compiler.kernels.linear_cross_entropy import LinearCrossEntropy
+from llmc.compiler.kernels.prefill_attention import PrefillAttention, prefill_beside
 from llmc.compiler.kernels.weight_only_linear import Bits, WeightOnlyLinear
 
 DTYPES: tuple[DType, ...] = ("fp32", "bf16")
@@ -77,6 +78,10 @@ def decode_attention(dtype: DType, **changes: Any) -> DecodeAttention:
         scale=sizes["head_dim"] ** -0.5,
         **sizes,
     )
+
+
+def prefill_attention(dtype: DType, **changes: Any) -> PrefillAttention:
+    return prefill_beside(decode_attention(dtype, **changes))
 
 
 def linear_cross_entropy(dtype: DType, **changes: Any) -> LinearCrossEntropy:

@@ -77,6 +77,18 @@ def answers_in_a_window(workshop: Workshop) -> None:
     test_serving_kernels.test_attention_of_running_answers(workshop, "fp32", "wide-heads-in-a-window")
 
 
+def prompts(workshop: Workshop) -> None:
+    test_serving_kernels.test_attention_of_prompts(workshop, "fp32", "grouped")
+
+
+def prompts_in_bf16(workshop: Workshop) -> None:
+    test_serving_kernels.test_attention_of_prompts(workshop, "bf16", "one-key-head")
+
+
+def prompts_in_a_window(workshop: Workshop) -> None:
+    test_serving_kernels.test_attention_of_prompts(workshop, "fp32", "wide-heads-in-a-window")
+
+
 BUGS: list[tuple[Check, str, str]] = [
     (norm, "if (x) v += load(x + at + j, lanes);", ""),
     (norm, "sum(squares) / D + EPS", "sum(squares) / (D / 16 * 16) + EPS"),
@@ -94,8 +106,8 @@ BUGS: list[tuple[Check, str, str]] = [
     (attention, "keys > query", "keys >= query"),
     (attention, "b * cos + a * sin", "b * cos - a * sin"),
     (attention, "at.sin + token * (C / 2) + j, lanes) * direction", "at.sin + token * (C / 2) + j, lanes)"),
-    (attention, "total[i] * rescale + sum(row_total)", "total[i] + sum(row_total)"),
-    (attention, "load(&sums[i * C + c]) * rescale", "load(&sums[i * C + c])"),
+    (attention, "total * rescale + sum(row_total)", "total + sum(row_total)"),
+    (attention, "load(sums + c) * rescale", "load(sums + c)"),
     (
         attention,
         "head = key_head * GROUP; head < (key_head + 1) * GROUP",
@@ -136,6 +148,21 @@ BUGS: list[tuple[Check, str, str]] = [
     (answers, "std::min(chunk * CHUNK + CHUNK, lengths[b])", "std::min(chunk * CHUNK + CHUNK, capacity)"),
     (answers, "load(part(chunk)->weighed + 16 * c) * share", "load(part(chunk)->weighed + 16 * c)"),
     (answers_in_a_window, "lengths[b] - 20", "lengths[b] - 19"),
+    (prompts, "keys > query", "keys >= query"),
+    (prompts, "read + p * capacity", "read"),
+    (prompts, "value + rows[j] * ROW", "value + j * ROW"),
+    (prompts, "std::min(KEYS, last + 1 - at)", "std::min(KEYS, last - at)"),
+    (prompts, "&sums[head * C], C, true", "&sums[head * C], C, false"),
+    (prompts, "keys + written[t] * ROW", "keys + t * ROW"),
+    (prompts, "SCALE, &queries", "1.0f, &queries"),
+    (prompts, "count, (int)positions[block.begin + i]", "count, first + i + 1"),
+    (prompts, "last = (int)positions[block.end - 1]", "last = (int)positions[block.begin]"),
+    (
+        prompts_in_bf16,
+        "std::fill(copied.data() + seen * C, copied.data() + count * C, Number{});",
+        "std::fill(copied.data() + seen * C, copied.data() + count * C, Number{0x7fc0});",
+    ),
+    (prompts_in_a_window, "first - WINDOW + 1) / 16 * 16", "first - WINDOW + 17) / 16 * 16"),
     (eight_bits, "words << (24 - SHIFT)) >> 24", "words << (24 - SHIFT)) >> 23"),
     (eight_bits, "0xc300", "0xc2f0"),
     (eight_bits, "TABLES[S % (LOOKUPS / PAIRS)]", "TABLES[0]"),

@@ -45,6 +45,12 @@ def test_attention_of_running_answers(workshop: Workshop, dtype: DType, name: st
 
 
 @dtypes
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_of_prompts(workshop: Workshop, dtype: DType, name: str) -> None:
+    check(workshop, samples.prefill_attention(dtype, **ATTENTION[name]), 1, 15, 130, 300)
+
+
+@dtypes
 @pytest.mark.parametrize("hidden_size", [7, 64])
 def test_sum_and_norm(workshop: Workshop, dtype: DType, hidden_size: int) -> None:
     check(workshop, samples.add_rms_norm(dtype, hidden_size=hidden_size, has_backward=False), 1, 5, 13)
@@ -65,15 +71,32 @@ def tokens(count: int = 2, capacity: int = 8) -> tuple[torch.Tensor, ...]:
     return (random(count, 1, 8 * 32), angles.cos(), angles.sin(), *cache, read[:, 3:4].contiguous(), read, lengths)
 
 
+def pieces() -> tuple[torch.Tensor, ...]:
+    """What prefill_attention takes: three tokens of one prompt and two of another, of which one token came before."""
+    _, _, _, *cache, _, read, _ = tokens()
+    positions = torch.tensor([0, 1, 2, 1, 2])
+    angles = positions[None, :, None] * torch.ones(16)
+    written = read[torch.tensor([0, 0, 0, 1, 1]), positions]
+    turns = angles.cos(), angles.sin()
+    return (random(1, 5, 8 * 32), *turns, *cache, written, read, positions, torch.tensor([0, 3, 5]))
+
+
 def test_custom_ops_for_those_who_trace(workshop: Workshop) -> None:
     attention = workshop.make(samples.decode_attention("fp32"))
+    prompts = workshop.make(samples.prefill_attention("fp32"))
     norm = workshop.make(samples.add_rms_norm("fp32", hidden_size=16, has_backward=False))
     gate = workshop.make(samples.gated_linear("fp32", eager="swiglu", size=8, has_backward=False))
     x, weight = random(3, 16), random(16)
-    for op, args in ((attention.attention, tokens()), (norm.sum_and_norm, (x, x, weight)), (gate.gated, (x,))):
+    for op, args in (
+        (attention.attention, tokens()),
+        (prompts.attention, pieces()),
+        (norm.sum_and_norm, (x, x, weight)),
+        (gate.gated, (x,)),
+    ):
         torch.library.opcheck(op, args, test_utils=("test_schema", "test_faketensor"))
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert attention.decode_attention(torch.empty(2, 1, 8 * 32), *tokens()[1:]).shape == (2, 1, 4 * 32)
+        assert prompts.prefill_attention(torch.empty(1, 5, 8 * 32), *pieces()[1:]).shape == (1, 5, 4 * 32)
         assert gate.swiglu(torch.empty(2, 5, 16)).shape == (2, 5, 8)
         assert [each.dtype for each in norm.add_rms_norm(None, torch.empty(2, 16), weight)] == [torch.float32] * 2
 
@@ -85,11 +108,13 @@ def test_the_eager_twins_say_the_same(workshop: Workshop, monkeypatch: pytest.Mo
         if choice is not None:
             monkeypatch.setenv(CHOICE, choice)
         attention = workshop.make(samples.decode_attention("fp32"))
+        prompts = workshop.make(samples.prefill_attention("fp32"))
         norm = workshop.make(samples.add_rms_norm("fp32", hidden_size=16, has_backward=False))
         gate = workshop.make(samples.gated_linear("fp32", eager="swiglu", size=8, has_backward=False))
         x = random(3, 16)
-        args = tokens()
-        found.append((attention.decode_attention(*args), *args[3:5], *norm.add_rms_norm(x, x, x[0]), gate.swiglu(x)))
+        args, prompt = tokens(), pieces()
+        answers = (attention.decode_attention(*args), *args[3:5], prompts.prefill_attention(*prompt), *prompt[3:5])
+        found.append((*answers, *norm.add_rms_norm(x, x, x[0]), gate.swiglu(x)))
     for compiled, eager in zip(*found, strict=True):
         torch.testing.assert_close(compiled, eager, atol=1e-5, rtol=1e-5)
 
@@ -99,3 +124,10 @@ def test_sums_are_made_of_what_was_generated_for(workshop: Workshop) -> None:
     with pytest.raises(AssertionError):
         kernel.add_rms_norm(None, random(3, 15), random(15))
     assert TORCH["fp32"] == torch.float32
+
+
+@pytest.mark.parametrize("bounds", [(0, 3), (0, 3, 6), (0, 3, 4)])
+def test_pieces_are_all_tokens(workshop: Workshop, bounds: tuple[int, ...]) -> None:
+    prompts = workshop.make(samples.prefill_attention("fp32"))
+    with pytest.raises(AssertionError, match="pieces are all there is"):
+        prompts.prefill_attention(*pieces()[:-1], torch.tensor(bounds))

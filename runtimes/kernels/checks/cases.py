@@ -22,6 +22,7 @@ from ...reference.decode_attention import decode_attention
 from ...reference.embedding import embed
 from ...reference.experts import choose_experts, grouped_linear
 from ...reference.loss import linear_cross_entropy
+from ...reference.prefill_attention import prefill_attention
 from ...reference.sampling import draw
 from ...reference.weight_only import weight_only_linear
 from .rule import random
@@ -250,6 +251,50 @@ def _decode_attention(kernel: Description, module: ModuleType, rows: int) -> Ite
     yield Case("one token of three sequences", attended, eager, (qkv, keys, values))
 
 
+def _prefill_attention(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    """Pieces of three prompts: a whole one, the end of a longer one, and the first tokens of one; rows are in any order."""
+    heads, kv_heads, size = kernel["num_heads"], kernel["num_kv_heads"], kernel["head_dim"]
+    dtype, function = DTYPES[kernel["dtype"]], getattr(module, kernel["name"])
+    starts, counts, capacity = (0, rows, 0), (rows, max(1, rows // 2), 2), 2 * rows + 1
+    positions = torch.cat([start + torch.arange(count) for start, count in zip(starts, counts, strict=True)])
+    bounds = torch.tensor([0, *counts]).cumsum(0)
+    read = torch.randperm(4 * capacity, generator=torch.Generator().manual_seed(1))[: 3 * capacity].view(3, capacity)
+    written = read[torch.arange(3).repeat_interleave(bounds.diff()), positions]
+    hidden = torch.ones(4 * capacity, dtype=torch.bool)
+    for row, start, count in zip(read, starts, counts, strict=True):
+        hidden[row[: start + count]] = False
+    keys, values = (random(4 * capacity, kv_heads, size, seed=seed, dtype=dtype) for seed in (2, 3))
+    keys[hidden], values[hidden] = torch.nan, torch.nan
+    qkv = random(1, len(positions), (heads + 2 * kv_heads) * size, seed=4, dtype=dtype, scale=1.5)
+    angles = positions[None, :, None] * 100.0 ** -torch.linspace(0, 1, size // 2)
+    turns = (angles.cos(), angles.sin()) if kernel["has_rope"] else ()
+
+    def attended(qkv: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        keys, values = keys.clone(), values.clone()
+        out = function(qkv, *turns, keys, values, written, read, positions, bounds)
+        return out, keys[~hidden], values[~hidden]
+
+    def eager(qkv: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        keys, values = keys.nan_to_num(0.0), values.nan_to_num(0.0)
+        turned = tuple(each.to(torch.promote_types(qkv.dtype, torch.float32)) for each in turns)
+        out = prefill_attention(
+            qkv,
+            (turned[0], turned[1]) if turned else None,
+            (keys, values),
+            written,
+            read,
+            positions,
+            bounds,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            scale=kernel["scale"],
+            window=kernel["window"],
+        )
+        return out, keys[~hidden], values[~hidden]
+
+    yield Case("pieces of three prompts", attended, eager, (qkv, keys, values))
+
+
 def _sampling(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
     """Rows that ask for all filters, for top-k, for top-p, for min-p and for none, in a vocabulary of a few blocks."""
     size, count = min(kernel["vocab_size"], 5003), min(rows, 15)
@@ -321,6 +366,7 @@ _MAKERS: dict[str, Callable[[Description, ModuleType, int], Iterator[Case]]] = {
     "expert_linear": _expert_linear,
     "gated": _gated,
     "gated_linear": _gated_linear,
+    "prefill_attention": _prefill_attention,
     "sampling": _sampling,
     "linear_cross_entropy": _linear_cross_entropy,
     "weight_only_linear": _weight_only_linear,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kernels.add_rms_norm import add_rms_norm
 from kernels.bf16_linear import Bf16Linear
 from kernels.decode_attention import decode_attention, new_replay
+from kernels.prefill_attention import prefill_attention
 from kernels.swiglu import swiglu
 
 
@@ -35,26 +36,34 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).type_as(x)
 
 
-def causal_mask(positions: Tensor, num_keys: int) -> Tensor:
-    """[..., T, S]: true where a query at `positions` [..., T] sees a key, which is at itself and before."""
-    return positions[..., None] >= torch.arange(num_keys, device=positions.device)
-
-
-class LayerCache(NamedTuple):
-    """One layer's keys and values in a decode step, and which rows the step is about."""
+class Answers(NamedTuple):
+    """One layer's keys and values in a step of one token a sequence, and which rows it is about."""
 
     keys: Tensor  # [rows, K, C]
     values: Tensor  # [rows, K, C]
-    written: Tensor  # [B, T]: rows of the step's tokens
+    written: Tensor  # [B, 1]: rows of the step's tokens
     read: Tensor  # [B, S]: rows of each sequence, from its first token on
     lengths: Tensor  # [B]: tokens of each sequence after the step
 
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the step's keys and values [B, K, T, C]; those of the whole sequences come back, [B, K, S, C]."""
-        self.keys[self.written] = k.transpose(1, 2).type_as(self.keys)
-        self.values[self.written] = v.transpose(1, 2).type_as(self.values)
-        keys, values = self.keys[self.read], self.values[self.read]  # [B, S, K, C] x 2
-        return keys.transpose(1, 2).type_as(k), values.transpose(1, 2).type_as(v)
+    def attend(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return decode_attention(qkv, cos, sin, *self)
+
+
+class Prompts(NamedTuple):
+    """The same in a step of pieces of prompts, which are behind one another."""
+
+    keys: Tensor  # [rows, K, C]
+    values: Tensor  # [rows, K, C]
+    written: Tensor  # [T]
+    read: Tensor  # [P, S]: rows of the sequence of each piece
+    positions: Tensor  # [T]: of the tokens in their sequences
+    bounds: Tensor  # [P + 1]: where pieces begin, and where the last one ends
+
+    def attend(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return prefill_attention(qkv, cos, sin, *self)
+
+
+LayerCache = Answers | Prompts
 
 
 class KVCache:
@@ -66,21 +75,23 @@ class KVCache:
         self.keys, self.values = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
         self.replay = new_replay()  # of steps, which read and write this cache
 
-    def layers(self, blocks: Tensor, positions: Tensor) -> Iterator[LayerCache]:
-        """Each layer's part, for tokens at `positions` [B, T] of sequences in `blocks` [B, N]."""
-        written, read = rows(blocks, positions, block_tokens=self.block_tokens, nothing=self.keys.shape[1] - 1)
-        return self.parts(written, read, positions[:, -1] + 1)
-
-    def parts(self, written: Tensor, read: Tensor, lengths: Tensor) -> Iterator[LayerCache]:
-        """Each layer's part, for rows that are known."""
+    def layers(self, step: type[LayerCache], *places: Tensor) -> Iterator[LayerCache]:
+        """Each layer's part."""
         for keys, values in zip(self.keys, self.values, strict=True):
-            yield LayerCache(keys, values, written, read, lengths)
+            yield step(keys, values, *places)
 
-    def places(self, blocks: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of single tokens, of their sequences up to one of few capacities, for each of which a step is recorded, and lengths."""
+    def answers(self, blocks: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Places of single tokens at `positions` [B, 1] of sequences in `blocks` [B, N]."""
         written, read = rows(blocks, positions, block_tokens=self.block_tokens, nothing=self.keys.shape[1] - 1)
-        capacity = max(512, 1 << (read.shape[1] - 1).bit_length())
-        return written, F.pad(read, (0, capacity - read.shape[1])), positions[:, -1] + 1
+        capacity = max(512, 1 << (read.shape[1] - 1).bit_length())  # one of few, for each of which a step is recorded
+        return written, F.pad(read, (0, capacity - read.shape[1])), positions[:, 0] + 1
+
+    def prompts(self, blocks: Tensor, positions: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Places of tokens at `positions` [1, T]: those from bounds[p] to bounds[p + 1] are of the sequence in blocks[p] of [P, N]."""
+        last = positions[0, bounds[1:] - 1]  # [P]
+        _, read = rows(blocks, last[:, None], block_tokens=self.block_tokens, nothing=self.keys.shape[1] - 1)
+        piece = torch.arange(len(blocks)).repeat_interleave(bounds.diff())  # [T]
+        return read[piece, positions[0]], read, positions[0], bounds
 
 
 def rows(blocks: Tensor, positions: Tensor, *, block_tokens: int, nothing: int) -> tuple[Tensor, Tensor]:
@@ -104,21 +115,16 @@ class Attention(nn.Module):
         self.qkv = Bf16Linear(64, 128, bias=False)
         self.out = Bf16Linear(64, 64, bias=False)
 
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None = None) -> Tensor:
         qkv = self.qkv(x)  # [B, T, (H + 2K)*C]
-        if cache is not None and x.shape[1] == 1:
-            y = decode_attention(qkv, cos, sin, cache.keys, cache.values, cache.written, cache.read, cache.lengths)
-            return self.out(y)  # [B, 1, D]
+        if cache is not None:
+            return self.out(cache.attend(qkv, cos, sin))  # [B, T, D]
         q, k, v = qkv.split((64, 32, 32), dim=-1)  # [B, T, H*C], [B, T, K*C] x 2
         q = q.unflatten(-1, (4, 16)).transpose(1, 2)  # [B, H, T, C]
         k = k.unflatten(-1, (2, 16)).transpose(1, 2)  # [B, K, T, C]
         v = v.unflatten(-1, (2, 16)).transpose(1, 2)  # [B, K, T, C]
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if cache is not None:
-            k, v = cache.extend(k, v)  # [B, K, S, C] x 2
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return self.out(y.transpose(1, 2).flatten(2))  # [B, T, D]
 
 
@@ -146,17 +152,11 @@ class Block(nn.Module):
         self.mlp = Mlp()
 
     def forward(
-        self,
-        stream: Tensor | None,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        mask: Tensor | None = None,
-        cache: LayerCache | None = None,
+        self, stream: Tensor | None, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None = None
     ) -> tuple[Tensor, Tensor]:
         """x [B, T, D] is to be added to the residual stream first, as what comes back is by the next block."""
         stream, normed = add_rms_norm(stream, x, self.attn_norm.weight)
-        stream, normed = add_rms_norm(stream, self.attn(normed, cos, sin, mask, cache), self.mlp_norm.weight)
+        stream, normed = add_rms_norm(stream, self.attn(normed, cos, sin, cache), self.mlp_norm.weight)
         return stream, self.mlp(normed)
 
 
@@ -185,24 +185,27 @@ class Model(nn.Module):
         return self.head(hidden)
 
     def decode(self, tokens: Tensor, positions: Tensor, blocks: Tensor, cache: KVCache) -> Tensor:
-        """Hidden states [B, T, D] of tokens [B, T] at positions [B, T] of sequences in the cache's blocks [B, N]; extends it."""
+        """Hidden states [B, 1, D] of single tokens [B, 1] at positions [B, 1] of sequences in the cache's blocks [B, N]; extends it."""
         x = self.embed(tokens)  # [B, T, D]
-        at = positions[:, None]  # [B, 1, T]: the same for all heads
-        num_keys = blocks.shape[1] * cache.block_tokens  # S
-        cos, sin = rope(at)  # [B, 1, T, 8] x 2
-        mask = causal_mask(at, num_keys)  # [B, 1, T, S]
-        if tokens.shape[1] == 1:  # the same kernels at every step, recorded once and then started by one call
-            return cache.replay(partial(self.one_token, cache), x, cos, sin, *cache.places(blocks, positions))
-        stream = None
-        for layer, part in zip(self.layers, cache.layers(blocks, positions), strict=True):
-            stream, x = layer(stream, x, cos, sin, mask, part)
-        return add_rms_norm(stream, x, self.norm.weight)[1]
+        cos, sin = rope(positions)  # [B, 1, 8] x 2
+        # The same kernels at every step, recorded once and then started by one call.
+        layers = partial(self.through_layers, cache, Answers)
+        return cache.replay(layers, x, cos, sin, *cache.answers(blocks, positions))
 
-    def one_token(
-        self, cache: KVCache, x: Tensor, cos: Tensor, sin: Tensor, written: Tensor, read: Tensor, lengths: Tensor
+    def prefill(self, tokens: Tensor, positions: Tensor, blocks: Tensor, bounds: Tensor, cache: KVCache) -> Tensor:
+        """Hidden states [1, T, D] of pieces of prompts behind one another, tokens [1, T] at positions [1, T]; extends the cache.
+
+        Those from bounds[p] to bounds[p + 1] are of the sequence in blocks[p] of [P, N].
+        """
+        x = self.embed(tokens)  # [B, T, D]
+        cos, sin = rope(positions)  # [1, T, 8] x 2
+        return self.through_layers(cache, Prompts, x, cos, sin, *cache.prompts(blocks, positions, bounds))
+
+    def through_layers(
+        self, cache: KVCache, step: type[LayerCache], x: Tensor, cos: Tensor, sin: Tensor, *places: Tensor
     ) -> Tensor:
-        """What the layers make of one token a sequence, [B, 1, D]; places in the cache are those of `KVCache.places`."""
+        """What the layers make of embeddings; `places` in the cache are those of `KVCache.answers` or `KVCache.prompts`."""
         stream = None
-        for layer, part in zip(self.layers, cache.parts(written, read, lengths), strict=True):
-            stream, x = layer(stream, x, cos, sin, None, part)
+        for layer, part in zip(self.layers, cache.layers(step, *places), strict=True):
+            stream, x = layer(stream, x, cos, sin, part)
         return add_rms_norm(stream, x, self.norm.weight)[1]

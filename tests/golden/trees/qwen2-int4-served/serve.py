@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -57,28 +58,38 @@ class Runner:
     def step(self, work: Sequence[Chunk]) -> Tensor:
         """Logits [N, V] for the N chunks that need them, in their order.
 
-        Single tokens, which are mostly running answers, go through the model together; each longer piece of a prompt by itself.
+        Single tokens, which are mostly running answers, go through the model together, and so do the longer pieces of prompts.
         """
         single = [at for at, chunk in enumerate(work) if len(chunk.tokens) == 1]
+        longer = [at for at, chunk in enumerate(work) if len(chunk.tokens) > 1]
         last: dict[int, Tensor] = {}
         if single:
             last.update(zip(single, self.last_hidden([work[at] for at in single]), strict=True))
-        for at, chunk in enumerate(work):
-            if len(chunk.tokens) > 1:
-                last[at] = self.last_hidden([chunk])[0]
+        if longer:
+            last.update(zip(longer, self.after_pieces([work[at] for at in longer]), strict=True))
         wanted = [last[at] for at, chunk in enumerate(work) if chunk.needs_logits]
         if not wanted:
             return torch.empty(0, VOCAB_SIZE)
         return self.model.logits(torch.stack(wanted)).float()  # [N, V]
 
     def last_hidden(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Hidden states [B, D] after chunks of equal length T, whose keys and values go to the cache."""
-        tokens = torch.tensor([chunk.tokens for chunk in chunks])  # [B, T]
-        starts = torch.tensor([chunk.start for chunk in chunks])  # [B]
-        positions = starts[:, None] + torch.arange(tokens.shape[1])  # [B, T]
+        """Hidden states [B, D] after single tokens, whose keys and values go to the cache."""
+        tokens = torch.tensor([chunk.tokens for chunk in chunks])  # [B, 1]
+        positions = torch.tensor([[chunk.start] for chunk in chunks])  # [B, 1]
+        return self.model.decode(tokens, positions, self.held(chunks), self.cache)[:, 0]
+
+    def after_pieces(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Hidden states [P, D] after pieces of prompts, which are behind one another."""
+        tokens = torch.tensor([[token for chunk in chunks for token in chunk.tokens]])  # [1, T]
+        positions = torch.tensor([[at for chunk in chunks for at in range(chunk.start, chunk.end)]])  # [1, T]
+        bounds = torch.tensor([0, *accumulate(len(chunk.tokens) for chunk in chunks)])  # [P + 1]
+        hidden = self.model.prefill(tokens, positions, self.held(chunks), bounds, self.cache)  # [1, T, D]
+        return hidden[0, bounds[1:] - 1]
+
+    def held(self, chunks: Sequence[Chunk]) -> Tensor:
+        """The blocks [B, N] of their sequences, and any others up to the longest."""
         most = -(-max(chunk.end for chunk in chunks) // BLOCK_TOKENS)  # N
-        blocks = torch.tensor([(chunk.blocks + [0] * most)[:most] for chunk in chunks])  # [B, N]
-        return self.model.decode(tokens, positions, blocks, self.cache)[:, -1]
+        return torch.tensor([(chunk.blocks + [0] * most)[:most] for chunk in chunks])
 
 
 def main() -> None:

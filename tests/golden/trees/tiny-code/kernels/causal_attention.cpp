@@ -33,6 +33,28 @@ static inline i32x16 is_hidden(int key, int query) {
 static int first_key(int) { return 0; }
 static bool is_edge(int key, int count, int first, int) { return key + count > first + 1; }
 
+// A query's weights exp(score - most) of keys [key, key + count), from its scores; rescales what earlier keys added up to when
+// a larger score appears (online softmax, Milakov 2018).
+static inline void weigh(float* scores, Number* weights, float* sums, float& most, float& total, int key, int count, int query) {
+  f32x16 row_most = splat(most);
+  const bool is_masked = is_edge(key, count, query, query);
+  for (int j = 0; j < count; j += 16) {
+    f32x16 s = load(scores + j);
+    if (is_masked) store(scores + j, s = is_hidden(key + j, query) ? splat(-1e30f) : s);
+    row_most = max(row_most, s);
+  }
+  const float now = largest(row_most), rescale = std::exp(most - now);
+  f32x16 row_total{};
+  for (int j = 0; j < count; j += 16) {
+    const f32x16 p = exp(load(scores + j) - now);
+    row_total += p;
+    store(weights + j, p);
+  }
+  most = now;
+  total = total * rescale + sum(row_total);
+  for (int c = 0; c < C; c += 16) store(sums + c, load(sums + c) * rescale);
+}
+
 struct Angles {
   const float *cos, *sin;  // [T, C / 2]
 };
@@ -80,35 +102,14 @@ struct Forward {
       const int count = round_up(std::min(KEYS, first + rows - key), 16);
       const Left q = {(const Word*)queries.data(), C / PER, 1}, p = {(const Word*)weights.data(), KEYS / PER, 1};
       matmul<Number>(rows, count, C / PER, q, {&keys[key], padded}, scores.data(), KEYS, false);
-      for (int i = 0; i < rows; i++) weigh(i, key, count, first);
+      for (int i = 0; i < rows; i++)
+        weigh(&scores[i * KEYS], &weights[i * KEYS], &sums[i * C], most[i], total[i], key, count, first + i);
       matmul<Number>(rows, C, count / PER, p, {&values[key / PER * C], C}, sums.data(), C, true);
     }
     for (int i = 0; i < rows; i++) {
       each_vector<C>([&](int c, auto lanes) { store(out + (int64_t)i * H * C + c, load(&sums[i * C + c]) / total[i], lanes); });
       lse[i] = most[i] + std::log(total[i]);
     }
-  }
-
-  // Row i of weights from row i of scores; rescales what earlier keys added up to when a larger score appears.
-  void weigh(int i, int key, int count, int first) {
-    float* row = &scores[i * KEYS];
-    f32x16 row_most = splat(most[i]);
-    const bool is_masked = is_edge(key, count, first + i, first + i);
-    for (int j = 0; j < count; j += 16) {
-      f32x16 s = load(row + j);
-      if (is_masked) store(row + j, s = is_hidden(key + j, first + i) ? splat(-1e30f) : s);
-      row_most = max(row_most, s);
-    }
-    const float now = largest(row_most), rescale = std::exp(most[i] - now);
-    f32x16 row_total{};
-    for (int j = 0; j < count; j += 16) {
-      const f32x16 p = exp(load(row + j) - now);
-      row_total += p;
-      store(&weights[i * KEYS + j], p);
-    }
-    most[i] = now;
-    total[i] = total[i] * rescale + sum(row_total);
-    for (int c = 0; c < C; c += 16) store(&sums[i * C + c], load(&sums[i * C + c]) * rescale);
   }
 };
 
