@@ -121,6 +121,16 @@ class Checkpoint(Node):
     keep: Count = Field(default=2, description="How many of the latest checkpoints stay on disk.")
 
 
+class LossScaling(Node):
+    """How the scale of the loss moves in fp16."""
+
+    start: Positive = Field(default=65536.0, description="The first scale; a power of two changes no digit.")
+    double_every_steps: Steps = Field(
+        default=2000,
+        description="Steps without overflow after which it doubles; a step that overflows is not taken, and halves it.",
+    )
+
+
 class Validation(Node):
     """Loss on text that training does not see."""
 
@@ -201,6 +211,9 @@ class Train(Node):
     )
     precision: Precision = Field(
         default="bf16", description="Number format of the matrix products; master weights are fp32."
+    )
+    loss_scale: LossScaling | None = Field(
+        default=None, description="How the scale of the loss moves in fp16; null: from 65536 on."
     )
     optimizer: Optimizer = Field(default=AdamW(name="adamw", lr=3e-4), description="The optimizer and its constants.")
     schedule: Schedule = Field(default=Cosine(name="cosine"), description="How the learning rate moves.")

@@ -86,15 +86,15 @@ def state_bytes(*, program: Program, precision: str, moments: float, accumulates
     mixed     several: 2-byte weights, fp32 gradients and master (Megatron): 18
     sharded   ZeRO-3, FSDP2: the fp32 master *is* the parameter; 2-byte weights exist only as gathered: 16
 
-    fp16 keeps 2-byte gradients; fp32 has no second copy.
+    Megatron's fp16 keeps 2-byte gradients; fp32 has no second copy.
     """
     if precision == "fp32":
         return StateBytes(weights=4.0, gradients=4.0, optimizer=moments)
     if program == "halves":
         return StateBytes(weights=2.0, gradients=6.0 if accumulates else 2.0, optimizer=2.0 + moments)
-    gradients = 2.0 if precision == "fp16" else 4.0
     if program == "autocast":
-        return StateBytes(weights=6.0, gradients=gradients, optimizer=moments)
+        return StateBytes(weights=6.0, gradients=4.0, optimizer=moments)
+    gradients = 2.0 if precision == "fp16" else 4.0
     if program == "sharded":
         return StateBytes(weights=4.0, gradients=gradients, optimizer=moments)
     return StateBytes(weights=2.0, gradients=gradients, optimizer=4.0 + moments)

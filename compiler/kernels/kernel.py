@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-DType = Literal["bf16", "fp32"]
+DType = Literal["bf16", "fp32", "fp16"]
 Language = Literal["pytorch", "cpp", "triton", "pallas", "npu"]
 """pytorch: no file beside the Python one; cpp: C++, compiled where it runs; triton: for GPUs and NPUs; pallas: for TPUs; npu: an op of
 torch-npu, and no other file either."""
 
-C_TYPES: dict[DType, str] = {"bf16": "bf16", "fp32": "float"}
-TORCH_TYPES: dict[DType, str] = {"bf16": "torch.bfloat16", "fp32": "torch.float32"}
-BYTES: dict[DType, int] = {"bf16": 2, "fp32": 4}
+C_TYPES: dict[DType, str] = {"bf16": "bf16", "fp32": "float", "fp16": "_Float16"}
+TORCH_TYPES: dict[DType, str] = {"bf16": "torch.bfloat16", "fp32": "torch.float32", "fp16": "torch.float16"}
+BYTES: dict[DType, int] = {"bf16": 2, "fp32": 4, "fp16": 2}
 NOT_EXECUTED = "Compiled for {chip} and interpreted against float64 (`llmc verify --kernels`); llmc's tests execute nothing on {kind}."
 
 

@@ -45,6 +45,11 @@ class LinearCrossEntropy(Kernel):
         return 0.0 if self.language == "pytorch" else float(self.vocab_size * (36 + self.number_bytes))
 
     @property
+    def has_headroom(self) -> bool:
+        """Whether the gradient of the head is summed in a format that has no room for long sums."""
+        return self.dtype == "fp16"
+
+    @property
     def formula(self) -> str:
         plain = "lse(logits) - logits[target]"
         return f"{plain} + {self.z_loss} * lse(logits)**2" if self.z_loss else plain
@@ -52,7 +57,7 @@ class LinearCrossEntropy(Kernel):
 
 def chunk_of(vocab_size: int, *, precision: str) -> int:
     """Tokens of a chunk, for a vocabulary or the part of it that a rank has."""
-    number_bytes = 2 if precision == "bf16" else 4
+    number_bytes = 4 if precision == "fp32" else 2
     return max(1, _CHUNK_BYTES // (vocab_size * number_bytes) // _UNIT) * _UNIT
 
 
@@ -69,7 +74,7 @@ def choose(setting: Setting) -> LinearCrossEntropy | LeftAlone:
     return LinearCrossEntropy(
         name="linear_cross_entropy",
         template="linear_cross_entropy",
-        dtype=setting.dtype or "fp32",
+        dtype=setting.dtype or ("fp16" if setting.train.precision == "fp16" else "fp32"),
         language=language,
         chip="" if chip is None else setting.chip_name,
         hidden_size=model.hidden_size,

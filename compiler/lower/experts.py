@@ -35,7 +35,7 @@ class ExpertsView:
     topk_groups: int
     router_bias: bool
     is_router_fp32: bool
-    """Whether the router computes in fp32 in a program of bf16: near ties decide who is chosen."""
+    """Whether the router computes in fp32 in a program of narrow numbers: near ties decide who is chosen."""
     aux_loss_weight: float
     z_loss_weight: float
     has_balance_bias: bool
@@ -107,7 +107,7 @@ def lower_experts(spec: Spec, *, tp: int = 1, ep: int = 1) -> ExpertsView | None
         groups=router.groups,
         topk_groups=router.topk_groups,
         router_bias=router.bias,
-        is_router_fp32=_has_bf16(spec),
+        is_router_fp32=_is_narrow(spec),
         aux_loss_weight=router.aux_loss_weight if router.balance == "aux_loss" and is_trained else 0.0,
         z_loss_weight=router.z_loss_weight if is_trained else 0.0,
         has_balance_bias=router.balance == "bias",
@@ -120,8 +120,8 @@ def lower_experts(spec: Spec, *, tp: int = 1, ep: int = 1) -> ExpertsView | None
     )
 
 
-def _has_bf16(spec: Spec) -> bool:
-    in_training = spec.train is not None and any(stage.precision == "bf16" for stage in spec.train)
+def _is_narrow(spec: Spec) -> bool:
+    in_training = spec.train is not None and any(stage.precision != "fp32" for stage in spec.train)
     return in_training or (spec.serve is not None and "bf16" in spec.serve.weights.dtype)
 
 

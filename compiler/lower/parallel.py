@@ -12,6 +12,7 @@ from ..cost.stored import cuts_rows_of_experts
 from ..planner.layout import ORDER
 from .expert_cuts import CutView, expert_cuts
 from .latent import LatentView
+from .train import TORCH_DTYPES, number_format
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .experts import ExpertsView
     from .model_view import ModelView
     from .pipeline import PipelineView
+    from .train import NumberFormat
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ class ParallelView:
     """Axes whose ranks see different sequences."""
     is_replicated: bool
     """Whether shards have replicas (HSDP)."""
+    number_format: NumberFormat
     is_mixed: bool
-    """Whether FSDP keeps fp32 weights and computes in bf16."""
+    """Whether FSDP keeps fp32 weights and computes with narrow ones."""
     tp: TensorView | None
     cp: ContextView | None
     pp: PipelineView | None
@@ -93,7 +96,11 @@ class ParallelView:
     @property
     def asks_bf16(self) -> bool:
         """Whether the number format is found out when the program starts."""
-        return self.is_mixed and self.device == "cpu"
+        return self.is_mixed and self.number_format == "bf16" and self.device == "cpu"
+
+    @property
+    def torch_dtype(self) -> str:
+        return TORCH_DTYPES[self.number_format]
 
     @property
     def padded_vocab(self) -> int:
@@ -245,7 +252,8 @@ def lower_parallel(spec: Spec, layout: Layout, *, origin: str, device: str, mode
         zero=zero,
         data_axes=tuple(name for name, _ in axes if name.startswith("dp_")),
         is_replicated=bool(zero) and layout.dp_replicate > 1,
-        is_mixed=has_data and spec.train[0].precision == "bf16",
+        number_format=number_format(spec.train[0]),
+        is_mixed=has_data and spec.train[0].precision != "fp32",
         tp=model.tp,
         cp=model.cp,
         pp=model.pp,

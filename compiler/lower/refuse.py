@@ -15,6 +15,7 @@ from ..deploy.refuse import refuse_deploy
 from .model import longest_sequence
 from .optimizer import optimizer_faults, optimizer_layout_faults
 from .pipeline import pipeline_faults
+from .precision import precision_faults
 from .refuse_experts import refuse_experts
 from .refuse_serving import refuse_server
 from .spmd import spmd_faults, spmd_layout_faults
@@ -33,8 +34,6 @@ _SECTIONS = {
     "eval": "evaluation of a trained model",
 }
 """Sections that no pass reads yet."""
-
-_DTYPES = ("bf16", "fp32")
 
 
 def refuse_spec(spec: Spec) -> Iterator[Diagnostic]:
@@ -157,10 +156,7 @@ def _training(spec: Spec, stage: Train, path: Path) -> Iterator[Diagnostic]:
     if stage.objective.kind != "causal_lm":
         message = f"the objective {stage.objective.kind} is not lowered yet; causal_lm is"
         yield _refused(message, (*path, "objective"))
-    if stage.precision not in _DTYPES:
-        message = f"training in {stage.precision} is not lowered yet; in {_either(_DTYPES)} it is"
-        yield _refused(message, (*path, "precision"))
-    for name, message in optimizer_faults(spec, stage):
+    for name, message in (*precision_faults(spec, stage), *optimizer_faults(spec, stage)):
         yield _refused(message, (*path, *name))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ...spec.batch import solve_batch
+from ...spec.training import LossScaling
 from ...spec.units import GIB
 from ..cost.moments import CURVATURE_EVERY
 from ..emit.literals import prose
@@ -35,7 +36,7 @@ class TrainView:
     objective_words: str
     plan_lines: tuple[str, ...]
     device: str
-    is_bf16: bool
+    number_format: NumberFormat
     seq_len: int
     micro_batch: int
     micro_batch_reason: str
@@ -84,7 +85,9 @@ class TrainView:
     nodes: int = 1
     per_node: int = 1
     autocasts: bool = False
-    """Whether bf16 is autocast's doing; else FSDP keeps the fp32 weights and computes with bf16 ones."""
+    """Whether narrow numbers are autocast's doing; else FSDP keeps the fp32 weights and computes with narrow ones."""
+    scale: ScaleView | None = None
+    """In fp16."""
     norms_start_at_zero: bool = False
     """Norms whose weight is stored less one."""
     asks_cuts: bool = False
@@ -92,6 +95,25 @@ class TrainView:
     rho: float = 0.0
     """Sophia's scale of the curvature."""
     curvature_every: int = CURVATURE_EVERY
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether activations have two bytes."""
+        return self.number_format != "fp32"
+
+    @property
+    def is_bf16(self) -> bool:
+        return self.number_format == "bf16"
+
+    @property
+    def asks_bf16(self) -> bool:
+        """Whether the number format is found out when the program starts."""
+        return self.is_bf16 and self.device == "cpu"
+
+    @property
+    def torch_dtype(self) -> str:
+        """Of activations."""
+        return TORCH_DTYPES[self.number_format]
 
     @property
     def optimizer_imports(self) -> list[tuple[str, str]]:
@@ -106,6 +128,30 @@ class TrainView:
     def optimizer_class(self) -> str:
         """How far train.py has to know it."""
         return {"adamw": "AdamW" if self.has_kernel else _ANY, "sophia": "Sophia"}.get(self.optimizer, _ANY)
+
+
+NumberFormat = Literal["fp32", "bf16", "fp16"]
+TORCH_DTYPES: dict[NumberFormat, str] = {"fp32": "torch.float32", "bf16": "torch.bfloat16", "fp16": "torch.float16"}
+
+
+def number_format(train: Train) -> NumberFormat:
+    """Of activations: where products are in fp8, bf16 lies between them."""
+    return train.precision if train.precision in ("fp32", "fp16") else "bf16"
+
+
+@dataclass(frozen=True)
+class ScaleView:
+    """Of the loss."""
+
+    start: float
+    double_every: int
+
+
+def _scale(train: Train) -> ScaleView | None:
+    if train.precision != "fp16":
+        return None
+    scaling = train.loss_scale or LossScaling()
+    return ScaleView(scaling.start, scaling.double_every_steps)
 
 
 _ANY = "torch.optim.Optimizer"
@@ -127,7 +173,7 @@ def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str, kernel
         objective_words=_OBJECTIVE_WORDS.get(train.objective.kind, train.objective.kind),
         plan_lines=_plan_lines(spec, plan, batch=batch),
         device=device,
-        is_bf16=train.precision == "bf16",
+        number_format=number_format(train),
         seq_len=batch.seq_len,
         micro_batch=layout.micro_batch,
         micro_batch_reason=f"its activations take {gib(plan.predicted.memory_gib.activations * GIB)}",
@@ -169,7 +215,8 @@ def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str, kernel
         per_node=_per_node(spec) if spec.hardware.nodes * _per_node(spec) == layout.devices else layout.devices,
         watch=lower_watch(train),
         ema_decay=train.ema_decay,
-        autocasts=train.precision == "bf16" and layout.data_parallel * layout.cp == 1,
+        autocasts=train.precision != "fp32" and layout.data_parallel * layout.cp == 1,
+        scale=_scale(train),
         recompute=_recompute(layout, num_layers=spec.model.num_layers),
         vocab_size=spec.model.vocab_size,
         has_data=spec.data is not None,

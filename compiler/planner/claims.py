@@ -86,7 +86,7 @@ def _figures(spec: Spec, graph: Graph, layout: Layout, *, stage_rank: int, peak:
     vocab = -(-spec.model.vocab_size // layout.tp)
     setting = Setting(
         seq_len=train.seq_len,
-        values=2 if train.precision == "bf16" else 4,
+        values=4 if train.precision == "fp32" else 2,
         loss_chunk=chunk_of(vocab, precision=train.precision),
         stage_rank=stage_rank,
         kept=Kept(train.optimizer.name, has_average=train.ema_decay is not None),

@@ -41,6 +41,13 @@ METRICS = (
         "llmc_train_roll_backs_total", "counter", "back_to", "Times that the run went back to a checkpoint."
     ),
     TrainingMetric("llmc_train_lr_factor", "gauge", "lr_factor", "What the rate is multiplied by since bad steps."),
+    TrainingMetric("llmc_train_loss_scale", "gauge", "loss_scale", "What the loss is multiplied by, in fp16."),
+    TrainingMetric(
+        "llmc_train_skipped_steps",
+        "gauge",
+        "skipped_steps",
+        "Steps that were not taken since gradients overflowed fp16.",
+    ),
     TrainingMetric(
         "llmc_train_slowest_rank_ratio",
         "gauge",

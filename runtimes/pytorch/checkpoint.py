@@ -165,8 +165,8 @@ def _load_shards(saved: Saved, *, model: nn.Module, optimizer: torch.optim.Optim
 
 def updates_entry(optimizer: torch.optim.Optimizer, *, step: int) -> dict[str, int]:
     """What meta.json says of the optimizer's own count of steps: nothing where it is the run's."""
-    counts = {int(state["step"]) for state in optimizer.state.values() if "step" in state}
-    return {"updates": max(counts)} if counts and max(counts) != step else {}
+    updates = max((int(state["step"]) for state in optimizer.state.values() if "step" in state), default=0)
+    return {"updates": updates} if updates != step else {}
 
 
 def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -212,6 +212,9 @@ def _load_optimizer(
     states = {name.removeprefix("rng."): tensors.pop(name) for name in list(tensors) if name.startswith("rng.")}
     if (device := next(model.parameters()).device.type) in states:
         torch.get_device_module(device).set_rng_state(states[device])
+    optimizer.state.clear()
+    if not updates:
+        return
     keys = {name.partition(".")[0] for name in tensors}
     for name, parameter in model.named_parameters():
         found = {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in tensors}

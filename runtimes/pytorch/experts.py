@@ -63,8 +63,14 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Non
 
 
 grouped_linear.register_autograd(_backward, setup_context=_keep)
-for device in ("cpu", "cuda"):
-    grouped_linear.register_autocast(device, torch.bfloat16)
+
+
+@torch.library.impl("llmc::grouped_linear", ("AutocastCPU", "AutocastCUDA"))
+def _in_lower_format(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """Under autocast: as a product of PyTorch's own, in its format."""
+    dtype = torch.get_autocast_dtype(x.device.type)
+    with torch.autocast(x.device.type, enabled=False):
+        return grouped_linear(x.to(dtype), weight.to(dtype), ends)
 
 
 @register_flop_formula(torch.ops.llmc.grouped_linear)

@@ -72,7 +72,8 @@ class LossWatch:
 
     def verdict(self, step: int) -> LeftOut | None:
         """After a step: None if it was taken. RunError after too many in a row that were not."""
-        if self._why is None:
+        why, self._why = self._why, None
+        if why is None:
             if step > self._furthest:  # after a return, until the run is past the place where it turned back
                 self.in_a_row = 0
             return None
@@ -80,11 +81,11 @@ class LossWatch:
         self._furthest = max(self._furthest, step)
         if self.in_a_row > self.most_in_a_row:
             raise RunError(
-                f"training diverged: {self._why}; {self.in_a_row} steps in a row were not taken",
+                f"training diverged: {why}; {self.in_a_row} steps in a row were not taken",
                 help="go on from the latest checkpoint with --resume and a lower lr, a longer warmup, or fp32",
             )
         self.left_out = [each for each in self.left_out if step < each + self.lr_steps] + [step]
-        return LeftOut(step, self.policy, self._why)
+        return LeftOut(step, self.policy, why)
 
     def lr_factor(self, step: int) -> float:
         """What the rate of a step is multiplied by."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,6 +41,14 @@ def linear_cross_entropy(
     x = _capped(F.linear(hidden, weight, bias), softcap)
     lse = x.logsumexp(-1)
     return (lse - x.gather(1, targets[:, None]).squeeze(1) + z_loss * lse.square()).sum()
+
+
+def headroom(num_tokens: int, dtype: torch.dtype) -> float:
+    """What hidden states are multiplied by before the gradient of the head is summed over tokens, and that is divided by later.
+
+    A power of two near 1 / sqrt(tokens) in fp16, where the sum over tokens of a frequent word may not fit; else 1.
+    """
+    return 2.0 ** -math.ceil(math.log2(num_tokens) / 2) if dtype == torch.float16 else 1.0
 
 
 def _capped(logits: Tensor, softcap: float | None) -> Tensor:

@@ -60,6 +60,13 @@ def test_tree_of_a_gpt2_trained_in_fp32_on_a_gpu(golden: Compare) -> None:
     golden("gpt2-gpu", tree_of(tiny_spec(without=("serve",), hardware=hardware, model=ARCHITECTURES["gpt2"])).texts)
 
 
+def test_tree_of_two_shards_in_fp16(golden: Compare) -> None:
+    spec = tiny_spec(without=("serve",), train=TINY["train"] | {"precision": "fp16"})
+    layout = Layout(dp_shard=2, zero=3, micro_batch=2, grad_accumulation=2)
+    texts = tree_of(spec, plan=plan_of(spec, layout=layout)).texts
+    golden("llama-fp16", {path: texts[path] for path in ("train.py", "parallel.py", "kernels/linear_cross_entropy.py")})
+
+
 def test_tree_for_a_slice_of_tpus(golden: Compare) -> None:
     spec = tiny_spec(without=("serve",), hardware=TPU, train=TINY["train"] | {"precision": "bf16"})
     layout = Layout(dp_shard=4, zero=3, tp=2, sequence_parallel=True, micro_batch=1, grad_accumulation=2)

@@ -20,9 +20,10 @@ from llmc.spec.document import Spec
 BATCH, STEPS = 4, 12
 
 
-def watched_spec(**watch: Any) -> Spec:
+def watched_spec(precision: str = "fp32", loss_scale: dict[str, Any] | None = None, **watch: Any) -> Spec:
     """Twelve steps of four sequences, on a prepared corpus, with a checkpoint every three."""
     train = TINY["train"] | {"steps": STEPS, "seq_len": 16, "global_batch": BATCH, "watch": watch}
+    train |= {"precision": precision, "loss_scale": loss_scale}
     train |= {"checkpoint": {"every_steps": 3, "keep": 9}, "optimizer": {"name": "adamw", "lr": 1e-3}}
     model = {"num_layers": 1, "hidden_size": 32, "intermediate_size": 48, "vocab_size": 300}
     return tiny_spec(without=("serve", "data"), model=model, train=train)

@@ -173,6 +173,9 @@ def load_checkpoint(
         (saved.folder / MODEL, saved.folder / OPTIMIZER) if is_sharded else (saved.folder, saved.folder)
     )
     load_pieces(_model_pieces(model, cuts), model_folder, group=group, no_dist=no_dist)
+    optimizer.state.clear()
+    if not saved.updates:
+        return  # and so no moments
     kinds = _kinds_of_moments(model, names_in(optimizer_folder))
     for parameter in model.parameters():
         state: dict[str, Any] = _fresh_state(optimizer, parameter, kinds)

@@ -97,11 +97,12 @@ class Pipeline(nn.Module):
         batches: Iterable[tuple[Tensor, Tensor]],
         *,
         tokens_per_step: int,
+        scale: float = 1.0,
         precision: AbstractContextManager[Any] | None = None,
     ) -> Tensor:
         """The forward and backward passes of all micro-batches. Gives the mean loss: of tokens on ranks with the last stage, of
-        routers on those that have them."""
-        self._precision, self._loss_share = precision or nullcontext(), 1.0 / tokens_per_step
+        routers on those that have them. Gradients are those of the loss times `scale`."""
+        self._precision, self._loss_share = precision or nullcontext(), scale / tokens_per_step
         self._router_losses = []
         self._copy_tied_weight()
         tokens, targets = (list(each) for each in zip(*batches, strict=True))
@@ -112,7 +113,9 @@ class Pipeline(nn.Module):
         schedule.step(*inputs, target=wanted, losses=losses, return_outputs=False)
         self._sum_tied_gradients()
         losses += self._router_losses
-        return torch.stack([loss.detach() for loss in losses]).sum() if losses else torch.zeros((), device=self.device)
+        if not losses:
+            return torch.zeros((), device=self.device)
+        return torch.stack([loss.detach() for loss in losses]).sum() / scale
 
     @torch.no_grad()
     def evaluate(

@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...reference.loss import headroom
 from .mesh import Axis
 
 
@@ -68,6 +69,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_w = torch.zeros_like(w, dtype=wide) if has_grad else w
         d_bias = None if bias is None else torch.zeros_like(bias, dtype=wide)
         total = torch.zeros((), dtype=wide, device=x.device)
+        room = ctx.room = headroom(len(x), dtype)
         for start in range(0, len(x), chunk):
             part = slice(start, start + chunk)
             logits = F.linear(x[part], w, None if bias is None else bias.to(dtype)).to(wide)  # [n, V/n]
@@ -81,7 +83,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 d_bias += d_logits.sum(0)
             d_logits = d_logits.to(dtype)
             torch.mm(d_logits, w, out=d_x[part])
-            d_w += d_logits.T @ x[part]
+            d_w += d_logits.T @ (x[part] if room == 1.0 else x[part] * room)
         ctx.save_for_backward(
             d_x.to(hidden.dtype),
             d_w.to(weight.dtype),
@@ -91,7 +93,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        d_hidden, d_weight, d_bias = (None if saved is None else saved * grads[0] for saved in ctx.saved_tensors)
+        d_hidden, d_weight, d_bias = (
+            None if saved is None else saved * share
+            for saved, share in zip(ctx.saved_tensors, (grads[0], grads[0] / ctx.room, grads[0]), strict=True)
+        )
         return d_hidden, d_weight, None, d_bias, None
 
 

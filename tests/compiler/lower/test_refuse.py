@@ -66,7 +66,13 @@ def test_a_spec_that_no_pass_understands_is_refused_before_planning(
             "model.position.scaling",
             "200 tokens",
         ),
-        (training(precision="fp8"), "train.0.precision", "in bf16 and fp32 it is"),
+        (training(precision="mxfp8"), "train.0.precision", "in bf16, fp32 and fp16 it is"),
+        (training(loss_scale={"start": 1024.0}), "train.0.loss_scale", "leave it out"),
+        (
+            training(precision="fp16", optimizer={"name": "sophia", "lr": 1e-4}),
+            "train.0.precision",
+            "want a scale of their own",
+        ),
         (training(optimizer={"name": "sophia", "lr": 1e-4}, z_loss=1e-4), "train.0.z_loss", "`z_loss: 0` is"),
         (
             training(optimizer={"name": "sophia", "lr": 1e-4})
@@ -123,7 +129,7 @@ def test_layouts_that_are_not_lowered_are_refused(layout: Layout, changes: dict[
 
 
 def test_lower_raises_all_that_stands_against_a_program(tmp_path) -> None:
-    spec = tiny_spec(model={"kind": "encoder"}, train=TINY["train"] | {"precision": "fp16"})
+    spec = tiny_spec(model={"kind": "encoder"}, train=TINY["train"] | {"precision": "nvfp4"})
     with pytest.raises(SpecError) as error:
         lower(spec, plan_of(spec), place=Place(tmp_path / "tiny.yaml", tmp_path))
     assert len(error.value.diagnostics) == 2

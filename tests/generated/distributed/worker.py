@@ -5,6 +5,7 @@ Not a test module; see pool.py.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -31,7 +32,7 @@ from torch import Tensor
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 from llmc.runtimes.pytorch.parallel.checkpoint import SharedCheckpoints
-from llmc.runtimes.pytorch.parallel.cuts import Cuts, Whole, box, load_whole
+from llmc.runtimes.pytorch.parallel.cuts import Cuts, Whole, box, load_whole, local_part
 from llmc.runtimes.pytorch.parallel.loading import load_cut_weights
 from llmc.runtimes.pytorch.parallel.mesh import Axis
 from llmc.runtimes.serving.work import Chunk
@@ -68,6 +69,41 @@ def train(folder: str, reference: str, steps: int, is_wide: bool = False) -> dic
             if hasattr(model, "balance_experts"):
                 model.balance_experts()
     return worst
+
+
+def train_scaled(
+    folder: str, reference: str, steps: int, scale: float | None = None, spoiled_step: int | None = None
+) -> list[tuple[float, float, float]]:
+    """Train in fp16 with the reference's first weights and batches: (loss, norm of the gradient, scale afterwards) of each step.
+
+    `scale`: the first one; `spoiled_step`: in which one gradient of the last rank overflows.
+    """
+    whole = load_file(Path(reference) / "reference.safetensors")
+    with imported(Path(folder), "train") as (program,):
+        place = program.take_place("cpu")
+        model, optimizer = program.build(place)
+        load_whole(model, place.cuts, part_of(whole, "first"))
+        program.SCALE.value = scale or program.SCALE.value
+        unscale, found = program.SCALE.unscale, []
+        takes_precision = "precision" in inspect.signature(program.train_step).parameters
+        precision = {"precision": torch.autocast("cpu", dtype=torch.float16)} if takes_precision else {}
+        for step in range(steps):
+
+            def spoil(model: Any, step: int = step) -> None:
+                if step == spoiled_step and dist.get_rank() == dist.get_world_size() - 1:
+                    gradient = next(each.grad for each in model.parameters() if each.grad is not None)
+                    local_part(gradient)[0].view(-1)[0] = math.inf
+                unscale(model)
+
+            program.SCALE.unscale = spoil
+            batches = list(program.on_device(own_windows(whole["batches"][step], program, place), place))
+            before = [local_part(each.detach())[0].clone() for each in model.parameters()]
+            loss, norm = program.train_step(model, optimizer, place, batches, lr=1e-3, **precision)
+            after = [local_part(each.detach())[0] for each in model.parameters()]
+            is_same = all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+            assert is_same == (not math.isfinite(norm)), step
+            found.append((loss, norm, program.SCALE.value))
+    return found
 
 
 def validate(folder: str, reference: str) -> float:
