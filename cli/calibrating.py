@@ -1,20 +1,41 @@
-"""`llmc doctor --calibrate FILE`: this machine measured, as an entry that specs extend."""
+"""`llmc doctor --calibrate FILE`: this machine measured, as an entry that specs extend.
+
+What PyTorch does is measured in this process; what servers with kernels do, of little programs that are built for it.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..compiler.pipeline import build
 from .faults import FINE, WRONG_USAGE
 
 if TYPE_CHECKING:
-    from ..runtimes.pytorch.calibrate import Calibration
+    from ..runtimes.pytorch.calibrate import Calibration, ProductTimes
 
 MANY_ROWS, WEIGHT_SIZE = 128, 1536
-WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 8.25 / 8, "int4": 4.5 / 8}
 """Of the measured products, as runtimes/pytorch/calibrate.py has them; a test compares."""
+
+TRIED_S = 2.0
+"""Of a server, for each figure."""
+SHALLOW, DEEP = 2, 10
+"""Layers of the servers that are measured."""
+HIDDEN, VOCAB = 64, 32_000
+SERVER = """llmc: 1
+name: measured
+model: {{family: llama, hidden_size: {hidden}, num_layers: {layers}, num_heads: 1, num_kv_heads: 1, intermediate_size: {hidden}, vocab_size: {vocab}, max_seq_len: 1024}}
+hardware: {{accelerator: cpu}}
+serve: {{max_seq_len: 1024, weights: {{dtype: {weights}}}, kv_cache: {{dtype: bf16}}, layout: {{max_batch: 1}}}}
+"""
 
 HEAD = """\
 # This machine, measured by `llmc doctor --calibrate`: torch {torch}, {threads} {words}, {processor}.
@@ -30,10 +51,16 @@ def write_calibration(file: Path) -> int:
     except ImportError as error:
         print(f"llmc doctor --calibrate: {error} (pip install 'llmc-compiler[torch]')", file=sys.stderr)
         return WRONG_USAGE
-    print("measuring, about fifteen seconds")
+    print("measuring PyTorch, about fifteen seconds", flush=True)
     found = calibrate()
+    kernels = measure_kernels(found)
     text = calibration_text(
-        found, file=file.name, torch=torch.__version__, processor=_processor(), memory_gib=_memory_gib()
+        found,
+        file=file.name,
+        torch=torch.__version__,
+        processor=_processor(),
+        memory_gib=_memory_gib(),
+        kernels=kernels,
     )
     try:
         file.write_text(text, encoding="utf-8")
@@ -47,10 +74,78 @@ def write_calibration(file: Path) -> int:
     return FINE
 
 
-def calibration_text(found: Calibration, *, file: str, torch: str, processor: str, memory_gib: float) -> str:
+@dataclass(frozen=True)
+class KernelTimes:
+    """What servers with kernels take here."""
+
+    step_s: float
+    layer_s: float
+    attention_flops_per_s: float
+    products: Mapping[str, ProductTimes]
+
+
+def measure_kernels(found: Calibration) -> KernelTimes | None:
+    """Of little servers, each in a process of its own. None without a C++ compiler: there are no kernels then."""
+    from ..runtimes.kernels.compile import find_compiler
+
+    if find_compiler() is None:
+        print("no C++ compiler on this machine: servers with kernels are not measured", file=sys.stderr)
+        return None
+    print("measuring servers with kernels, about a minute; compiling them the first time takes another", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        programs = [("bf16", SHALLOW), ("bf16", DEEP), ("int8", SHALLOW), ("int4", SHALLOW)]
+        times = [_measured_server(Path(name), weights=weights, layers=layers) for weights, layers in programs]
+    shallow, deep, eight, four = times
+    products = {label: _product_times(each) for label, each in (("bf16", shallow), ("int8", eight), ("int4", four))}
+    layer_s = (deep["token_s"] - shallow["token_s"]) / (DEEP - SHALLOW)
+    head_s = 2 * HIDDEN * VOCAB / found.read_bytes_per_s
+    return KernelTimes(
+        step_s=shallow["token_s"] - SHALLOW * layer_s - head_s,
+        layer_s=max(layer_s - PRODUCTS * products["bf16"].launch_s, LEAST_S),
+        attention_flops_per_s=shallow["attention_flops_per_s"],
+        products=products,
+    )
+
+
+PRODUCTS = 4
+"""Of a layer: queries with keys and values, output, gate with up, down."""
+LEAST_S = 1e-7
+
+
+def _measured_server(folder: Path, *, weights: str, layers: int) -> dict[str, Any]:
+    from ..compiler.emit.tree import write_tree
+
+    spec, out = folder / f"{weights}-{layers}.yaml", folder / f"{weights}-{layers}"
+    spec.write_text(SERVER.format(hidden=HIDDEN, vocab=VOCAB, layers=layers, weights=weights), encoding="utf-8")
+    result = build(spec, out)
+    assert result.tree is not None, [each.message for each in result.diagnostics]
+    write_tree(result.tree, out)
+    command = [sys.executable, "-m", "llmc.runtimes.pytorch.calibrate_server", str(out), str(TRIED_S)]
+    environment = {
+        name: value for name, value in os.environ.items() if name != "LLMC_KERNELS"
+    }  # which may turn them off
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(done.stdout)
+
+
+def _product_times(found: Mapping[str, Any]) -> ProductTimes:
+    from ..runtimes.pytorch.calibrate import ProductTimes
+
+    return ProductTimes(**found["products"])
+
+
+def calibration_text(
+    found: Calibration,
+    *,
+    file: str,
+    torch: str,
+    processor: str,
+    memory_gib: float,
+    kernels: KernelTimes | None = None,
+) -> str:
     """YAML whose every figure says how it was measured."""
     peaks = ", ".join(f"{name}: {rate / 1e12:.3g}" for name, rate in found.flops_per_s.items())
-    rates = "\n".join(_rate(name, found) for name in found.products)
+    rates = "\n".join(f"      {name}: {_rate(name, times, found)}" for name, times in found.products.items())
     words = "thread" if found.threads == 1 else "threads"
     head = HEAD.format(torch=torch, threads=found.threads, words=words, processor=processor, file=file)
     return f"""{head}hardware:
@@ -63,17 +158,29 @@ def calibration_text(found: Calibration, *, file: str, torch: str, processor: st
     products:  # torch.nn.functional.linear with weights of 1536 x 1536: of 128 rows, of one, and with nothing to compute
 {rates}
     op_us: {found.op_s * 1e6:.2f}  # torch adds to 16 numbers
+{"" if kernels is None else _kernels(kernels, found)}"""
+
+
+def _kernels(kernels: KernelTimes, found: Calibration) -> str:
+    rates = "\n".join(f"        {name}: {_rate(name, times, found)}" for name, times in kernels.products.items())
+    attention = kernels.attention_flops_per_s / found.flops_per_s["bf16"]
+    return f"""\
+    kernels:  # of servers with nothing to compute, of {SHALLOW} and {DEEP} layers: a token of an answer that is alone
+      step_us: {kernels.step_s * 1e6:.1f}  # without any layer
+      layer_us: {kernels.layer_s * 1e6:.1f}  # each layer more
+      attention: {min(attention, 2):.2f}  # of a prompt of 512 tokens, the pairs that are seen
+      products:  # as above, with the kernels of linear layers
+{rates}
 """
 
 
-def _rate(name: str, found: Calibration) -> str:
+def _rate(name: str, times: ProductTimes, found: Calibration) -> str:
     """A format's line: times as shares of what this machine could do."""
-    times = found.products[name]
-    launch_s = times.launch_s
+    launch_s, peak = times.launch_s, found.flops_per_s.get(name if name in ("fp32", "bf16") else "bf16", 0.0)
     flops, size = 2 * MANY_ROWS * WEIGHT_SIZE**2, WEIGHT_BYTES[name] * WEIGHT_SIZE**2
-    compute = flops / max(times.many_rows_s - launch_s, 1e-9) / found.flops_per_s[name]
+    compute = flops / max(times.many_rows_s - launch_s, 1e-9) / peak
     memory = size / max(times.one_row_s - launch_s, 1e-9) / found.read_bytes_per_s
-    return f"      {name}: {{compute: {min(compute, 2):.2f}, memory: {min(memory, 2):.2f}, launch_us: {launch_s * 1e6:.1f}}}"
+    return f"{{compute: {min(compute, 2):.2f}, memory: {min(memory, 2):.2f}, launch_us: {launch_s * 1e6:.1f}}}"
 
 
 def _processor() -> str:

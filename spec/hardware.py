@@ -78,6 +78,23 @@ class ProductRates(Node):
     bf16: ProductRate | None = Field(default=None, description="Products in bf16.")
 
 
+class KernelProductRates(Node):
+    """By the format of the weights; those that are null go by the products of PyTorch."""
+
+    bf16: ProductRate | None = Field(default=None, description="Products with weights in bf16.")
+    int8: ProductRate | None = Field(default=None, description="Products with weights in int8.")
+    int4: ProductRate | None = Field(default=None, description="Products with weights in int4.")
+
+
+class KernelRates(Node):
+    """What servers with llmc's kernels take on a processor, measured."""
+
+    step_us: Positive = Field(description="Time of a step beside its layers: scheduling, sampling, preparing inputs.")
+    layer_us: Positive = Field(description="Time of a layer that has nothing to compute.")
+    attention: Share = Field(description="Of the peak in bf16, in attention of prompts.")
+    products: KernelProductRates = Field(description="What matrix products reach.")
+
+
 class Accelerator(Node):
     """One device as the catalog describes it; a spec may override any figure beside `like:`."""
 
@@ -108,6 +125,9 @@ class Accelerator(Node):
     op_us: Positive | None = Field(
         default=None,
         description="Time that starting and ending a small op takes, measured; null: what the cost model has for the kind.",
+    )
+    kernels: KernelRates | None = Field(
+        default=None, description="What servers with kernels take, measured (a CPU's); null: what the cost model has."
     )
 
 

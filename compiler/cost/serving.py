@@ -54,6 +54,8 @@ class EngineShape:
     """fp8 with a scale a block, as DeepSeek and MiniMax publish their weights."""
     reads_kv_per_query: bool = False
     """Decode attention reads keys and values once a query head (old engines)."""
+    has_kernels: bool = False
+    """Whether the server is ours and consists of our kernels."""
 
     @property
     def devices(self) -> int:
@@ -88,10 +90,13 @@ class Engine:
         self.degrees = Degrees(tp=shape.tp)
         self.bandwidth = machine.memory_bytes_per_s
         self.ops = alike.ops if alike is not None else self._own_ops()
+        constants = serve_constants_of(architecture, kind=machine.kind)
+        if shape.has_kernels and machine.measured_server is not None:
+            constants = constants.of_server(machine.measured_server)
+        else:
+            constants = constants.of_machine(op_s=machine.op_s, products=machine.measured_products)
         self.reprice(
-            serve_constants_of(architecture, kind=machine.kind).of_machine(
-                op_s=machine.op_s, product_rates=machine.product_rates
-            ),
+            constants,
             software or serving_software(architecture=architecture),
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .provenance import Spread
 
 if TYPE_CHECKING:
-    from ...spec.hardware import ProductRate
+    from ..topology.measured import MeasuredProduct, MeasuredServer
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,32 @@ class ServeConstants:
     op_s: float = 0.0
     """A small op's time for which `step_s` and `layer_floor_s` stand; 0 where neither is made of such."""
 
-    def of_machine(self, *, op_s: float | None, product_rates: Mapping[str, ProductRate]) -> ServeConstants:
+    def of_machine(self, *, op_s: float | None, products: Mapping[str, MeasuredProduct]) -> ServeConstants:
         """For a machine that somebody measured: its products, and what a host does between them, which takes as much longer
         or shorter as a small op does."""
-        measured = {
-            label: ProductLaw(rate.launch_us * 1e-6, compute_share=rate.compute, memory_share=rate.memory)
-            for label, rate in product_rates.items()
-        }
-        found = replace(self, products={**self.products, **measured}) if measured else self
+        found = self._with(products)
         if op_s is None or not self.op_s:
             return found
         ratio = op_s / self.op_s
         return replace(found, step_s=self.step_s * ratio, layer_floor_s=self.layer_floor_s * ratio, op_s=op_s)
+
+    def of_server(self, measured: MeasuredServer) -> ServeConstants:
+        """For a server with our kernels. What is pointwise is a part of a layer's time."""
+        return replace(
+            self._with(measured.products),
+            step_s=measured.step_s,
+            layer_floor_s=measured.layer_s,
+            cache_launch_s=0.0,
+            activation_factor=1.0,
+            flash=measured.attention_share,
+            flash_half_tokens=0.0,
+        )
+
+    def _with(self, products: Mapping[str, MeasuredProduct]) -> ServeConstants:
+        laws = {
+            label: ProductLaw(each.launch_s, each.compute_share, each.memory_share) for label, each in products.items()
+        }
+        return replace(self, products={**self.products, **laws})
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ class ServingOps:
         return max(measured - saved, LEAST_SHARE * measured)
 
     def _label(self, op: Op) -> str:
-        """The format whose law holds; formats without matrix units of their own (int8, int4) are widened on the way."""
+        """The format whose law holds."""
         label = self.shape.weights
         if op.block is None or op.name.endswith("router"):
             return "fp32" if label == "fp32" else "bf16"
@@ -191,12 +191,14 @@ class ServingOps:
         return label
 
     def _law(self, op: Op) -> tuple[ProductLaw, float]:
+        """With its peak. Formats without matrix units of their own (int8, int4) are widened on the way."""
         label, products = self._label(op), self.constants.products
         narrow = {"fp8": "fp8", "nvfp4": "fp4"}.get(label)
         if narrow in self.machine.peak_flops_per_s and label in products:
             return products[label], self.machine.peak_flops_per_s[narrow]
         wide = "fp32" if label == "fp32" else "bf16"
-        return products.get(wide, products["bf16"]), self.machine.peak(wide)
+        found = label if label in ("int8", "int4") and label in products else wide
+        return products.get(found, products["bf16"]), self.machine.peak(wide)
 
     def _work(self, op: Op, rows: int) -> _Work:
         key = (op.id, rows)

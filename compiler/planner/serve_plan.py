@@ -15,7 +15,7 @@ from .serve_disaggregated import best_disaggregated
 from .serve_finalists import play_finalists
 from .serve_limits import limits_of
 from .serve_remedy import serving_remedy
-from .serve_search import TOO_MANY, Candidate, Refusal, ServeSearch, load_of, search_serving
+from .serve_search import TOO_MANY, Candidate, HasKernels, Refusal, ServeSearch, load_of, search_serving
 from .serve_trace import with_trace
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def plan_serving(spec: Spec, graph: Graph, *, folder: Path) -> ServeOutcome:
 
 def _search(spec: Spec, serve: Serve, graph: Graph, machine: Machine) -> ServeSearch:
     """Among layouts of which there would be a program; where none of these holds, among all."""
-    found = search_serving(serve, graph, machine, refusal=_refusal_of(spec))
+    found = search_serving(serve, graph, machine, refusal=_refusal_of(spec), has_kernels=kernels_of(spec))
     play_finalists(found, serve)
     if not found.good and found.left_out:
         found.good = [replace(each, reason=None, binding="") for each in found.left_out]
@@ -84,6 +84,15 @@ def _refusal_of(spec: Spec) -> Refusal | None:
     return lambda shape: next((each.message for each in refuse_shape(spec, shape)), None)
 
 
+def kernels_of(spec: Spec) -> HasKernels | None:
+    """What lowering would choose for a shape; on CPUs alone, where a server with kernels has figures of its own."""
+    from ..kernels.serving import has_serving_kernels
+
+    if spec.assume is not None or spec.hardware.accelerator.kind != "cpu":
+        return None
+    return lambda shape: has_serving_kernels(spec, weights=shape.weights, tp=shape.tp)
+
+
 def _nothing(spec: Spec, graph: Graph, found: ServeSearch, machine: Machine) -> list[Diagnostic]:
     serve = spec.serve
     assert serve is not None
@@ -98,19 +107,19 @@ def _nothing(spec: Spec, graph: Graph, found: ServeSearch, machine: Machine) -> 
             f"weights {nearest.engine.weights_bytes / GIB:.1f} GiB a device at tp {nearest.shape.tp} in {nearest.shape.weights}"
         ]
         notes.append(f"formats tried: {formats}")
-        remedy = serving_remedy(serve, graph, machine, nearest)
+        remedy = serving_remedy(serve, graph, machine, nearest, has_kernels=kernels_of(spec))
         return [diagnose("P201", message, path=("serve",), part="key", notes=notes, help=remedy)]
     nearest = served[0]
     limit = _below_physical_limit(spec, [each.engine for each in served], machine)
     if limit is not None:
         name, message = limit
         missed = min((each for each in served if each.binding == name), key=lambda each: -each.devices, default=nearest)
-        remedy = serving_remedy(serve, graph, machine, missed)
+        remedy = serving_remedy(serve, graph, machine, missed, has_kernels=kernels_of(spec))
         return [diagnose("P221", message, path=("serve", "slo", name), help=remedy)]
     message = f"no layout on {machine.num_devices} × {machine.accelerator} holds the objective: the nearest has {nearest.reason}"
     notes = [f"nearest: {describe(layout_of(nearest))}"]
     path = ("serve", "slo", nearest.binding) if nearest.binding.startswith("t") else ("serve", "workload")
-    remedy = serving_remedy(serve, graph, machine, nearest)
+    remedy = serving_remedy(serve, graph, machine, nearest, has_kernels=kernels_of(spec))
     return [diagnose("P220", message, path=path, notes=notes, help=remedy)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from .serve_finalists import play_finalists
-from .serve_search import Candidate, load_of, percentiles_ms, search_serving
+from .serve_search import Candidate, HasKernels, load_of, percentiles_ms, search_serving
 
 if TYPE_CHECKING:
     from ...spec.serving import Serve
@@ -22,10 +22,12 @@ RATES = (0.9, 0.75, 0.5, 0.25, 0.1)
 NARROWER = ("fp8", "int4")
 
 
-def serving_remedy(asked: Serve, graph: Graph, machine: Machine, nearest: Candidate) -> str | None:
+def serving_remedy(
+    asked: Serve, graph: Graph, machine: Machine, nearest: Candidate, *, has_kernels: HasKernels | None
+) -> str | None:
     """A help line, checked; None where no single change was found."""
     for words, changed in _changes(asked, machine, nearest):
-        found = search_serving(changed, graph, machine)
+        found = search_serving(changed, graph, machine, has_kernels=has_kernels)
         play_finalists(found, changed)
         if found.good:
             return f"`{words}` holds, with {_layout(found.good[0])}"

@@ -12,6 +12,7 @@ serve_disaggregated.py.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -79,11 +80,23 @@ NO_PROGRAM = "program"
 """What binds a layout that is left out for that."""
 
 
-def search_serving(asked: Serve, graph: Graph, machine: Machine, *, refusal: Refusal | None = None) -> ServeSearch:
+HasKernels = Callable[[EngineShape], bool]
+"""Whether the server of a shape consists of our kernels."""
+
+
+def search_serving(
+    asked: Serve,
+    graph: Graph,
+    machine: Machine,
+    *,
+    refusal: Refusal | None = None,
+    has_kernels: HasKernels | None = None,
+) -> ServeSearch:
     """All layouts, fewest devices first in `good`; in `bad` the nearest first. Good are those that `refusal` says nothing of."""
     found = ServeSearch()
     alike: dict[EngineShape, Engine] = {}
-    for shape in _shapes(asked, graph, machine, found):
+    for plain in _shapes(asked, graph, machine, found):
+        shape = replace(plain, has_kernels=has_kernels is not None and has_kernels(plain))
         engine = Engine(graph, machine, shape, alike=alike.get(replace(shape, pp=1)))
         alike.setdefault(replace(shape, pp=1), engine)
         refused = refusal(shape) if refusal is not None else None
@@ -129,8 +142,11 @@ def load_of(asked: Serve, *, replicas: int) -> Load | None:
 
 
 def _default_load(asked: Serve) -> Load:
+    """No more in flight than there are slots for."""
     half = max(1, asked.max_seq_len // 4)
-    return Load(half, half, requests_per_s=None, concurrency=DEFAULT_CONCURRENCY)
+    return Load(
+        half, half, requests_per_s=None, concurrency=min(DEFAULT_CONCURRENCY, asked.layout.max_batch or math.inf)
+    )
 
 
 TOO_MANY = "more devices than there are"

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from ...spec.units import GB, GIB
 from ..cost.collectives import Group, Link
 from ..cost.constants import DeviceConstants, constants_of
+from .measured import MeasuredProduct, MeasuredServer, measured_products, measured_server
 from .torus import Factor, Torus, split
 
 if TYPE_CHECKING:
-    from ...spec.hardware import Accelerator, Hardware, ProductRate
+    from ...spec.hardware import Accelerator, Hardware
 
 TERA = 10**12
 
@@ -60,8 +61,9 @@ class Machine:
     """Of a device, that tensor parallelism counts one by one."""
     op_s: float | None = None
     """Of starting and ending a small op, where somebody measured it."""
-    product_rates: Mapping[str, ProductRate] = field(default_factory=dict)
-    """What products reach, by format, where somebody measured it."""
+    measured_products: Mapping[str, MeasuredProduct] = field(default_factory=dict)
+    """PyTorch's, by format, where somebody measured them."""
+    measured_server: MeasuredServer | None = None
 
     pod_size: int | None = None
     """Devices between which the network is as wide as their ports; beyond, it is `pod_bytes_per_s` a device."""
@@ -170,11 +172,8 @@ def machine_of(hardware: Hardware) -> Machine:
         tdp_w=device.tdp_w,
         cores=device.cores,
         op_s=device.op_us * 1e-6 if device.op_us is not None else None,
-        product_rates={
-            label: rate
-            for label, rate in (("fp32", device.products.fp32), ("bf16", device.products.bf16))
-            if rate is not None
-        },
+        measured_products=measured_products(device),
+        measured_server=measured_server(device),
         pod_size=hardware.pod.devices if hardware.pod is not None else None,
         pod_bytes_per_s=_pod_bytes_per_s(
             hardware, within=(slow or DEFAULT_INTER_NODE_BYTES_PER_S) * constants.network_share

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -71,19 +72,38 @@ SERVED = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def _times(dtype: torch.dtype, tried_s: float) -> ProductTimes:
-    weights = [torch.ones(WEIGHT_SIZE, WEIGHT_SIZE, dtype=dtype) for _ in range(WEIGHTS)]
+    def layers(size: int) -> list[Layer]:
+        weights = [torch.ones(size, size, dtype=dtype) for _ in range(WEIGHTS)]
+        return [partial(_linear, weight) for weight in weights]
 
-    def product_s(rows: int, of: list[torch.Tensor]) -> float:
-        given = torch.ones(rows, of[0].shape[1], dtype=dtype)
+    return product_times(layers(WEIGHT_SIZE), layers(LAUNCH_SIZE), dtype, tried_s)
+
+
+def _linear(weight: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.linear(given, weight)
+
+
+Layer = Callable[[torch.Tensor], torch.Tensor]
+"""A product with a square weight."""
+
+
+def product_times(layers: Sequence[Layer], small: Sequence[Layer], dtype: torch.dtype, tried_s: float) -> ProductTimes:
+    """Of `layers` with weights of WEIGHT_SIZE, and `small` ones of LAUNCH_SIZE."""
+
+    def product_s(rows: int, size: int, of: Sequence[Layer]) -> float:
+        given = torch.ones(rows, size, dtype=dtype)
 
         def all_of_them() -> None:
-            for weight in of:
-                torch.nn.functional.linear(given, weight)
+            for layer in of:
+                layer(given)
 
         return quickest(all_of_them, tried_s / 2) / len(of)
 
-    small = [torch.ones(LAUNCH_SIZE, LAUNCH_SIZE, dtype=dtype) for _ in range(WEIGHTS)]
-    return ProductTimes(product_s(1, small), product_s(1, weights), product_s(MANY_ROWS, weights))
+    return ProductTimes(
+        launch_s=product_s(1, LAUNCH_SIZE, small),
+        one_row_s=product_s(1, WEIGHT_SIZE, layers),
+        many_rows_s=product_s(MANY_ROWS, WEIGHT_SIZE, layers),
+    )
 
 
 def _products() -> dict[str, Callable[[], object]]:

@@ -81,7 +81,11 @@ def only_processors_are_calibrated(hardware: Hardware) -> Iterator[Diagnostic]:
     if accelerator.kind == "cpu":
         return
     rates = (accelerator.products.fp32, accelerator.products.bf16)
-    given = (("op_us", accelerator.op_us is not None), ("products", any(rate is not None for rate in rates)))
+    given = (
+        ("op_us", accelerator.op_us is not None),
+        ("products", any(rate is not None for rate in rates)),
+        ("kernels", accelerator.kernels is not None),
+    )
     for name, is_there in given:
         if is_there:
             path = ("hardware", "accelerator", name)

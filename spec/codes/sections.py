@@ -42,7 +42,7 @@ class TorusSides(Code):
 class NotCalibrated(Code):
     """Figures of `llmc doctor --calibrate` beside an accelerator that is no CPU.
 
-    `op_us` and `products` say how far a processor's own programs are from its peaks. Other devices have constants that were
+    `op_us`, `products` and `kernels` say how far a processor's own programs are from its peaks. Other devices have constants that were
     fitted on published measurements.
     """
 

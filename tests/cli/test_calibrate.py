@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from llmc.cli import calibrating
-from llmc.cli.calibrating import calibration_text
+from llmc.cli.calibrating import KernelTimes, calibration_text, measure_kernels
 from llmc.compiler.pipeline import plan_specs
+from llmc.runtimes.kernels import compile as compiling
 from llmc.runtimes.pytorch import calibrate as measuring
 from llmc.runtimes.pytorch.calibrate import Calibration, ProductTimes, calibrate
 
@@ -23,6 +24,16 @@ FOUND = Calibration(
     },
     op_s=3e-6,
 )
+KERNELS = KernelTimes(
+    step_s=200e-6,
+    layer_s=40e-6,
+    attention_flops_per_s=0.6e12,
+    products={
+        "bf16": ProductTimes(launch_s=2e-6, one_row_s=120e-6, many_rows_s=0.3e-3),
+        "int8": ProductTimes(launch_s=2e-6, one_row_s=62e-6, many_rows_s=0.4e-3),
+        "int4": ProductTimes(launch_s=2e-6, one_row_s=40e-6, many_rows_s=0.4e-3),
+    },
+)
 SPEC = """llmc: 1
 extends: here.yaml
 model: {preset: smollm-135m}
@@ -30,12 +41,14 @@ serve: {max_seq_len: 512, workload: {input_tokens: 64, output_tokens: 64, reques
 """
 
 
-def tpot_ms(folder: Path, **changes: object) -> float:
+def tpot_ms(
+    folder: Path, *, kernels: KernelTimes | None = None, overrides: tuple[str, ...] = (), **changes: object
+) -> float:
     found = Calibration(**(vars(FOUND) | changes))  # type: ignore[arg-type]
-    text = calibration_text(found, file="here.yaml", torch="2", processor="a CPU", memory_gib=16.0)
+    text = calibration_text(found, file="here.yaml", torch="2", processor="a CPU", memory_gib=16.0, kernels=kernels)
     (folder / "here.yaml").write_text(text)
     (folder / "spec.yaml").write_text(SPEC)
-    (entry,) = plan_specs([folder / "spec.yaml"])
+    (entry,) = plan_specs([folder / "spec.yaml"], overrides)
     assert [each.code for each in entry.diagnostics] == []
     assert entry.spec is not None
     assert entry.spec.hardware.accelerator.memory_gb_s == pytest.approx(found.read_bytes_per_s / 1e9)
@@ -50,6 +63,31 @@ def test_a_spec_that_extends_a_calibration_is_planned_for_that_machine(tmp_path:
     assert tpot_ms(tmp_path, products=slow) > 1.3 * measured
 
 
+def test_servers_with_kernels_are_planned_by_what_kernels_take(tmp_path: Path):
+    """fp32 has none; with weights in few bits less is read."""
+    plain, measured = tpot_ms(tmp_path), tpot_ms(tmp_path, kernels=KERNELS)
+    assert measured < 0.7 * plain
+    slow = KernelTimes(**(vars(KERNELS) | {"layer_s": 140e-6}))
+    assert tpot_ms(tmp_path, kernels=slow) == pytest.approx(measured + 30 * 0.1, rel=0.02)
+    few = [tpot_ms(tmp_path, kernels=KERNELS, overrides=(f"serve.weights.dtype={name}",)) for name in ("int8", "int4")]
+    assert few == sorted(few, reverse=True)
+    assert few[0] < measured
+    fp32 = ("serve.weights.dtype=fp32", "serve.kv_cache.dtype=fp32")
+    assert tpot_ms(tmp_path, kernels=KERNELS, overrides=fp32) == tpot_ms(tmp_path, overrides=fp32)
+
+
+def test_a_run_that_only_trains_may_extend_all_of_it(tmp_path: Path):
+    text = calibration_text(FOUND, file="here.yaml", torch="2", processor="a CPU", memory_gib=16.0, kernels=KERNELS)
+    (tmp_path / "here.yaml").write_text(text)
+    train = (
+        "train: {objective: causal_lm, tokens: 1M, seq_len: 128, global_batch: 8, optimizer: {name: adamw, lr: 1.0e-3}}"
+    )
+    data = "data: {sources: [{source: python-stdlib}], tokenizer: {train: bpe}}"
+    (tmp_path / "spec.yaml").write_text("\n".join([*SPEC.splitlines()[:3], data, train]))
+    (entry,) = plan_specs([tmp_path / "spec.yaml"])
+    assert [each.message for each in entry.diagnostics] == []
+
+
 def test_products_become_shares_of_what_the_machine_could_do():
     assert (calibrating.MANY_ROWS, calibrating.WEIGHT_SIZE) == (measuring.MANY_ROWS, measuring.WEIGHT_SIZE)
     text = calibration_text(FOUND, file="here.yaml", torch="2", processor="a CPU", memory_gib=16.0)
@@ -59,7 +97,7 @@ def test_products_become_shares_of_what_the_machine_could_do():
 
 
 def test_every_figure_says_how_it_was_measured(tmp_path: Path):
-    text = calibration_text(FOUND, file="here.yaml", torch="2", processor="a CPU", memory_gib=16.0)
+    text = calibration_text(FOUND, file="here.yaml", torch="2", processor="a CPU", memory_gib=16.0, kernels=KERNELS)
     figures = [line for line in text.splitlines() if any(character.isdigit() for character in line)]
     assert all("#" in line for line in figures if "launch_us" not in line), "those of products have a line above them"
 
@@ -74,8 +112,28 @@ def test_this_machine_can_be_measured():
     assert found.op_s < 1e-3
 
 
+@pytest.mark.skipif(compiling.find_compiler() is None, reason="no C++ compiler on this machine")
+def test_servers_with_kernels_can_be_measured(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root / ".pytest_cache" / "kernels"))
+    monkeypatch.setattr(calibrating, "TRIED_S", 0.02)
+    found = measure_kernels(FOUND)
+    assert found is not None
+    assert set(found.products) == {"bf16", "int8", "int4"}
+    assert 0 < found.layer_s < 0.1
+    assert found.attention_flops_per_s > 1e6
+    for times in found.products.values():
+        assert 0 < times.launch_s < times.many_rows_s
+
+
+def test_without_a_compiler_there_are_no_kernels_to_measure(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(compiling, "find_compiler", lambda: None)
+    assert measure_kernels(FOUND) is None
+    assert "no C++ compiler" in capsys.readouterr().err
+
+
 def test_the_command_writes_the_file_and_says_when_it_cannot(llmc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(measuring, "calibrate", lambda: FOUND)
+    monkeypatch.setattr(calibrating, "measure_kernels", lambda found: KERNELS)
     monkeypatch.setattr(calibrating.os, "getloadavg", lambda: (7.0, 0.0, 0.0))
     ran = llmc("doctor", "--calibrate", tmp_path / "here.yaml")
     assert ran.status == 0

@@ -66,6 +66,10 @@ def test_without_a_workload_nothing_is_played(plan):
     assert served(plan("{max_seq_len: 8192}", devices=1)).simulated_requests is None
 
 
+def test_a_single_slot_is_planned_for_a_single_request(plan):
+    assert served(plan("{max_seq_len: 1024, layout: {max_batch: 1}}")).meets_slo
+
+
 def test_a_static_batch_and_a_closed_loop_are_played_as_such(plan):
     one = "{max_seq_len: 8192, workload: {input_tokens: 512, output_tokens: 64, concurrency: 16, arrival: static}}"
     loop = "{max_seq_len: 8192, workload: {input_tokens: 512, output_tokens: 64, concurrency: 16, requests: 64}}"
