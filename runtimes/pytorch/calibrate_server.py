@@ -48,7 +48,7 @@ class ServerTimes:
 def measure(folder: Path, *, tried_s: float = TRIED_S) -> ServerTimes:
     """Of the program in the folder, whose model is small enough to have next to nothing to compute."""
     sys.path.insert(0, str(folder))
-    module, server = importlib.import_module("model"), importlib.import_module("serve")
+    module, server = (importlib.import_module(name) for name in ("model", "serve"))
     model = module.Model().to(torch.bfloat16)
     fill_randomly(model)
     with torch.inference_mode():
