@@ -46,6 +46,8 @@ class Setting:
     """Whether the gated activation is one kernel, also backward."""
     ring: float = 0.0
     """How many times wider than values the sums of a ring's gradients are; 0: there is no ring."""
+    multiplies_in_fp8: bool = False
+    """Whether products take copies of their factors in fp8, which last for a product (runtimes/pytorch/fp8.py)."""
     beside: float = 0.0
     """Bytes that a layer that is computed again holds beside its input: what was yet to be added to that."""
 
@@ -116,8 +118,9 @@ class _Backward:
         ]
         inputs, passing = sum(size for _, size in made), self._passing(op)
         if op.group == "matmul":
-            self._look(inputs + passing)  # before the gradients of its own weights
-            passing = 0.0
+            made_narrow, narrow = self._copies_in_fp8(op)
+            self._look(inputs + passing + made_narrow)  # before the gradients of its own weights
+            passing = narrow
         self.weights += sum(term.size(op.sizes) for param, term in op.param_terms if param.is_trained)
         self._look(inputs + passing)
         for source, size in made:
@@ -154,6 +157,16 @@ class _Backward:
         if op.group == "attention" and self.setting.ring:
             return self._passed_on(op)
         return 0.0
+
+    def _copies_in_fp8(self, op: Op) -> tuple[float, float]:
+        """Of the factors of the weight's gradient: while they are made, each from a scaled copy, and when both are there."""
+        if not self.setting.multiplies_in_fp8:
+            return 0.0, 0.0
+        x, g = self._input_bytes(op, 0), self._bytes_of(op)
+        if self.setting.degrees.sequence_parallel:  # what is not cut has the tokens of all ranks by now
+            is_cut = [any(dim in TENSOR_DIMS for dim in term.dims) for term in (op.line.inputs[0], op.line.output)]
+            x, g = (size * (1 if cut else self.setting.degrees.tp) for size, cut in zip((x, g), is_cut, strict=True))
+        return max(1.5 * g, 0.5 * g + 1.5 * x), 0.5 * (g + x)
 
     def _passed_on(self, op: Op) -> float:
         """In the first step of a ring: keys and values at hand and coming, sums of gradients for queries, for a rank's own keys and

@@ -78,6 +78,8 @@ class OpWork(NamedTuple):
     head_size: int
     thinness: float
     """1/M + 1/N + 1/K of a product [M, K] x [K, N]; 0 for other ops."""
+    factors: float = 0.0
+    """Numbers that the three products of a matmul, forward and backward, read: each twice."""
 
 
 def law_s(*, launch_s: float, flops: float, flops_per_s: float, moved_bytes: float, bytes_per_s: float) -> float:
@@ -95,9 +97,16 @@ def work_of(op: Op, free: Mapping[str, float], formats: Formats) -> OpWork:
         scores = free["B"] * free["T"] * op.sizes["V"]
     row = "head and loss" if op.name == "head" else CLASS_OF_GROUP.get(op.group, "")
     moved = bytes_moved(op, free, values=formats.values, weights=formats.weights)
+    factors = _factors(op, free) if op.group == "matmul" else 0.0
     return OpWork(
-        row, op.kind, op.name, op.group, flops(op, free), moved, scores, tokens, head_size, _thinness(op, free)
+        row, op.kind, op.name, op.group, flops(op, free), moved, scores, tokens, head_size, _thinness(op, free), factors
     )
+
+
+def _factors(op: Op, free: Mapping[str, float]) -> float:
+    """Input, weight, and the gradient of the output."""
+    sizes = {**op.sizes, **free}
+    return float(sum(term.size(sizes) for term in (*op.line.inputs, op.line.output)))
 
 
 def _thinness(op: Op, free: Mapping[str, float]) -> float:
@@ -177,6 +186,9 @@ def _matmul(work: OpWork, *, machine: Machine, formats: Formats, software: Softw
         moved_bytes=work.moved_bytes,
         bytes_per_s=machine.memory_bytes_per_s * constants.matmul_memory,
     )
+    if software.cast_bytes and not is_head:  # of each factor twice: a third of it forward
+        casts = software.cast_bytes * 2 / 3 * work.factors
+        forward += casts / (machine.memory_bytes_per_s * constants.memory)
     if work.kind == "linear_cross_entropy":  # a third of what forward and backward touch
         forward += constants.logit_bytes / 3 * work.scores / (machine.memory_bytes_per_s * constants.memory)
     return OpTime(forward, 2 * forward)
@@ -277,6 +289,7 @@ def works_of_batch(one: tuple[OpWork, ...], two: tuple[OpWork, ...], *, batch: f
             flops=first.flops + more * (second.flops - first.flops),
             moved_bytes=first.moved_bytes + more * (second.moved_bytes - first.moved_bytes),
             scores=first.scores + more * (second.scores - first.scores),
+            factors=first.factors + more * (second.factors - first.factors),
             thinness=first.thinness - 2 * (first.thinness - second.thinness) * more / batch,
         )
         for first, second in zip(one, two, strict=True)

@@ -157,6 +157,7 @@ def kept_bytes(
     has_gate_kernel: bool = True,
     is_spmd: bool = False,
     copies_heads: bool = False,
+    multiplies_in_fp8: bool = False,
 ) -> KeptBytes:
     """What a block keeps for one sequence of `tokens` on one device.
 
@@ -164,7 +165,8 @@ def kept_bytes(
     several devices do, values are copied out of a fused projection, and with sequence parallelism a rank of tp has all tokens from
     the router to the sum of what experts gave. `fuses_sums`: a layer takes the residual stream and what is yet to be added to it.
     `is_spmd`: as our programs for TPUs do, values are copied too, and the compiler makes gated activations a part of the products
-    that read them, in the backward pass again. `copies_heads`: as torch-npu's attention makes it (ir/facts.py).
+    that read them, in the backward pass again. `copies_heads`: as torch-npu's attention makes it (ir/facts.py). `multiplies_in_fp8`: what is kept stays as it is, copies are
+    made for each product (backward.py).
     """
     local = [shard(op, degrees) for op in ops]
     has_experts = any(op.kind == "dispatch" for op in local)
@@ -204,6 +206,7 @@ def kept_bytes(
                 degrees,
                 is_batched=is_batched,
                 has_gate_kernel=has_gate_kernel,
+                multiplies_in_fp8=multiplies_in_fp8,
                 ring=WIDE / values.size_bytes if degrees.ring else 0.0,
                 beside=full / 2 if how == "full" and fuses_sums else 0.0,
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class Software:
     """Whether gradients travel in 2 bytes though they are kept in 4."""
     gathers_bytes: bool = False
     """Whether sharded weights are cast to one byte before they are gathered (float8 all-gather)."""
+    cast_bytes: float = 0.0
+    """Through memory, each time that a number becomes one in fp8 for a product; 0: where that costs nothing beside the product."""
     captured: bool = False
     """Whether a step is captured as a graph, so that the host is never waited for."""
 
@@ -45,12 +47,15 @@ class Software:
 
 
 OURS = Software()
+CAST_BYTES = 9.0
+"""runtimes/pytorch/fp8.py, from bf16: a read for the largest number of its row, a read and a write of the scaled copy, a read and a
+byte written."""
 
 
-def software_of(assume: Assume | None) -> Software:
-    """Ours, with what a spec assumes in its place."""
+def software_of(assume: Assume | None, *, precision: str = "") -> Software:
+    """Ours, which trains in that format, or with what a spec assumes in its place."""
     if assume is None:
-        return OURS
+        return replace(OURS, cast_bytes=CAST_BYTES) if precision == "fp8" else OURS
     said = {
         "kind": assume.software,
         "attention": assume.attention,

@@ -157,6 +157,7 @@ class Workload:
                 is_ours=self.program == "fsdp",
                 fuses_sums=is_fused,
                 is_spmd=is_spmd,
+                multiplies_in_fp8=self.formats.products == "fp8",
                 copies_heads=self.program == "fsdp" and self.machine.kind == "npu",
                 has_gate_kernel=bool({"swiglu", "geglu_tanh"} & self.kernels),
             )

@@ -36,6 +36,8 @@ class Setting:
     def dtype(self) -> DType | None:
         """In what the program computes; None for numbers that no kernel is generated for."""
         precision = self.train.precision
+        if precision == "fp8" and not self.is_cpu:
+            return "bf16"  # between products
         return precision if precision in ("bf16", "fp32") else None
 
     @property

@@ -58,13 +58,14 @@ def lower_model(
     has_decode = spec.serve is not None
     draws_labels = spec.train is not None and spec.train[0].optimizer.name == "sophia"
     experts = lower_experts(spec, tp=tp_size, ep=ep)
+    is_fp8 = spec.train is not None and spec.train[0].precision == "fp8"
     packed = [kernel for kernel in kernels if isinstance(kernel, WeightOnlyLinear)]
     called = tuple(kernel.name for kernel in kernels if kernel not in packed and kernel.name not in _OF_OTHERS)
     return ModelView(
         name=spec.name,
         origin=origin,
         num_parameters=count(num_parameters),
-        summary=_summary(model, attention, experts),
+        summary=(*_summary(model, attention, experts), *(_FP8_WORDS if is_fp8 else ())),
         hidden_size=model.hidden_size,
         num_layers=model.num_layers,
         vocab_size=-(-model.vocab_size // tp_size),
@@ -88,6 +89,7 @@ def lower_model(
         has_loss=spec.train is not None,
         has_decode=has_decode,
         kernels=called,
+        is_fp8=is_fp8,
         packed=_packed(packed) if packed else None,
         tp=tp,
         cp=cp,
@@ -101,6 +103,9 @@ def lower_model(
         draws_labels=draws_labels,
         z_loss=spec.train[0].z_loss if spec.train else 0.0,
     )
+
+
+_FP8_WORDS = ("Linear layers of blocks multiply in fp8, all else is in bf16 or wider.",)
 
 
 def _packed(kernels: list[WeightOnlyLinear]) -> PackedView:

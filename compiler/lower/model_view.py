@@ -105,13 +105,15 @@ class ModelView:
     """Whether layers differ in what they compute again, which is applied from outside."""
     draws_labels: bool = False
     """Whether training needs losses of labels that are drawn from the model's own prediction."""
+    is_fp8: bool = False
+    """Whether linear layers of blocks multiply in fp8."""
     packed: PackedView | None = None
     """Of a server whose weights are kept in the order in which kernels read them."""
 
     @property
     def linear(self) -> str:
         """The class of linear layers in blocks."""
-        return self.packed.linear if self.packed else "nn.Linear"
+        return self.packed.linear if self.packed else "Fp8Linear" if self.is_fp8 else "nn.Linear"
 
     @property
     def head_linear(self) -> str:
@@ -269,6 +271,11 @@ class ModelView:
         return is_masked_by_hand or (rope is not None and rope.scaling == "llama3")
 
     @property
+    def has_row_bias(self) -> bool:
+        """Whether a bias is added to the sum of what ranks of tp give."""
+        return self.tp is not None and (self.attention.out_bias or self.mlp.bias)
+
+    @property
     def uses_functional(self) -> bool:
         """Whether anything of torch.nn.functional is called."""
         if self.experts is not None and "F." in self.mlp.expression:
@@ -276,7 +283,7 @@ class ModelView:
         has_sdpa = not self.attention.is_eager and (self.has_decode or "causal_attention" not in self.kernels)
         has_sdpa = has_sdpa and self.spmd is None
         has_sdpa = has_sdpa and (self.cp is None or self.cp.kind == "ulysses")
-        has_row_bias = self.tp is not None and (self.attention.out_bias or self.mlp.bias)
+        has_row_bias = self.has_row_bias and not self.is_fp8
         has_logits = self.tp is None or not self.has_loss
         is_tied = self.norm.unit_offset or (self.tie_embeddings and has_logits and self.packed is None)
         has_kernel = self.mlp.kernel is not None or self.mlp.gate_kernel is not None

@@ -15,7 +15,7 @@ from ..deploy.refuse import refuse_deploy
 from .model import longest_sequence
 from .optimizer import optimizer_faults, optimizer_layout_faults
 from .pipeline import pipeline_faults
-from .precision import precision_faults
+from .precision import precision_faults, precision_layout_faults
 from .refuse_experts import refuse_experts
 from .refuse_serving import refuse_server
 from .spmd import spmd_faults, spmd_layout_faults
@@ -112,6 +112,8 @@ def refuse_layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
         return
     for message in optimizer_layout_faults(spec, layout):
         yield _refused(message, ("train", 0, "optimizer", "name"))
+    for message in precision_layout_faults(spec, layout):
+        yield _refused(message, ("train", 0, "precision"))
     for message in pipeline_faults(spec, layout):
         yield _refused(message, ("parallel",), part="key")
     if spec.model.moe is not None:

@@ -62,7 +62,7 @@ def plan_training(
         precision=train.precision,
         optimizer=train.optimizer.name,
         program=_program(spec, machine, kernels),
-        software=software_of(spec.assume),
+        software=software_of(spec.assume, precision=train.precision),
         has_average=train.ema_decay is not None,
         kernels=kernels or _kernels_of_several(spec),
     )

@@ -67,6 +67,12 @@ def test_tree_of_two_shards_in_fp16(golden: Compare) -> None:
     golden("llama-fp16", {path: texts[path] for path in ("train.py", "parallel.py", "kernels/linear_cross_entropy.py")})
 
 
+def test_model_in_fp8(golden: Compare) -> None:
+    spec = tiny_spec(without=("serve",), train=TINY["train"] | {"precision": "fp8"}, model=ARCHITECTURES["gpt2"])
+    layout = Layout(dp_shard=2, zero=3, tp=2, sequence_parallel=True, micro_batch=4)
+    golden("gpt2-fp8", {"model.py": tree_of(spec, plan=plan_of(spec, layout=layout)).texts["model.py"]})
+
+
 def test_tree_for_a_slice_of_tpus(golden: Compare) -> None:
     spec = tiny_spec(without=("serve",), hardware=TPU, train=TINY["train"] | {"precision": "bf16"})
     layout = Layout(dp_shard=4, zero=3, tp=2, sequence_parallel=True, micro_batch=1, grad_accumulation=2)

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..products import Products, products_of
 from .mesh import Axis
 from .wanted import WANTED
 
@@ -31,7 +31,7 @@ def gathered_linear(x: Tensor, layer: nn.Linear, tp: Axis) -> Tensor:
     Only the rank's own run of the tokens is kept for the backward pass, which gathers the others again while it
     multiplies (Korthikanti 2022).
     """
-    y = _GatheredLinear.apply(_cast(x), layer.weight, layer.bias, tp)
+    y = _GatheredLinear.apply(_cast(x), layer.weight, layer.bias, tp, products_of(layer))
     assert isinstance(y, Tensor)
     return y
 
@@ -101,25 +101,25 @@ def scatter_tokens(x: Tensor, tp: Axis) -> Tensor:
 
 class _GatheredLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, tp: Axis) -> Tensor:
-        ctx.tp = tp
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, tp: Axis, products: Products) -> Tensor:
+        ctx.tp, ctx.products = tp, products
         ctx.save_for_backward(x, weight, bias)
-        return F.linear(gather_tokens(x, tp), weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        return products.output(gather_tokens(x, tp), weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         x, weight, bias = ctx.saved_tensors
         d_y = grads[0]  # [B, T, F]
         if not WANTED.weights:
-            return scatter_tokens(d_y @ weight.to(d_y.dtype), ctx.tp), None, None, None
+            return scatter_tokens(ctx.products.to_input(d_y, weight.to(d_y.dtype)), ctx.tp), None, None, None, None
         runs, work = _gathering(x, ctx.tp)
-        d_x = d_y @ weight.to(d_y.dtype) if WANTED.inputs else None  # meanwhile
+        d_x = ctx.products.to_input(d_y, weight.to(d_y.dtype)) if WANTED.inputs else None  # meanwhile
         whole = _joined(runs, work, ctx.tp).flatten(0, 1)  # [B*T, D]
         del runs  # of which it may be a copy
         d_x = None if d_x is None else scatter_tokens(d_x, ctx.tp)
-        d_weight = (d_y.flatten(0, 1).T @ whole).to(weight.dtype)
+        d_weight = ctx.products.to_weight(d_y, whole).to(weight.dtype)
         d_bias = None if bias is None else d_y.flatten(0, 1).sum(0).to(bias.dtype)
-        return d_x, d_weight, d_bias, None
+        return d_x, d_weight, d_bias, None, None
 
 
 class _AllGather(torch.autograd.Function):

@@ -10,7 +10,7 @@ from llmc.compiler.cost.compute import Formats, block_time, law_s, op_time, work
 from llmc.compiler.cost.constants import constants_of, spread_of, table
 from llmc.compiler.cost.provenance import EXACT, Spread, combine
 from llmc.compiler.cost.sharding import Degrees, shard
-from llmc.compiler.cost.software import Software
+from llmc.compiler.cost.software import Software, software_of
 from llmc.compiler.ir.facts import extent, flops
 
 from ..models import DEEPSEEK_V3, LLAMA_3_8B, h100s, training_graph
@@ -39,6 +39,17 @@ def test_a_thin_product_is_bound_by_reading_its_weights():
     time = op_time(op, extent(batch=1, tokens=1), machine=h100s(1), formats=BF16)
     weights_s = 2 * 4096 * 28672 / (0.81 * 3350e9)
     assert time.forward_s == pytest.approx(3.5e-6 + weights_s, rel=1e-3)
+
+
+def test_casts_to_fp8_go_through_memory_for_each_of_six_factors():
+    """[8192, 4096] x [4096, 28672] forward and two products backward: input, weight and gradient become fp8 twice each."""
+    op, free, fp8 = training_graph(LLAMA_3_8B)["block/mlp.gate_up"], extent(batch=2, tokens=4096), Formats.of("fp8")
+    apart = op_time(op, free, machine=h100s(1), formats=fp8, software=software_of(None, precision="fp8"))
+    beside = op_time(op, free, machine=h100s(1), formats=fp8, software=software_of(None, precision="bf16"))
+    numbers = 2 * (8192 * 4096 + 8192 * 28672 + 4096 * 28672)
+    bandwidth = constants_of(architecture="hopper", kind="gpu").memory * 3350e9
+    spent = apart.forward_s + apart.backward_s - beside.forward_s - beside.backward_s
+    assert spent == pytest.approx(9 * numbers / bandwidth)
 
 
 @pytest.mark.parametrize("fields", [LLAMA_3_8B, DEEPSEEK_V3])

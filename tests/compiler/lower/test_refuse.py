@@ -66,7 +66,29 @@ def test_a_spec_that_no_pass_understands_is_refused_before_planning(
             "model.position.scaling",
             "200 tokens",
         ),
-        (training(precision="mxfp8"), "train.0.precision", "in bf16, fp32 and fp16 it is"),
+        (training(precision="mxfp8"), "train.0.precision", "in bf16, fp32, fp16 and fp8 it is"),
+        (
+            accelerator("gpu", peak_tflops={"bf16": 312.0, "fp16": 312.0, "int8": 624.0})
+            | training(precision="fp8")
+            | {"without": ("serve",)},
+            "train.0.precision",
+            "cpu has no units for fp8; it has them for bf16 and fp16",
+        ),
+        (training(precision="fp8"), "train.0.precision", "serves nothing yet"),
+        (
+            training(precision="fp8") | {"without": ("serve",), "model": {"attention": MLA}},
+            "train.0.precision",
+            "latent attention",
+        ),
+        (
+            training(precision="fp8")
+            | {
+                "without": ("serve",),
+                "model": {"moe": {"num_experts": 4, "experts_per_token": 2, "intermediate_size": 32}},
+            },
+            "train.0.precision",
+            "whose products are grouped",
+        ),
         (training(loss_scale={"start": 1024.0}), "train.0.loss_scale", "leave it out"),
         (
             training(precision="fp16", optimizer={"name": "sophia", "lr": 1e-4}),
@@ -101,6 +123,12 @@ def test_what_cannot_be_built_is_refused_with_what_works(changes: dict[str, Any]
         (Layout(pp=2, schedule="dualpipe", grad_accumulation=4), {}, "two a rank"),
         (Layout(pp=2, schedule="zero_bubble", recompute="full"), {}, "would compute it again each time"),
         (Layout(pp=2, schedule="zero_bubble", dp_shard=2, zero=3), {}, "zero 1 and 2 do not"),
+        (
+            Layout(pp=2, schedule="zero_bubble", grad_accumulation=4),
+            training(precision="fp8"),
+            "gradients of weights by themselves",
+        ),
+        (Layout(tp=4, zero=1), training(precision="fp8"), "24 feed-forward numbers on a device"),
         (Layout(pp=2, grad_accumulation=2), {"without": ()}, "serves nothing yet"),
         (
             Layout(pp=2, grad_accumulation=2),

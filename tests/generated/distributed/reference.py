@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,9 @@ def run_alone(spec: Spec, folder: Path, *, micro_batch: int = BATCH, is_wide: bo
 
                 handle = optimizer.register_step_pre_hook(keep)
             windows = iter(batches[step].unflatten(0, (-1, micro_batch)).numpy())
-            told = {"step": step + 1} if hasattr(program, "estimate_curvature") else {}
+            told: dict[str, Any] = {"step": step + 1} if hasattr(program, "estimate_curvature") else {}
+            if spec.train is not None and spec.train[0].precision == "fp8":
+                told["precision"] = nullcontext()  # fp32 between products
             figures.append(program.train_step(model, optimizer, windows, lr=1e-3, **told))
             if step in (0, STEPS - 1):
                 handle.remove()

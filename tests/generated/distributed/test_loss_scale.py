@@ -36,7 +36,7 @@ def fp16(layout: Layout, folder: Path) -> Path:
 def train(pool: Pool, folder: Path, reference: Path, *, steps: int, world_size: int = 2, **args: Any) -> list[Any]:
     """What each rank found."""
     given = {"folder": str(folder), "reference": str(reference), "steps": steps, **args}
-    return pool.run("train_scaled", world_size=world_size, **given)
+    return pool.run("train_narrow", world_size=world_size, **given)
 
 
 def differences(found: list[list[float]], reference: Path) -> dict[str, float]:

@@ -61,21 +61,21 @@ CASES = {
 }
 
 
-def spec_of(preset: str, *, devices: int, layers: int) -> Spec:
+def spec_of(preset: str, *, devices: int, layers: int, precision: str = "bf16") -> Spec:
     spec, _ = load_text(f"""
 llmc: 1
 name: probe
 model: {{preset: {preset}, num_layers: {layers}}}
 hardware: {{accelerator: h100-sxm-80g, nodes: {devices // 8}, per_node: 8}}
-train: {{objective: causal_lm, steps: 100, seq_len: 4096, global_batch: {64 * devices}, precision: bf16}}
+train: {{objective: causal_lm, steps: 100, seq_len: 4096, global_batch: {64 * devices}, precision: {precision}}}
 """)
     return spec
 
 
-def built(preset: str, layout: Layout, folder: Path) -> tuple[DryProgram, Workload]:
+def built(preset: str, layout: Layout, folder: Path, *, precision: str = "bf16") -> tuple[DryProgram, Workload]:
     """A program, and what its ledger is made of."""
     layers = sum(count for _, count in layout.recompute_layers or (("", 5),))
-    spec = spec_of(preset, devices=layout.devices, layers=layers)
+    spec = spec_of(preset, devices=layout.devices, layers=layers, precision=precision)
     plan = plan_of(spec, layout=layout)
     kernels = frozenset(kernel.name for kernel in lower_kernels(spec, plan))
     graph = run_passes(build_graph(spec))
@@ -86,7 +86,7 @@ def built(preset: str, layout: Layout, folder: Path) -> tuple[DryProgram, Worklo
         fuse_rope_attention(graph) if "causal_attention" in kernels else graph,
         machine_of(spec.hardware),
         seq_len=4096,
-        precision="bf16",
+        precision=precision,
         optimizer="adamw",
         program="fsdp",
         kernels=kernels,
@@ -106,6 +106,15 @@ def test_the_most_that_tensors_take_is_what_the_ledger_says(name: str, tmp_path:
     planned = work.rank_ledger(work.ranks(layout)[0], layout, in_order=True).allocated
     (found,) = peaks(program, layout, stage=0, micro_batches=[2 if layout.pp == 1 else layout.pp + 1])
     assert found == pytest.approx(planned, rel=0.025)  # of few layers; what is off does not grow with their number
+
+
+@pytest.mark.parametrize("name", ["those that recompute first", "tokens cut", "a ring"])
+def test_the_ledger_knows_copies_in_fp8(name: str, tmp_path: Path) -> None:
+    preset, layout = CASES[name]
+    program, work = built(preset, layout, tmp_path, precision="fp8")
+    planned = work.rank_ledger(work.ranks(layout)[0], layout, in_order=True).allocated
+    (found,) = peaks(program, layout, stage=0, micro_batches=[2])
+    assert found == pytest.approx(planned, rel=0.025)
 
 
 def test_the_last_stage_needs_no_more_for_more_micro_batches(tmp_path: Path) -> None:

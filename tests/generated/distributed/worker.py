@@ -31,6 +31,7 @@ from served import cut_runner, greedy, runner_of
 from torch import Tensor
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
+from llmc.runtimes.pytorch.loss_scale import LossScale
 from llmc.runtimes.pytorch.parallel.checkpoint import SharedCheckpoints
 from llmc.runtimes.pytorch.parallel.cuts import Cuts, Whole, box, load_whole, local_part
 from llmc.runtimes.pytorch.parallel.loading import load_cut_weights
@@ -71,22 +72,23 @@ def train(folder: str, reference: str, steps: int, is_wide: bool = False) -> dic
     return worst
 
 
-def train_scaled(
+def train_narrow(
     folder: str, reference: str, steps: int, scale: float | None = None, spoiled_step: int | None = None
 ) -> list[tuple[float, float, float]]:
-    """Train in fp16 with the reference's first weights and batches: (loss, norm of the gradient, scale afterwards) of each step.
+    """Train in fp16 or fp8 with the reference's first weights and batches: (loss, norm of the gradient, scale afterwards) of each step.
 
-    `scale`: the first one; `spoiled_step`: in which one gradient of the last rank overflows.
+    `scale`: the first one; `spoiled_step`: in which one gradient of the last rank overflows. Between products in fp8 is fp32.
     """
     whole = load_file(Path(reference) / "reference.safetensors")
     with imported(Path(folder), "train") as (program,):
         place = program.take_place("cpu")
-        model, optimizer = program.build(place)
+        model, optimizer = program.build(place, **asked_of(program.build, bf16=False))
         load_whole(model, place.cuts, part_of(whole, "first"))
-        program.SCALE.value = scale or program.SCALE.value
-        unscale, found = program.SCALE.unscale, []
-        takes_precision = "precision" in inspect.signature(program.train_step).parameters
-        precision = {"precision": torch.autocast("cpu", dtype=torch.float16)} if takes_precision else {}
+        scaling = getattr(program, "SCALE", LossScale(start=1.0, double_every=1 << 30))  # of fp8: none
+        scaling.value = scale or scaling.value
+        unscale, found = scaling.unscale, []
+        autocast = torch.autocast("cpu", dtype=torch.float16, enabled=hasattr(program, "SCALE"))
+        precision = asked_of(program.train_step, precision=autocast)
         for step in range(steps):
 
             def spoil(model: Any, step: int = step) -> None:
@@ -95,15 +97,20 @@ def train_scaled(
                     local_part(gradient)[0].view(-1)[0] = math.inf
                 unscale(model)
 
-            program.SCALE.unscale = spoil
+            scaling.unscale = spoil
             batches = list(program.on_device(own_windows(whole["batches"][step], program, place), place))
             before = [local_part(each.detach())[0].clone() for each in model.parameters()]
             loss, norm = program.train_step(model, optimizer, place, batches, lr=1e-3, **precision)
             after = [local_part(each.detach())[0] for each in model.parameters()]
             is_same = all(torch.equal(*pair) for pair in zip(before, after, strict=True))
             assert is_same == (not math.isfinite(norm)), step
-            found.append((loss, norm, program.SCALE.value))
+            found.append((loss, norm, scaling.value))
     return found
+
+
+def asked_of(function: Any, **arguments: Any) -> dict[str, Any]:
+    """Those arguments that a function of a program has."""
+    return {name: value for name, value in arguments.items() if name in inspect.signature(function).parameters}
 
 
 def validate(folder: str, reference: str) -> float:
