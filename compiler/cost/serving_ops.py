@@ -1,7 +1,7 @@
 """Seconds of one device's ops in a serving step.
 
     product    (law · measured ratio) − what a captured graph does not pay
-    experts    law over the experts that are touched and their half-empty tiles
+    experts    law over the experts that are touched and their half-empty tiles, of the busiest ranks with ep
     attention  decode: bytes of keys and values; prefill: FLOPs; both times the measured ratio
 
 Laws and ratios: serving_constants.toml and op_tables.py.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..ir.facts import flops, head_dims, summed_dims, touched_experts, visible_pairs
@@ -240,9 +241,10 @@ class ServingOps:
         law, weights = self._expert_law()
         op = experts[0]
         num_experts, per_token, ep = self.graph.sizes["E"], op.sizes["X"], self.shape.ep
-        touched = touched_experts(num_experts=num_experts, experts_per_token=per_token, tokens=rows * law.spread) / ep
+        touched = touched_experts(num_experts=num_experts, experts_per_token=per_token, tokens=rows * law.spread)
+        touched = min(num_experts / ep, busiest(touched, groups=ep, drawn=touched, num_experts=num_experts))
         elements = sum(each.param_terms[0][1].size(each.sizes) for each in experts) / op.sizes["E"]  # of one expert
-        visits = rows * per_token / ep
+        visits = busiest(rows * per_token, groups=ep, drawn=per_token, num_experts=num_experts)
         row_bytes = sum(2.0 * each.line.inputs[0].size({**each.sizes, "B": 1, "T": 1, "X": 1}) for each in experts)
         row_bytes += sum(2.0 * each.line.output.size({**each.sizes, "B": 1, "T": 1, "X": 1}) for each in experts)
         work = _Work(
@@ -322,6 +324,21 @@ class ServingOps:
         if seconds is None:
             seconds = all_reduce_s(size, group)
         return self.constants.all_reduce_share * seconds + self.constants.all_reduce_extra_s
+
+
+def busiest(total: float, *, groups: int, drawn: float, num_experts: int) -> float:
+    """Of `total` visits to experts, or experts that are visited, those of the group of ranks that has the most: all wait for it.
+
+        total/g + c·√(total · 1/g · (1 − 1/g) · (E − d)/(E − 1))
+
+    Which experts are visited is even luck here: d of E at a time, without putting back. c is the most of g standard normal
+    numbers, Φ⁻¹((g − 3/8)/(g + 1/4)) (Blom 1958).
+    """
+    if groups == 1:
+        return total
+    most = NormalDist().inv_cdf((groups - 0.375) / (groups + 0.25))
+    variance = total / groups * (1 - 1 / groups) * max(0.0, num_experts - drawn) / max(1, num_experts - 1)
+    return min(total, total / groups + most * math.sqrt(variance))
 
 
 def _power_sum(work: _Work, launch_s: float, flops_per_s: float, bytes_per_s: float) -> float:

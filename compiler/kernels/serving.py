@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from .kernel import DType
 
 
-def has_serving_kernels(spec: Spec, *, weights: str, tp: int) -> bool:
+def has_serving_kernels(spec: Spec, *, weights: str, devices: int) -> bool:
     """Whether a server with weights in that format has kernels. Few bits are refused where it cannot (lower/refuse.py);
     with bf16 it is PyTorch's ops then, and so it is in fp32, for a program that trains as well, where keys and values are kept in
-    another format than what is computed, and where tp cuts the model."""
-    if tp > 1:
+    another format than what is computed, and where a replica has several devices."""
+    if devices > 1:
         return False
     if weights in BITS:
         return True
@@ -40,10 +40,10 @@ def has_serving_kernels(spec: Spec, *, weights: str, tp: int) -> bool:
     return is_alone and weights == "bf16" and is_plain
 
 
-def has_packed_weights(spec: Spec, *, weights: str, tp: int) -> bool:
+def has_packed_weights(spec: Spec, *, weights: str, devices: int) -> bool:
     """Whether linear layers are kernels, which keep weights in an order of their own."""
     is_ours = weights in BITS or spec.hardware.accelerator.kind == "cpu"
-    return is_ours and has_serving_kernels(spec, weights=weights, tp=tp)
+    return is_ours and has_serving_kernels(spec, weights=weights, devices=devices)
 
 
 def serves_on_gpu(spec: Spec) -> bool:

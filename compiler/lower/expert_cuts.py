@@ -30,13 +30,17 @@ def expert_cuts(spec: Spec, model: ModelView) -> Iterator[CutView]:
     if has_tp:  # the output of a rank is a summand, and so is what it says of its input's use
         yield from (CutView(f"mlp.router.{kind}", _SHARED, "") for kind in _kinds(moe.router.bias))
     up, name = (_sections(size), "gate_up") if is_gated else (f"Rows({size})", "up")
-    whole = "Whole()"
-    yield CutView(f"experts.{name}", f"EachExpert({up if has_tp else whole})", "one a matrix")
+    down, bias, groups = "Columns()", _SHARED, ""
+    if experts.rank_groups > 1:
+        groups = f", groups={experts.rank_groups}"
+    if experts.parts == 1:  # a rank has its experts whole
+        up = down = bias = "Whole()"
+    yield CutView(f"experts.{name}", f"EachExpert({up}{groups})", "one a matrix")
     if moe.bias:
-        yield CutView(f"experts.{name}_bias", f"EachExpert({up if has_tp else whole})", "")
-    yield CutView("experts.down", f"EachExpert({'Columns()' if has_tp else whole})", "")
+        yield CutView(f"experts.{name}_bias", f"EachExpert({up}{groups})", "")
+    yield CutView("experts.down", f"EachExpert({down}{groups})", "")
     if moe.bias:
-        yield CutView("experts.down_bias", f"EachExpert({_SHARED if has_tp else whole})", "")
+        yield CutView("experts.down_bias", f"EachExpert({bias}{groups})", "")
     if not has_tp or experts.shared_size is None:
         return
     shared = moe.shared_intermediate_size or moe.shared_experts * size

@@ -24,6 +24,10 @@ class ExpertsView:
     """Of a rank, where ep spreads them."""
     num_whole: int
     """Of a layer."""
+    rank_groups: int
+    """Of a server's ranks of tp, how many groups have experts of their own; 1: every rank has a part of each expert."""
+    parts: int
+    """Ranks of tp that have a part of an expert each; 1: an expert is whole."""
     per_token: int
     size: int
     """Width of an expert, or of a rank's part of it."""
@@ -87,8 +91,8 @@ class ExpertsView:
         return f"{plural(self.num_whole, 'expert')}{shared} a layer, {self.per_token} a token"
 
 
-def lower_experts(spec: Spec, *, tp: int = 1, ep: int = 1) -> ExpertsView | None:
-    """None for a dense model. `tp` ranks have a part of each expert, `ep` ranks some of them."""
+def lower_experts(spec: Spec, *, tp: int = 1, ep: int = 1, rank_groups: int = 1) -> ExpertsView | None:
+    """None for a dense model. `tp` ranks have a part of each expert, or each of their groups of some; `ep` ranks have some of them."""
     model = spec.model
     moe = model.moe
     if moe is None:
@@ -96,10 +100,12 @@ def lower_experts(spec: Spec, *, tp: int = 1, ep: int = 1) -> ExpertsView | None
     router, size = moe.router, moe.intermediate_size or model.intermediate_size
     is_trained = spec.train is not None
     return ExpertsView(
-        num_experts=moe.num_experts // ep,
+        num_experts=moe.num_experts // (ep * rank_groups),
         num_whole=moe.num_experts,
+        rank_groups=rank_groups,
+        parts=tp // rank_groups,
         per_token=moe.experts_per_token,
-        size=size // tp,
+        size=size * rank_groups // tp,
         bias=moe.bias,
         score=router.score,
         normalize=router.normalize,

@@ -43,10 +43,11 @@ def lower_model(
     cp: ContextView | None = None,
     pp: PipelineView | None = None,
     ep: int = 1,
+    rank_groups: int = 1,
     is_parallel: bool = False,
     spmd: SpmdView | None = None,
 ) -> ModelView:
-    """With `tp` and `ep`, sizes are those of one of their ranks."""
+    """With `tp` and `ep`, sizes are those of one of their ranks; `rank_groups`: see ExpertsView."""
     model = spec.model
     longest = longest_sequence(spec)
     tp_size = tp.size if tp else 1
@@ -57,7 +58,7 @@ def lower_model(
     position = lower_position(model, longest=longest)
     has_decode = spec.serve is not None
     draws_labels = spec.train is not None and spec.train[0].optimizer.name == "sophia"
-    experts = lower_experts(spec, tp=tp_size, ep=ep)
+    experts = lower_experts(spec, tp=tp_size, ep=ep, rank_groups=rank_groups)
     is_fp8 = spec.train is not None and spec.train[0].precision == "fp8"
     packed = [kernel for kernel in kernels if isinstance(kernel, WeightOnlyLinear)]
     called = tuple(kernel.name for kernel in kernels if kernel not in packed and kernel.name not in _OF_OTHERS)

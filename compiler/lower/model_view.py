@@ -137,8 +137,27 @@ class ModelView:
 
     @property
     def ep(self) -> bool:
-        """Whether a rank has some of the experts."""
-        return self.experts is not None and self.experts.num_experts < self.experts.num_whole
+        """Whether experts are spread over an axis of their own, along which tokens travel."""
+        experts = self.experts
+        return experts is not None and experts.num_experts * experts.rank_groups < experts.num_whole
+
+    @property
+    def has_own_experts(self) -> bool:
+        """Whether groups of a server's ranks of tp have experts of their own, and each works on the tokens that visit them."""
+        return self.experts is not None and self.experts.rank_groups > 1
+
+    @property
+    def expert_imports(self) -> tuple[str, ...]:
+        """What is called of runtimes/pytorch/experts.py."""
+        if self.experts is None:
+            return ()
+        calls = {
+            "grouped_linear": self.grouped_linear == "grouped_linear" and self.spmd is None,
+            "of_first_pass": self.routes_again and self.spmd is None,
+            "put_back": not self.has_own_experts and self.spmd is None,
+            "wide_linear": self.experts.is_router_fp32,
+        }
+        return tuple(name for name, is_used in calls.items() if is_used)
 
     @property
     def expert_calls(self) -> tuple[str, ...]:
@@ -149,6 +168,7 @@ class ModelView:
             "add_visits": self.experts.counts_visits and self.pp is None,
             "from_experts": self.ep,
             "mean_over": self.cp is not None and self.experts.aux_loss_weight > 0,
+            "own_visits": self.has_own_experts,
             "shared_loss": self.tp is not None and self.experts.has_router_loss,
             "to_experts": self.ep,
         }

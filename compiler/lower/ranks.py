@@ -19,6 +19,13 @@ class RanksView:
     """What templates/pytorch/serve.py.j2 needs of several ranks, as `s.ranks`."""
 
     size: int
+    tp: int
+    """Ranks of a stage."""
+    stages: tuple[range, ...]
+    """The layers of each stage; none where there is one stage."""
+    num_layers: int
+    width: int
+    """Of the hidden states that stages hand on."""
     cuts: tuple[CutView, ...]
     kv_copies: int
     """Neighbours that hold the same key/value heads."""
@@ -32,6 +39,16 @@ class RanksView:
 
 def lower_ranks(spec: Spec, model: ModelView) -> RanksView | None:
     """None for one device."""
-    if model.tp is None or not model.has_decode:
+    if (model.tp is None and model.pp is None) or not model.has_decode:
         return None
-    return RanksView(model.tp.size, tuple(cuts_of(spec, model)), model.tp.kv_copies)
+    tp = model.tp.size if model.tp else 1
+    stages = tuple(stage.layers for (stage,) in model.pp.ranks) if model.pp else ()
+    return RanksView(
+        size=tp * max(1, len(stages)),
+        tp=tp,
+        stages=stages,
+        num_layers=model.num_layers,
+        width=model.hidden_size,
+        cuts=tuple(cuts_of(spec, model)),
+        kv_copies=model.tp.kv_copies if model.tp else 1,
+    )

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 MOE = ("model", "moe")
 
 
-def refuse_experts(model: Model, moe: Moe, layout: Layout) -> Iterator[Diagnostic]:
+def refuse_experts(model: Model, moe: Moe, layout: Layout, *, rank_groups: int = 1) -> Iterator[Diagnostic]:
+    """`rank_groups` of a server's ranks of tp have experts of their own."""
     size = moe.intermediate_size or model.intermediate_size
     shared = moe.shared_intermediate_size or moe.shared_experts * size
-    for width, what in ((size, "experts"), (shared, "shared experts")):
-        if width % layout.tp:
-            message = f"{what} of a width of {width:,} that tp {layout.tp} does not divide are not lowered"
+    for width, what, tp in ((size, "experts", layout.tp // rank_groups), (shared, "shared experts", layout.tp)):
+        if width % tp:
+            message = f"{what} of a width of {width:,} that tp {tp} does not divide are not lowered"
             yield _refused(f"{message}; with a degree that does they are", MOE)
     if layout.tp > 1 and moe.shared_experts and model.mlp.bias:
         message = (

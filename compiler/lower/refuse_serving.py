@@ -33,7 +33,7 @@ def refuse_server(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
     if plan.serve is not None:
         yield from refuse_shape(spec, plan.serve.layout)
     elif serve.weights.dtype[0] not in (*_DTYPES, *BITS):
-        yield from _weights(spec, serve.weights.dtype[0], tp=1)
+        yield from _weights(spec, serve.weights.dtype[0], devices=1)
     if serve.kv_cache.dtype not in _DTYPES:
         message = f"a KV cache in {serve.kv_cache.dtype} is not lowered yet; in {_either(_DTYPES)} it is"
         yield _refused(message, ("serve", "kv_cache", "dtype"))
@@ -41,35 +41,39 @@ def refuse_server(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
 
 def refuse_shape(spec: Spec, shape: ServeLayout | EngineShape) -> Iterator[Diagnostic]:
     """What stands against a replica of this shape."""
-    if shape.pp > 1:
-        message = f"a server in {shape.pp} stages (pp) is not lowered yet; with tp alone it is"
-        yield _refused(message, (*_LAYOUT, "pp"))
-    if shape.ep > 1:
-        message = (
-            f"a server with experts over ep {shape.ep} is not lowered yet; with experts that tp cuts, `ep: 1`, it is"
-        )
+    devices = shape.tp * shape.pp
+    if devices > 1:
+        yield from _together(spec, devices, field="tp" if shape.tp > 1 else "pp")
+    if shape.ep > 1 and spec.model.moe is None:
+        message = f"the model has no experts that ep {shape.ep} could spread; with `ep: 1` it is served"
         yield _refused(message, (*_LAYOUT, "ep"))
     if shape.tp > 1:
-        yield from _cut(spec, shape.tp)
-    yield from _weights(spec, shape.weights, tp=shape.tp)
+        yield from _cut(spec, shape.tp, ep=shape.ep)
+    yield from _weights(spec, shape.weights, devices=devices)
 
 
-def _cut(spec: Spec, tp: int) -> Iterator[Diagnostic]:
-    """A model that tp cuts."""
-    model, attention = spec.model, spec.model.attention
+def _together(spec: Spec, devices: int, *, field: str) -> Iterator[Diagnostic]:
+    """A replica of several devices."""
     kind = spec.hardware.accelerator.kind
-    place = (*_LAYOUT, "tp")
+    place = (*_LAYOUT, field)
     if kind not in ("cpu", "gpu"):
-        yield _refused(f"replicas of {tp} devices on a {kind} are not lowered yet; on a cpu or gpu they are", place)
+        yield _refused(
+            f"replicas of {devices} devices on a {kind} are not lowered yet; on a cpu or gpu they are", place
+        )
     if spec.train is not None:
-        message = f"a program that trains serves replicas of one device, not of {tp}; a spec with `serve` alone, of its weights, does"
+        message = f"a program that trains serves replicas of one device, not of {devices}; a spec with `serve` alone, of its weights, does"
         yield _refused(message, place)
+
+
+def _cut(spec: Spec, tp: int, *, ep: int) -> Iterator[Diagnostic]:
+    """A model that tp cuts, in `ep` groups of ranks that have experts of their own."""
+    model, attention = spec.model, spec.model.attention
     if model.moe is not None:
-        yield from refuse_experts(model, model.moe, Layout(tp=tp))
+        yield from refuse_experts(model, model.moe, Layout(tp=tp), rank_groups=ep)
     width = model.intermediate_size
     if width % tp:
         message = f"a feed-forward width of {width:,} that tp {tp} does not divide is not lowered; with a degree that does it is"
-        yield _refused(message, place)
+        yield _refused(message, (*_LAYOUT, "tp"))
     if getattr(attention, "qk_norm", None) == "full":
         message = f"a norm over all heads (qk_norm: full) that tp {tp} cuts is not lowered; qk_norm: head is"
         yield _refused(message, ("model", "attention", "qk_norm"))
@@ -84,15 +88,15 @@ def _cut(spec: Spec, tp: int) -> Iterator[Diagnostic]:
         yield _refused(message, ("serve", "shapes"))
 
 
-def _weights(spec: Spec, chosen: str, *, tp: int) -> Iterator[Diagnostic]:
+def _weights(spec: Spec, chosen: str, *, devices: int) -> Iterator[Diagnostic]:
     if chosen in BITS:
-        yield from _few_bits(spec, chosen, tp=tp)
+        yield from _few_bits(spec, chosen, devices=devices)
     elif chosen not in _DTYPES:
         message = f"serving with {chosen} weights is not lowered yet; with bf16, fp32, int8 and int4 it is"
         yield _refused(message, _WEIGHTS)
 
 
-def _few_bits(spec: Spec, chosen: str, *, tp: int) -> Iterator[Diagnostic]:
+def _few_bits(spec: Spec, chosen: str, *, devices: int) -> Iterator[Diagnostic]:
     """Weights in int8 and int4: kernels are of linear layers, and know nothing of gradients."""
     assert spec.serve is not None
     kind = spec.hardware.accelerator.kind
@@ -100,8 +104,8 @@ def _few_bits(spec: Spec, chosen: str, *, tp: int) -> Iterator[Diagnostic]:
         device = "this gpu" if kind == "gpu" else f"a {kind}"
         message = f"serving with {chosen} weights on {device} is not lowered yet; on a cpu and on a gpu with bf16 it is"
         yield _refused(message, _WEIGHTS)
-    if tp > 1:
-        message = f"{chosen} weights that tp {tp} cuts are not lowered yet; with tp 1 they are, and {_either(_DTYPES)}"
+    if devices > 1:
+        message = f"{chosen} weights over {devices} devices are not lowered yet; on one device they are, and {_either(_DTYPES)}"
         yield _refused(message, _WEIGHTS)
     if spec.train is not None:
         message = f"a program that trains serves with {_either(_DTYPES)} weights; a spec with `serve` alone, of its weights, with {chosen} too"

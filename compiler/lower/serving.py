@@ -154,7 +154,8 @@ def lower_serve(
     chunk = layout.prefill_chunk + -layout.prefill_chunk % block_tokens if is_fixed else layout.prefill_chunk
     pieces = last_pieces(serve.workload, chunk=chunk, longest=max_seq_len) if is_fixed else [1.0]
     lengths = buckets_of(pieces, block_tokens=block_tokens)
-    is_packed = has_packed_weights(spec, weights=layout.weights, tp=layout.tp)
+    devices = layout.tp * layout.pp
+    is_packed = has_packed_weights(spec, weights=layout.weights, devices=devices)
     return ServeView(
         name=spec.name,
         origin=origin,
@@ -162,7 +163,7 @@ def lower_serve(
         device=device,
         packed=_packed(layout.weights, dtype=layout.kv_dtype) if is_packed else None,
         is_bf16=layout.weights == "bf16" and not is_packed,
-        has_draw=serves_on_gpu(spec) and has_serving_kernels(spec, weights=layout.weights, tp=layout.tp),
+        has_draw=serves_on_gpu(spec) and has_serving_kernels(spec, weights=layout.weights, devices=devices),
         joins_prompts=any(kernel.template == "prefill_attention" for kernel in kernels),
         experts=lower_experts(spec),
         is_kv_bf16=layout.kv_dtype == "bf16",
@@ -207,7 +208,9 @@ def _packed(weights: str, *, dtype: str) -> PackedServeView:
 
 def _plan_lines(plan: ServePlan) -> tuple[str, ...]:
     at, layout = plan.predicted, plan.layout
-    devices = f"tp over {layout.tp} devices, " if layout.tp > 1 else ""
+    devices = f"{layout.pp} stages, " if layout.pp > 1 else ""
+    devices += f"tp over {layout.tp} devices, " if layout.tp > 1 else ""
+    devices += f"experts spread {layout.ep} ways over them, " if layout.ep > 1 else ""
     return (
         f"Plan: {devices}{layout.max_batch} sequences at a time, {layout.prefill_chunk} prompt tokens a step, {layout.weights} weights.",
         f"Expected: first token after {at.ttft_p50_ms:.3g} ms (p99 {at.ttft_p99_ms:.3g}), then one each {at.tpot_p50_ms:.3g} ms"

@@ -81,6 +81,7 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
         recompute="none" if layout.recompute == "mixed" else layout.recompute,
         recomputes_some=layout.recompute == "mixed",
         kernels=kernels,
+        rank_groups=plan.serve.layout.ep if plan.serve is not None and plan.train is None else 1,
         **_parts(spec, layout, spmd=spmd),
     )
     parallel = None
@@ -130,7 +131,7 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
 
 def _served_layout(plan: Plan) -> Layout:
     """What cuts the model of a program that only serves."""
-    return Layout(tp=plan.serve.layout.tp) if plan.serve is not None else Layout()
+    return Layout(tp=plan.serve.layout.tp, pp=plan.serve.layout.pp) if plan.serve is not None else Layout()
 
 
 def _parts(spec: Spec, layout: Layout, *, spmd: SpmdView | None) -> dict[str, Any]:

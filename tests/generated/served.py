@@ -3,25 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from llmc.runtimes.pytorch.parallel.cuts import Cuts, Whole
 from llmc.runtimes.pytorch.parallel.loading import load_cut_weights
 from llmc.runtimes.pytorch.parallel.mesh import Axis
+from llmc.runtimes.pytorch.parallel.relay import Stage, neighbours
 from llmc.runtimes.serving.work import Chunk
 
 BLOCKS = 8
 """Of a sequence, each BLOCK_TOKENS long."""
 
 
-def cut_runner(program: Any, weights: str, tp: Axis) -> Any:
-    """A rank's runner, in double precision: near ties are then no matter of luck."""
-    model = program.Model(tp).double().eval()
-    load_cut_weights(model, weights, Cuts(program.CUTS, rest=Whole(), tp=tp))
+def cut_runner(program: Any, weights: str, world: Axis, *, dtype: torch.dtype = torch.float64) -> Any:
+    """A rank's runner; in double precision near ties are no matter of luck."""
+    if hasattr(program, "LAYERS"):
+        return _stage_runner(program, weights, world, dtype=dtype)
+    model = program.Model(world).to(dtype).eval()
+    load_cut_weights(model, weights, Cuts(program.CUTS, rest=Whole(), tp=world))
     return runner_of(program, model)
+
+
+def _stage_runner(program: Any, weights: str, world: Axis, *, dtype: torch.dtype) -> Any:
+    count = len(program.LAYERS)
+    tp = neighbours(world, size=world.size // count)
+    make = partial(program.Model, tp) if tp.size > 1 else program.Model
+    with torch.device("meta"):
+        whole = make(layers=range(sum(map(len, program.LAYERS))), has_embed=True, has_head=True)
+    stage = Stage(world, count=count, width=whole.embed.embedding_dim, dtype=dtype)
+    layers = program.LAYERS[stage.number]
+    model = make(layers=layers, has_embed=stage.is_first, has_head=stage.is_last).to(dtype).eval()
+    load_cut_weights(model, weights, Cuts(getattr(program, "CUTS", {}), rest=Whole(), tp=tp), whole=whole)
+    cache = program.KVCache(len(layers), 4 * BLOCKS, program.BLOCK_TOKENS, dtype)
+    return Told(program.Runner(model, cache, stage), program.VOCAB_SIZE)
+
+
+class Told:
+    """A stage's runner that gives the logits of rank 0 on all ranks."""
+
+    def __init__(self, runner: Any, vocab_size: int) -> None:
+        self.runner, self.vocab_size = runner, vocab_size
+
+    def step(self, work: Sequence[Chunk]) -> Tensor:
+        logits = self.runner.step(work)
+        if dist.get_rank() > 0:
+            logits = torch.empty(sum(chunk.needs_logits for chunk in work), self.vocab_size)
+        dist.broadcast(logits, 0)
+        return logits
 
 
 def runner_of(program: Any, model: Any) -> Any:

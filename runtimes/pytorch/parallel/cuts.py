@@ -106,11 +106,19 @@ class Sections:
 
 @dataclass(frozen=True)
 class EachExpert:
-    """A stack of matrices or vectors, one an expert: ep takes equal runs of them, tp cuts each like `each`."""
+    """A stack of matrices or vectors, one an expert: ep takes equal runs of them, tp cuts each like `each`.
+
+    Where ep is no axis of its own, as in servers, the ranks of tp are `groups` of neighbours: each group has a run of the
+    experts, and cuts each of these among its ranks.
+    """
 
     each: Whole | Rows | Columns | Sections
+    groups: int = 1
 
     def parts(self, shape: tuple[int, ...], tp: Axis, ep: Axis) -> Iterator[Part]:
+        if self.groups > 1:
+            group, rank = divmod(tp.rank, tp.size // self.groups)
+            tp, ep = replace(tp, rank=rank, size=tp.size // self.groups), replace(ep, rank=group, size=self.groups)
         for part in self.each.parts(shape[1:], tp):
             whole, offset = (shape[0] * ep.size, *part.whole), (ep.rank * shape[0], *part.offset)
             yield replace(part, whole=whole, offset=offset, dim=1)

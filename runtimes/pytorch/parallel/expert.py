@@ -5,6 +5,9 @@
 
 Each is one all-to-all of rows forward and one backward. How many rows go where is known when the router has chosen: the
 counts travel first, and the host waits for them, since the sizes of an all-to-all are Python numbers.
+
+In a server all ranks of tp have the same tokens. There none travels: each rank works on the visits to its own experts
+(`own_visits`), and the sum over tp, which a cut model needs anyway, puts together what they gave.
 """
 
 from __future__ import annotations
@@ -57,6 +60,39 @@ def from_experts(y: Tensor, way: Way) -> Tensor:
     """What the experts of this rank made of the rows that `to_experts` brought, back where the rows came from -> [M, D]."""
     rows = put_back(y, way.order)  # in the order in which they arrived
     return _all_to_all(rows, way.received, way.sent, way.ep)
+
+
+_FEW_VISITS = 512
+"""Up to so many a GPU goes through rows in vain rather than have the host wait for their number."""
+
+
+@dataclass(frozen=True)
+class OwnVisits:
+    """The visits of tokens to the experts of this rank, those of its first expert first."""
+
+    order: Tensor
+    """[M]: the place of each among all visits, N*X. On a GPU others may follow, up to all of them."""
+    expert: Tensor
+    """[M]: which expert, numbered from 0 on this rank."""
+    ends: Tensor
+    """[E]: up to where those of each expert go."""
+    num_visits: int
+
+    def put_back(self, y: Tensor) -> Tensor:
+        """What the experts gave, [M, D] -> [N*X, D], zero for visits to experts of other ranks."""
+        is_own = torch.arange(len(y), device=y.device) < self.ends[-1]
+        y = y.where(is_own[:, None], 0.0)  # nobody has written the others
+        return y.new_zeros(self.num_visits, *y.shape[1:]).index_copy_(0, self.order, y)
+
+
+def own_visits(experts: Tensor, *, first: int, num_experts: int, num_whole: int) -> OwnVisits:
+    """Of the visits to `experts` [N, X], those to this rank's, which are `num_experts` from `first` on."""
+    expert, order = ((experts.flatten() - first) % num_whole).sort(stable=True)  # [N*X] x 2: this rank's come first
+    ends = torch.searchsorted(expert, torch.arange(num_experts, device=experts.device), right=True, out_int32=True)
+    if not experts.is_cuda or len(order) > _FEW_VISITS:
+        num_own = int(ends[-1])
+        expert, order = expert[:num_own], order[:num_own]
+    return OwnVisits(order, expert.clamp(max=num_experts - 1), ends, experts.numel())
 
 
 def _sizes(counts: Tensor, incoming: Tensor, *, num_rows: int) -> tuple[list[int], list[int]]:

@@ -17,13 +17,15 @@ from .storage import load_pieces
 _STD = 0.02
 
 
-def load_cut_weights(model: nn.Module, folder: Path | str, cuts: Cuts) -> None:
+def load_cut_weights(model: nn.Module, folder: Path | str, cuts: Cuts, *, whole: nn.Module | None = None) -> None:
     """Fill a rank's parameters from the safetensors of the whole model, or from a checkpoint of several devices.
 
-    As with `load_weights`, every parameter must be there, with its shape, and nothing else.
+    As with `load_weights`, every parameter must be there, with its shape, and nothing else; where the rank has some of the layers,
+    nothing else than in the `whole` model, whose tensors may be on no device.
     """
     folder = Path(folder)
     own = named_tensors(model)
+    known = own if whole is None else named_tensors(whole)
     if (folder / SHARDS).is_dir():
         pieces = [piece for name, tensor in own.items() for piece in cuts.pieces(name, tensor)]
         load_pieces(pieces, folder / SHARDS, group=None, no_dist=True)
@@ -34,7 +36,8 @@ def load_cut_weights(model: nn.Module, folder: Path | str, cuts: Cuts) -> None:
             with safe_open(file, framework="pt") as tensors, torch.no_grad():
                 for name in tensors.keys():  # noqa: SIM118 (not a dict)
                     if name not in own:
-                        unknown.append(name)
+                        if name not in known:
+                            unknown.append(name)
                         continue
                     stored = tensors.get_slice(name)
                     for piece in cuts.pieces(name, own[name]):

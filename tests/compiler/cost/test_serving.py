@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from llmc.compiler.cost.load import Load, serve_closed, serve_open
 from llmc.compiler.cost.serving import Engine, EngineShape, KeptBits
 from llmc.compiler.cost.serving_constants import serving_software
+from llmc.compiler.cost.serving_ops import busiest
 from llmc.compiler.planner.serve_search import kept_bits
 from llmc.spec.serving import Weights
 
@@ -69,6 +73,18 @@ def test_groups_are_counted_where_they_are_asked_for():
     assert kept_bits(Weights(dtype=("int8",), group=128), "int8", kind="gpu") == KeptBits(layers=8.125, head=16.0)
     offsets = Weights(dtype=("int4",), group=64, symmetric=False)
     assert kept_bits(offsets, "int4", kind="cpu") == KeptBits(layers=4.5, head=8.25)
+
+
+@pytest.mark.parametrize(("groups", "tokens"), [(2, 1), (2, 8), (4, 8), (8, 64)])
+def test_ranks_wait_for_the_group_whose_experts_are_visited_most(groups: int, tokens: int):
+    """Against draws: 8 of 64 experts a token."""
+    random, most = Random(0), []
+    for _ in range(400):
+        visits = Counter(expert * groups // 64 for _ in range(tokens) for expert in random.sample(range(64), 8))
+        most.append(max(visits.values()))
+    expected = busiest(8 * tokens, groups=groups, drawn=8, num_experts=64)
+    assert expected == pytest.approx(sum(most) / len(most), rel=0.06)
+    assert busiest(64, groups=groups, drawn=64, num_experts=64) == 64 / groups, "all of them are as many everywhere"
 
 
 @given(st.integers(1, 256), st.integers(1, 8192))

@@ -241,8 +241,9 @@ DEVICES = {"accelerator": TINY["hardware"]["accelerator"] | {"per_node": 4}}
 @pytest.mark.parametrize(
     ("degrees", "changes", "words"),
     [
-        ({"pp": 2}, {}, "a server in 2 stages (pp) is not lowered yet; with tp alone it is"),
-        ({"tp": 2}, {"weights": {"dtype": "int8"}}, "int8 weights that tp 2 cuts are not lowered yet"),
+        ({"tp": 2, "ep": 2}, {}, "the model has no experts that ep 2 could spread"),
+        ({"tp": 2}, {"weights": {"dtype": "int8"}}, "int8 weights over 2 devices are not lowered yet"),
+        ({"pp": 2}, {"weights": {"dtype": "int4"}}, "int4 weights over 2 devices are not lowered yet"),
         ({"tp": 4}, {"shapes": "fixed"}, "`shapes: fixed` with tp 4 is not lowered yet"),
         ({"tp": 2}, {"model": {"position": {"kind": "alibi"}}}, "ALiBi with heads that tp 2 cuts"),
         ({"tp": 2}, {"model": {"attention": {"kind": "gqa", "qk_norm": "full"}}}, "a norm over all heads"),

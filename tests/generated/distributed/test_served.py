@@ -21,25 +21,34 @@ DEVICES = {"accelerator": TINY["hardware"]["accelerator"] | {"per_node": 4}}
 PROMPTS = [[1, 2, 3], [300, 7], list(range(20, 60)), [299]]
 ODD = {"vocab_size": 301}
 """tp does not divide it: the last rank's last rows are padding."""
-CASES: dict[str, tuple[dict[str, Any], int]] = {
-    "fewer key/value heads than ranks": (ODD, 4),
-    "tied, with biases": (ARCHITECTURES["qwen2"] | ODD, 2),
-    "norms of heads": (ARCHITECTURES["qwen3"], 2),
-    "caps and windows": (ARCHITECTURES["gemma2"] | ODD, 2),
-    "sinks": (ARCHITECTURES["sinks"], 2),
-    "learned positions": (ARCHITECTURES["gpt2"] | ODD, 2),
-    "parallel blocks": (ARCHITECTURES["gpt-j"], 2),
-    "one key/value head": (ARCHITECTURES["falcon"], 2),
-    "experts": (ARCHITECTURES["mixtral"] | ODD, 2),
-    "shared experts": (ARCHITECTURES["qwen2-moe"], 2),
-    "experts with biases": (ARCHITECTURES["gpt-oss"], 2),
-    "latent attention": (ARCHITECTURES["deepseek-v3"] | ODD, 4),
+CASES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
+    "fewer key/value heads than ranks": (ODD, {"tp": 4}),
+    "tied, with biases": (ARCHITECTURES["qwen2"] | ODD, {"tp": 2}),
+    "norms of heads": (ARCHITECTURES["qwen3"], {"tp": 2}),
+    "caps and windows": (ARCHITECTURES["gemma2"] | ODD, {"tp": 2}),
+    "sinks": (ARCHITECTURES["sinks"], {"tp": 2}),
+    "learned positions": (ARCHITECTURES["gpt2"] | ODD, {"tp": 2}),
+    "parallel blocks": (ARCHITECTURES["gpt-j"], {"tp": 2}),
+    "one key/value head": (ARCHITECTURES["falcon"], {"tp": 2}),
+    "experts": (ARCHITECTURES["mixtral"] | ODD, {"tp": 2}),
+    "shared experts": (ARCHITECTURES["qwen2-moe"], {"tp": 2}),
+    "experts with biases": (ARCHITECTURES["gpt-oss"], {"tp": 2}),
+    "latent attention": (ARCHITECTURES["deepseek-v3"] | ODD, {"tp": 4}),
+    "experts spread": (ARCHITECTURES["mixtral"] | ODD, {"tp": 2, "ep": 2}),
+    "experts spread and cut": (ARCHITECTURES["gpt-oss"], {"tp": 4, "ep": 2}),
+    "shared experts beside spread ones": (ARCHITECTURES["qwen2-moe"], {"tp": 2, "ep": 2}),
+    "groups of experts on ranks of their own": (ARCHITECTURES["deepseek-v3"] | ODD, {"tp": 4, "ep": 4}),
+    "stages": (ODD, {"pp": 2}),
+    "stages of one layer, tied": (ARCHITECTURES["gemma2"] | ODD, {"pp": 3}),
+    "stages that add positions": (ARCHITECTURES["gpt2"], {"pp": 2}),
+    "stages that tp cuts": (ARCHITECTURES["qwen2"] | ODD, {"pp": 2, "tp": 2}),
+    "stages with experts spread": (ARCHITECTURES["deepseek-v3"] | ODD, {"pp": 2, "tp": 2, "ep": 2}),
 }
 
 
-def served(model: dict[str, Any], folder: Path, *, tp: int = 1, **serve: Any) -> Path:
-    spec = tiny_spec(without=("train", "data"), model=model, hardware=DEVICES, serve=TINY["serve"] | serve)
-    return build(spec, folder, plan=plan_of(spec, tp=tp))
+def served(model: dict[str, Any], folder: Path, *, serve: dict[str, Any] | None = None, **degrees: int) -> Path:
+    spec = tiny_spec(without=("train", "data"), model=model, hardware=DEVICES, serve=TINY["serve"] | (serve or {}))
+    return build(spec, folder, plan=plan_of(spec, **degrees))
 
 
 def save_random(folder: Path, weights: Path) -> Any:
@@ -55,14 +64,20 @@ def save_random(folder: Path, weights: Path) -> Any:
 
 @pytest.mark.parametrize("case", CASES)
 def test_greedy_answers_are_those_of_one_device(case: str, pool: Pool, tmp_path: Path) -> None:
-    changes, tp = CASES[case]
-    alone, cut = served(changes, tmp_path / "alone"), served(changes, tmp_path / "cut", tp=tp)
+    changes, degrees = CASES[case]
+    alone, cut = served(changes, tmp_path / "alone"), served(changes, tmp_path / "cut", **degrees)
     model = save_random(alone, tmp_path / "weights")
     load_weights(model, tmp_path / "weights")
     with imported(alone, "serve") as (program,):
         expected, logits = greedy(runner_of(program, model), PROMPTS, num_new=16)
+    size = degrees.get("tp", 1) * degrees.get("pp", 1)
     for answers, found in pool.run(
-        "answer", world_size=tp, folder=str(cut), weights=str(tmp_path / "weights"), prompts=PROMPTS, num_new=16
+        "answer",
+        world_size=size,
+        folder=str(cut),
+        weights=str(tmp_path / "weights"),
+        prompts=PROMPTS,
+        num_new=16,
     ):
         assert answers == expected
         torch.testing.assert_close(torch.tensor(found), logits, atol=1e-5, rtol=1e-5)
@@ -88,7 +103,7 @@ def test_a_step_sends_what_the_plan_prices(name: str, pool: Pool, tmp_path: Path
 def test_with_fixed_shapes_a_request_gets_the_same_bits_alone_and_in_company(pool: Pool, tmp_path: Path) -> None:
     served({}, tmp_path / "alone")
     save_random(tmp_path / "alone", tmp_path / "weights")
-    cut = served({}, tmp_path / "cut", tp=2, shapes="fixed")
+    cut = served({}, tmp_path / "cut", tp=2, serve={"shapes": "fixed"})
     for same in pool.run("answer_in_company", world_size=2, folder=str(cut), weights=str(tmp_path / "weights")):
         assert len(same) == 16
         assert all(same)
