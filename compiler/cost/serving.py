@@ -18,7 +18,7 @@ from ..ir.facts import touched_experts
 from ..ir.graph import Graph
 from ..ir.ops import Op
 from ..ir.types import DType
-from .serving_constants import ServeConstants, ServingSoftware, serve_constants_of, serving_software
+from .serving_constants import OURS, ServeConstants, ServingSoftware, serve_constants_of, serving_software
 from .serving_ops import ServingOps
 from .sharding import Degrees, shard
 
@@ -212,7 +212,16 @@ class Engine:
             total += max(layer, self.software.host_layer_s * constants.host_time) * block.count
         total += ops.head_s(decoding + len(prompts))
         total += ops.ends_s(rows, decoding + len(prompts))
-        return total + (self.shape.pp - 1) * constants.pipeline_hop_s
+        return total + (self.shape.pp - 1) * self._hop_s(rows)
+
+    def _hop_s(self, rows: int) -> float:
+        """From a stage to the next, with the hidden states of `rows` tokens in bf16 where a program of ours sends them."""
+        hop = self.constants.pipeline_hop_s
+        if self.software.name != OURS:
+            return hop
+        is_near = self.shape.devices <= self.machine.domain
+        link = self.machine.fast if is_near else self.machine.slow
+        return hop + rows * self.graph.sizes["D"] * 2.0 / link.bytes_per_s
 
     def _attention_s(self, op: Op, decoding: int, context: int, prompts: tuple[Prompt, ...]) -> float:
         seconds = sum(self.ops.prefill_attention_s(op, prompt.tokens, prompt.cached) for prompt in prompts)

@@ -88,7 +88,9 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
     if device != "xla" and plan.train is not None:
         parallel = lower_parallel(spec, layout, origin=place.origin, device=device, model=model)
     convert = None
-    if not model.axes.names:  # one that has the whole model: a rank's part has no counterpart elsewhere
+    if (
+        not model.axes.names and model.pp is None
+    ):  # one that has the whole model: a rank's part has no counterpart elsewhere
         convert = lower_convert(spec.model, name=spec.name, origin=place.origin)
     train = None
     if spec.train is not None and plan.train is not None:

@@ -45,14 +45,14 @@ def simulate_layout(
 
     if not service.is_stable and load.requests_per_s is not None:
         return None
-    stages = engine.shape.pp
     limits = Limits(
-        max_batch=-(-max_batch // stages),
+        max_batch=max_batch,
         max_seq_len=serve.max_seq_len,
         prefill_chunk=chunk,
-        kv_tokens=max(kv_tokens // stages, serve.max_seq_len),
+        kv_tokens=max(kv_tokens, serve.max_seq_len),
+        stages=engine.shape.pp,
     )
-    report = simulate(_arrivals(serve, _of_a_stream(load, stages)), limits, step_time(engine))
+    report = simulate(_arrivals(serve, load), limits, step_time(engine))
     if not report.num_finished:
         return None
     first = engine.software.first_token_s
@@ -63,16 +63,10 @@ def simulate_layout(
             ttft_p99_s=report.ttft.p99_s + first,
             tpot_p50_s=report.tpot.p50_s,
             tpot_p99_s=report.tpot.p99_s,
-            requests_per_s=load.requests_per_s or report.requests_per_s * stages,
+            requests_per_s=load.requests_per_s or report.requests_per_s,
         ),
         requests=report.num_finished,
     )
-
-
-def _of_a_stream(load: Load, stages: int) -> Load:
-    """Stages are kept busy by as many streams of steps, each with its share of the requests."""
-    rate = load.requests_per_s / stages if load.requests_per_s is not None else None
-    return replace(load, requests_per_s=rate, concurrency=max(1.0, load.concurrency / stages))
 
 
 def _arrivals(serve: Serve, load: Load) -> Sequence[Arrival] | ClosedLoop:
@@ -84,9 +78,7 @@ def _arrivals(serve: Serve, load: Load) -> Sequence[Arrival] | ClosedLoop:
     workload = serve.workload
     num_requests = int(min(MOST_REQUESTS, max(LEAST_REQUESTS, MAX_CHUNKS / answered)))
     if workload is not None and workload.trace is not None and workload.requests_per_s and load.requests_per_s:
-        share = round(
-            workload.requests_per_s / load.requests_per_s
-        )  # of the replicas and their stages, each has one in so many
+        share = round(workload.requests_per_s / load.requests_per_s)  # of the replicas, each has one in so many
         return recorded(FilePath(workload.trace))[::share][:num_requests]
     lengths = varied(asked, answered, spread=LENGTH_SPREAD, longest=longest)
     if load.is_static:

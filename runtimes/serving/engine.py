@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from .generation import FinishReason, Generation, Sampled
 from .scheduler import Overloaded, Scheduler
-from .work import Chunk, Runner, TokenSampler
+from .work import Chunk, Runner, StagedRunner, TokenSampler
 
 if TYPE_CHECKING:
     from .metrics import Metrics
@@ -87,7 +87,8 @@ class Engine:
     """Runs a scheduler on a thread of its own.
 
     Args:
-        runner: the model side; only this engine's thread calls it.
+        runner: the model side; only this engine's thread calls it. One of several stages, where the scheduler has several steps
+            under way.
         sampler: logits to tokens.
         scheduler: what to compute next.
         metrics: where to count, if anywhere.
@@ -105,7 +106,9 @@ class Engine:
     ) -> None:
         self.scheduler = scheduler
         self.stall_s = stall_s
+        assert scheduler.steps_under_way == 1 or isinstance(runner, StagedRunner)
         self._runner = runner
+        self._begun: deque[list[Chunk]] = deque()  # steps that other stages work on already
         self._sampler = sampler
         self._metrics = metrics
         self._entries: dict[Generation, _Entry] = {}
@@ -210,7 +213,11 @@ class Engine:
     def _run(self) -> None:
         try:
             while (work := self._next_work()) is not None:
+                if self.scheduler.steps_under_way > 1:
+                    work = self._begin(work)
                 self._step(work)
+            for work in self._begun:  # or the stages before would wait for somebody to take what they made of them
+                self._runner.step(work)
         except BaseException:
             log.exception("the engine has failed")
             self.fail()
@@ -220,16 +227,32 @@ class Engine:
     def _next_work(self) -> list[Chunk] | None:
         """The next plan; waits while there is nothing to do, None when the engine is to stop."""
         with self._changed:
-            while not self._is_stopping and not self.scheduler.has_work:
+            while not self._is_stopping and not self.scheduler.has_work and not self._begun:
                 self._step_began_s = None
                 self._changed.wait()
             if self._is_stopping:
                 return None
             self._step_began_s = time.monotonic()
-            before = self.scheduler.num_preempted
-            work = self.scheduler.step_plan()
-            self._count("llmc_preemptions_total", self.scheduler.num_preempted - before)
-            return work
+            return self._plan()
+
+    def _plan(self) -> list[Chunk]:
+        before = self.scheduler.num_preempted
+        work = self.scheduler.step_plan()
+        self._count("llmc_preemptions_total", self.scheduler.num_preempted - before)
+        return work
+
+    def _begin(self, work: list[Chunk]) -> list[Chunk]:
+        """Have the first stage begin with this step and, of what it leaves, with as many as there are stages; the oldest one,
+        whose turn it is in the last stage."""
+        assert isinstance(self._runner, StagedRunner)
+        while work:
+            self._runner.begin(work)
+            self._begun.append(work)
+            if len(self._begun) == self.scheduler.steps_under_way:
+                break
+            with self._changed:
+                work = self._plan()
+        return self._begun.popleft()
 
     def _step(self, work: list[Chunk]) -> None:
         began_s = time.monotonic()

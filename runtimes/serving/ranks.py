@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..common.errors import RunError
@@ -33,7 +33,7 @@ from .work import Chunk
 
 if TYPE_CHECKING:
     from ..launch.ranks import Place
-    from .work import Runner
+    from .work import Runner, StagedRunner
 
 GRACE_S = 1.0
 """From the loss of a rank to the end of this one: for clients to be told."""
@@ -108,8 +108,8 @@ class Ranks:
 
     # --- rank 0 -----------------------------------------------------------------------------------------------
 
-    def leading(self, runner: Runner) -> Runner:
-        """A runner that has the other ranks compute each step as well."""
+    def leading(self, runner: Runner) -> StagedRunner:
+        """A runner that has the other ranks compute each step as well; those of other stages before it is computed here."""
         return _Leading(runner, self)
 
     def send(self, message: bytes) -> None:
@@ -195,11 +195,25 @@ class Ranks:
 class _Leading:
     def __init__(self, runner: Runner, ranks: Ranks) -> None:
         self._runner, self._ranks = runner, ranks
+        self._num_begun = 0  # steps that were sent ahead of their turn here
+
+    def begin(self, work: Sequence[Chunk]) -> None:
+        with self._ending_all():
+            self._ranks.send(pack(work))
+        self._num_begun += 1
 
     def step(self, work: Sequence[Chunk]) -> Any:
-        try:
-            self._ranks.send(pack(work))
+        with self._ending_all():
+            if self._num_begun:
+                self._num_begun -= 1
+            else:
+                self._ranks.send(pack(work))
             return self._runner.step(work)
+
+    @contextlib.contextmanager
+    def _ending_all(self) -> Iterator[None]:
+        try:
+            yield
         except BaseException:
             self._ranks.give_up("a step has failed, and other ranks may wait in it")
             raise

@@ -12,12 +12,16 @@ to `prefill_chunk` prompt tokens ride along (so a long prompt delays others by o
 Answers grow block by block. When the cache is full, the last of the running ones (lowest priority, then youngest) gives its
 blocks up and waits in front of the others: its tokens, its random numbers and its text stay, and what it had computed is
 computed again, unless the cache of prefixes still has it. A request of higher priority displaces in the same way.
+
+Where the model is a pipeline of stages, as many steps are under way at a time: a step may be planned before those before it are
+committed, of generations that are in none of them. Each then has an even share of the answers.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import insort
+from collections import deque
 from collections.abc import Sequence
 from heapq import heapify, heapreplace
 
@@ -47,6 +51,7 @@ class Scheduler:
         max_wait_steps: who would wait for more steps is refused; None: however long.
         is_fixed: a sequence is computed in the same pieces whoever else is there: one prompt a step, in chunks that begin
             at multiples of `prefill_chunk`, with room for the whole answer from the start and so never displaced.
+        steps_under_way: how many steps may be planned before the first of them is committed.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Scheduler:
         max_waiting_tokens: int,
         max_wait_steps: int | None = None,
         is_fixed: bool = False,
+        steps_under_way: int = 1,
     ) -> None:
         if prefill_chunk < 1 or max_batch < 1:
             raise ValueError("prefill_chunk and max_batch must be at least 1")
@@ -74,11 +80,13 @@ class Scheduler:
         self.max_wait_steps = max_wait_steps
         self._used_share = 1.0  # of the tokens that answers may have, those that they come to; a moving mean
         self.is_fixed = is_fixed
+        self.steps_under_way = steps_under_way
         self.waiting = WaitingLine()
         self.running: list[Generation] = []  # in order of rank: the last is displaced first
         self.num_preempted = 0
         self._num_submitted = 0
-        self._planned: list[tuple[Generation, Chunk]] | None = None
+        self._plans: deque[list[tuple[Generation, Chunk]]] = deque()  # not committed yet, the oldest first
+        self._under_way: set[Generation] = set()  # those of all of them
 
     @property
     def has_work(self) -> bool:
@@ -132,32 +140,40 @@ class Scheduler:
         return prompt + math.ceil((generation.max_tokens - generation.num_output) * self._used_share)
 
     def step_plan(self) -> list[Chunk]:
-        """The chunks of the next step: one token for each answer, then prompt tokens up to the budget."""
-        if self._planned is not None:
+        """The chunks of the next step: one token for each answer, then prompt tokens up to the budget.
+
+        None, and nothing to commit, where all that could be computed is in steps that are under way.
+        """
+        if len(self._plans) == self.steps_under_way:
             raise RuntimeError("the last plan was not committed")
-        self._planned = []
+        self._plans.append([])
         self._plan_answers()
         budget = self.prefill_chunk
         for generation in self.running:
-            if budget and not generation.is_decoding:
+            if budget and not generation.is_decoding and generation not in self._under_way:
                 budget -= self._plan_prompt(generation, budget)
         while budget and self.waiting and (generation := self._admit()) is not None:
             budget -= self._plan_prompt(generation, budget)
-        return [chunk for _, chunk in self._planned]
+        planned = self._plans[-1]
+        if not planned and len(self._plans) > 1:
+            self._plans.pop()
+        self._under_way.update(generation for generation, _ in planned)
+        return [chunk for _, chunk in planned]
 
     @property
     def awaiting_token(self) -> list[Generation]:
-        """The generations of the current plan whose chunk needs logits, in order."""
-        return [generation for generation, chunk in self._planned or [] if chunk.needs_logits]
+        """The generations of the plan to be committed next whose chunk needs logits, in order."""
+        return [generation for generation, chunk in (self._plans[0] if self._plans else []) if chunk.needs_logits]
 
     def commit(self, tokens: Sequence[int | None]) -> list[Generation]:
         """Take one token for each of `awaiting_token`; None marks one that could not be sampled and ends as an error.
 
         Returns those that got a token. One that was cancelled while the step ran is left alone.
         """
-        planned, self._planned = self._planned, None
-        if planned is None:
+        if not self._plans:
             raise RuntimeError("there is no plan to commit")
+        planned = self._plans.popleft()
+        self._under_way.difference_update(generation for generation, _ in planned)
         sampled = iter(tokens)
         advanced = []
         for generation, chunk in planned:
@@ -205,14 +221,17 @@ class Scheduler:
     def _plan_answers(self) -> None:
         """The next token of each answer, from the first rank down, so that who is displaced was not planned yet."""
         at, block_tokens = 0, self.kv.block_tokens
-        while at < len(self.running):
+        share = -(-len(self.running) // self.steps_under_way)
+        while at < len(self.running) and len(self._plans[-1]) < share:
             generation = self.running[at]
             at += 1
-            if not generation.is_decoding:
+            if not generation.is_decoding or generation in self._under_way:
                 continue
             table = generation.blocks
             assert table is not None
             while len(table.ids) * block_tokens < len(generation.tokens) and not self.kv.grow(table):
+                if self.running[-1] in self._under_way:  # its blocks are in use; it can make room after that
+                    return
                 self._preempt(self.running[-1])
                 if generation.blocks is None:  # it was the last itself
                     return
@@ -225,18 +244,17 @@ class Scheduler:
         return budget if self.is_fixed else size
 
     def _plan(self, generation: Generation, size: int) -> None:
-        assert self._planned is not None
         assert generation.blocks is not None
         start = generation.num_computed
         tokens = generation.tokens[start : start + size]
         chunk = Chunk(generation.blocks.ids, start, tokens, start + size == len(generation.tokens))
-        self._planned.append((generation, chunk))
+        self._plans[-1].append((generation, chunk))
 
     def _admit(self) -> Generation | None:
         """The head of the line with its blocks, if there is room or somebody of lower priority can make some."""
         generation = self.waiting.head
         while (table := self._open(generation)) is None:
-            if not self._can_displace(generation):
+            if not self._can_displace(generation) or self.running[-1] in self._under_way:
                 return None
             self._preempt(self.running[-1])
         self.waiting.remove(generation)
@@ -268,8 +286,7 @@ class Scheduler:
 
     def _preempt(self, generation: Generation) -> None:
         """Take its blocks; it waits in front, with all its tokens to compute."""
-        assert self._planned is not None
-        self._planned = [planned for planned in self._planned if planned[0] is not generation]
+        self._plans[-1] = [planned for planned in self._plans[-1] if planned[0] is not generation]
         self._leave(generation)
         generation.num_computed = 0
         self.waiting.put_back(generation)

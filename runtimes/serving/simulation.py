@@ -7,12 +7,16 @@ The code that decides is the server's own (`scheduler.py`, `kv.py`); only the ti
 
 Requests come, are queued or refused, and advance step by step as in `engine.py`: what comes while a step runs is planned in
 the next one. One seed gives one trace of events, byte for byte.
+
+Where layers are in stages, each takes an even share of a step's time, and waits for the stage before it and for the steps before. A
+prompt then holds up the steps behind it in every stage that it passes: it costs others up to its whole time, not one stage's share.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -47,6 +51,8 @@ class Limits:
     """Prompt tokens that may wait; None: without bound."""
     max_wait_steps: int | None = None
     """Who would wait for more steps is refused; None: however long."""
+    stages: int = 1
+    """Of the model's layers, each with a step of its own under way."""
 
     def scheduler(self) -> Scheduler:
         """A server's own, with these limits."""
@@ -64,6 +70,7 @@ class Limits:
             max_waiting=endless if self.max_waiting is None else self.max_waiting,
             max_waiting_tokens=endless if self.max_waiting_tokens is None else self.max_waiting_tokens,
             max_wait_steps=self.max_wait_steps,
+            steps_under_way=self.stages,
         )
 
 
@@ -239,8 +246,15 @@ class _Run:
     busy_s: float = 0.0
     num_steps: int = 0
     largest_batch: int = 0
+    free_s: list[float] = field(init=False)
+    """When each stage but the last has done what it was given."""
+    under_way: deque[tuple[float, float]] = field(default_factory=deque)
+    """Of steps that are planned: when they reach the last stage, and the time that they take there."""
     outcomes: list[Outcome] = field(default_factory=list)
     trace: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.free_s = [0.0] * (self.scheduler.steps_under_way - 1)
 
     def play(self) -> Report:
         while True:
@@ -249,11 +263,11 @@ class _Run:
             if self.now_s == math.inf:
                 break
             self._admit(until_s=self.now_s)
-            steps = self.scheduler.steady_steps()
+            steps = self.scheduler.steady_steps() if not self.free_s else 0
             if steps > 1:
                 self._leap(steps)
             elif self.scheduler.has_work:
-                self._step()
+                self._step_of_stages() if self.free_s else self._step()
         duration_s = max((outcome.finished_s or 0.0 for outcome in self.outcomes), default=0.0)
         return Report(
             outcomes=self.outcomes,
@@ -313,7 +327,29 @@ class _Run:
     def _step(self) -> None:
         work = [(len(chunk.tokens), chunk.start) for chunk in self.scheduler.step_plan()]
         self._pass(work, tokens=sum(tokens for tokens, _ in work))
-        self._admit(until_s=self.now_s)  # what comes while the step runs
+        self._finish()
+
+    def _step_of_stages(self) -> None:
+        """As many steps under way as can be, then the end of the oldest."""
+        while len(self.under_way) < self.scheduler.steps_under_way:
+            work = [(len(chunk.tokens), chunk.start) for chunk in self.scheduler.step_plan()]
+            if not work:
+                break
+            share_s, reaches_s = self.step_time(work) / self.scheduler.steps_under_way, self.now_s
+            for stage, free_s in enumerate(self.free_s):
+                reaches_s = self.free_s[stage] = max(reaches_s, free_s) + share_s
+            self.under_way.append((reaches_s, share_s))
+            self.trace.append(Event(self.now_s, "step", sum(tokens for tokens, _ in work)))
+            self.num_steps += 1
+            self.largest_batch = max(self.largest_batch, len(work))
+        reaches_s, share_s = self.under_way.popleft()
+        self.now_s = max(self.now_s, reaches_s) + share_s
+        self.busy_s += share_s
+        self._finish()
+
+    def _finish(self) -> None:
+        """A step is computed."""
+        self._admit(until_s=self.now_s)  # what has come while it ran
         for generation in self.scheduler.commit([0] * len(self.scheduler.awaiting_token)):
             self._note(generation)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from .generation import Generation, Sampled
@@ -33,6 +33,15 @@ class Runner(Protocol):
 
     def step(self, work: Sequence[Chunk]) -> Any:
         """Compute all chunks; logits as a float32 tensor [chunks with needs_logits, V], in their order."""
+        ...
+
+
+@runtime_checkable
+class StagedRunner(Runner, Protocol):
+    """One whose model is a pipeline: while the last stage computes a step, those before it are at later ones."""
+
+    def begin(self, work: Sequence[Chunk]) -> None:
+        """Have the first stage begin with a step. `step` is then called with each, in the same order."""
         ...
 
 

@@ -132,8 +132,9 @@ def test_pods_with_keys_and_certificates_are_probed_where_no_key_is_needed(kind:
         assert [each["targetPort"] for each in found["Service"]["spec"]["ports"]] == ["http"], "probes stay inside"
 
 
-def test_a_replica_of_several_nodes_becomes_a_leader_and_workers() -> None:
-    found = by_kind(launch_texts(*serving(kubernetes(), gpus("h100-sxm-80g", nodes=2, per_node=8), tp=16)))
+@pytest.mark.parametrize(("tp", "pp"), [(16, 1), (8, 2)])
+def test_a_replica_of_several_nodes_becomes_a_leader_and_workers(tp: int, pp: int) -> None:
+    found = by_kind(launch_texts(*serving(kubernetes(), gpus("h100-sxm-80g", nodes=2, per_node=8), tp=tp, pp=pp)))
     group = found["LeaderWorkerSet"]["spec"]["leaderWorkerTemplate"]
     assert group["size"] == 2
     leader, worker = (group[name]["spec"]["containers"][0] for name in ("leaderTemplate", "workerTemplate"))

@@ -53,19 +53,20 @@ def serving(
     *,
     replicas: int = 1,
     tp: int = 1,
+    pp: int = 1,
     api: dict[str, Any] | None = None,
     **changes: Any,
 ) -> tuple[Spec, Plan]:
     """A spec that is only served, and a plan of it with so many replicas."""
     serve = TINY["serve"] | {"api": api or {}} | {"slo": SLO, "workload": {"input_tokens": 32, "requests_per_s": 2.0}}
     spec = tiny_spec(without=("train", "data"), hardware=hardware, deploy=deploy, serve=serve, **changes)
-    return spec, with_replicas(plan_of(spec), replicas, tp=tp)
+    return spec, with_replicas(plan_of(spec), replicas, tp=tp, pp=pp)
 
 
-def with_replicas(plan: Plan, replicas: int, *, tp: int = 1) -> Plan:
+def with_replicas(plan: Plan, replicas: int, *, tp: int = 1, pp: int = 1) -> Plan:
     assert plan.serve is not None
-    layout = plan.serve.layout.model_copy(update={"replicas": replicas, "tp": tp})
-    found = plan.serve.model_copy(update={"layout": layout, "devices": replicas * tp})
+    layout = plan.serve.layout.model_copy(update={"replicas": replicas, "tp": tp, "pp": pp})
+    found = plan.serve.model_copy(update={"layout": layout, "devices": replicas * tp * pp})
     return plan.model_copy(update={"serve": found})
 
 

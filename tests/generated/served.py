@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from llmc.runtimes.pytorch.parallel.cuts import Cuts, Whole
 from llmc.runtimes.pytorch.parallel.loading import load_cut_weights
 from llmc.runtimes.pytorch.parallel.mesh import Axis
 from llmc.runtimes.pytorch.parallel.relay import Stage, neighbours
+from llmc.runtimes.serving.vocabulary import _byte_level_table
 from llmc.runtimes.serving.work import Chunk
 
 BLOCKS = 8
@@ -80,3 +82,14 @@ def greedy(
         for tokens, token in zip(sequences, logits.argmax(-1).tolist(), strict=True):
             tokens.append(token)
     return sequences, logits
+
+
+def save_tokenizer(folder: Path) -> None:
+    """One whose tokens are bytes, with a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE(vocab=dict(_byte_level_table()), merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}>")

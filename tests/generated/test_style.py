@@ -214,6 +214,21 @@ def served_together() -> Iterator[tuple[str, Any, Plan]]:
         changes = {"model": ARCHITECTURES[model], "hardware": hardware, "serve": TINY["serve"] | serve}
         spec = tiny_spec(without=("train", "data"), **changes)
         yield f"{model}-served-tp-{tp}", spec, plan_of(spec, tp=tp, replicas=2)
+    for model, hardware, degrees, serve in (
+        ("llama", TINY["hardware"], {"pp": 2}, {"shapes": "fixed"}),
+        ("gpt2", GPU, {"pp": 3}, bf16 | guarded),
+        ("gemma2", TINY["hardware"], {"pp": 2, "tp": 2}, bf16),
+        ("local-alibi", TINY["hardware"], {"pp": 3}, {}),
+        ("latent", GPU, {"pp": 2, "tp": 2}, {"shapes": "fixed"}),
+        ("mixtral", TINY["hardware"], {"tp": 2, "ep": 2}, {}),
+        ("gpt-oss", GPU, {"tp": 4, "ep": 2}, bf16),
+        ("qwen2-moe", GPU, {"pp": 2}, bf16),
+        ("deepseek-v3", GPU, {"pp": 2, "tp": 2, "ep": 2}, bf16),
+    ):
+        changes = {"model": ARCHITECTURES[model], "hardware": hardware, "serve": TINY["serve"] | serve}
+        spec = tiny_spec(without=("train", "data"), **changes)
+        name = "-".join(f"{axis}-{size}" for axis, size in degrees.items())
+        yield f"{model}-served-{name}", spec, plan_of(spec, **degrees)
 
 
 @pytest.fixture(scope="module")

@@ -116,6 +116,13 @@ def test_tree_of_a_server_on_several_gpus(golden: Compare) -> None:
     golden("llama-tp-served", {name: texts[name] for name in ("model.py", "router.py", "serve.py", "surface.json")})
 
 
+def test_tree_of_a_server_in_stages_with_experts_spread(golden: Compare) -> None:
+    hardware = {"accelerator": TINY["hardware"]["accelerator"] | {"per_node": 8}}
+    spec = tiny_spec(without=("train", "data"), hardware=hardware, model=ARCHITECTURES["deepseek-v3"])
+    texts = tree_of(spec, plan=plan_of(spec, tp=4, ep=2, pp=2)).texts
+    golden("deepseek-v3-pp-ep-served", {name: texts[name] for name in ("model.py", "serve.py")})
+
+
 @pytest.mark.parametrize("name", ["gemma3", "bloom", "sinks"])
 def test_tree_of_a_served_model(name: str, golden: Compare) -> None:
     golden(f"{name}-served", tree_of(tiny_spec(without=("train", "data"), model=ARCHITECTURES[name])).texts)

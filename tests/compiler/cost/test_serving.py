@@ -75,6 +75,18 @@ def test_groups_are_counted_where_they_are_asked_for():
     assert kept_bits(offsets, "int4", kind="cpu") == KeptBits(layers=4.5, head=8.25)
 
 
+def test_stages_hand_hidden_states_on():
+    """70B in two stages of four: 2,000 tokens of 8,192 numbers in two bytes, over a fast link once."""
+    one, two = (
+        Engine(graph_of(LLAMA_3_70B), h100s(8), EngineShape(tp=4, pp=pp, ep=1, weights="bf16", kv_dtype="bf16"))
+        for pp in (1, 2)
+    )
+    sent_s = 2000 * 8192 * 2 / two.machine.fast.bytes_per_s
+    assert two.prefill_s(2000) - one.prefill_s(2000) == pytest.approx(two.constants.pipeline_hop_s + sent_s, rel=1e-6)
+    assert two.weights_bytes < 0.6 * one.weights_bytes
+    assert two.kv_bytes_per_token == one.kv_bytes_per_token / 2
+
+
 @pytest.mark.parametrize(("groups", "tokens"), [(2, 1), (2, 8), (4, 8), (8, 64)])
 def test_ranks_wait_for_the_group_whose_experts_are_visited_most(groups: int, tokens: int):
     """Against draws: 8 of 64 experts a token."""

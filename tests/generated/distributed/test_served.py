@@ -100,10 +100,13 @@ def test_a_step_sends_what_the_plan_prices(name: str, pool: Pool, tmp_path: Path
         assert rank[1] == [*[["all_reduce", 2 * 64]] * priced, ["all_gather_single", 2 * 512]]
 
 
-def test_with_fixed_shapes_a_request_gets_the_same_bits_alone_and_in_company(pool: Pool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("degrees", [{"tp": 2}, {"pp": 2}])
+def test_with_fixed_shapes_a_request_gets_the_same_bits_alone_and_in_company(
+    degrees: dict[str, int], pool: Pool, tmp_path: Path
+) -> None:
     served({}, tmp_path / "alone")
     save_random(tmp_path / "alone", tmp_path / "weights")
-    cut = served({}, tmp_path / "cut", tp=2, serve={"shapes": "fixed"})
+    cut = served({}, tmp_path / "cut", serve={"shapes": "fixed"}, **degrees)
     for same in pool.run("answer_in_company", world_size=2, folder=str(cut), weights=str(tmp_path / "weights")):
         assert len(same) == 16
         assert all(same)

@@ -27,14 +27,13 @@ import torch.distributed as dist
 import watched
 from programs import imported
 from safetensors.torch import load_file
-from served import cut_runner, greedy, runner_of
+from served import cut_runner, greedy
 from torch import Tensor
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 from llmc.runtimes.pytorch.loss_scale import LossScale
 from llmc.runtimes.pytorch.parallel.checkpoint import SharedCheckpoints
-from llmc.runtimes.pytorch.parallel.cuts import Cuts, Whole, box, load_whole, local_part
-from llmc.runtimes.pytorch.parallel.loading import load_cut_weights
+from llmc.runtimes.pytorch.parallel.cuts import box, load_whole, local_part
 from llmc.runtimes.pytorch.parallel.mesh import Axis
 from llmc.runtimes.serving.work import Chunk
 
@@ -252,15 +251,14 @@ def answer_in_company(folder: str, weights: str) -> list[bool]:
     """With fixed shapes: whether each request gets the same bits alone and in three others' company, in every place."""
     with imported(Path(folder), "serve") as (program,):
         assert dist.group.WORLD is not None
-        tp = Axis(dist.group.WORLD, dist.get_rank(), dist.get_world_size())
-        model = program.Model(tp)
-        load_cut_weights(model, weights, Cuts(program.CUTS, rest=Whole(), tp=tp))
+        world = Axis(dist.group.WORLD, dist.get_rank(), dist.get_world_size())
+        runner = cut_runner(program, weights, world, dtype=torch.float32)  # what is left in its cache is not read
         prompts = [[7, 8, 9], [100, 5], list(range(40, 58)), [300]]
-        alone = [greedy(runner_of(program, model), [prompt], num_new=6)[1][0] for prompt in prompts]
+        alone = [greedy(runner, [prompt], num_new=6)[1][0] for prompt in prompts]
         same = []
         for turn in range(len(prompts)):
             order = [*range(turn, len(prompts)), *range(turn)]
-            together = greedy(runner_of(program, model), [prompts[at] for at in order], num_new=6)[1]
+            together = greedy(runner, [prompts[at] for at in order], num_new=6)[1]
             same += [torch.equal(together[place], alone[at]) for place, at in enumerate(order)]
         return same
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -89,6 +90,22 @@ class FakeRunner:
 
 
 @dataclass
+class StagedFakeRunner(FakeRunner):
+    """The last of several stages, which goes by the order in which steps began in the first."""
+
+    begun: deque[Sequence[Chunk]] = field(default_factory=deque)
+    most_begun: int = 0
+
+    def begin(self, work: Sequence[Chunk]) -> None:
+        self.begun.append(work)
+        self.most_begun = max(self.most_begun, len(self.begun))
+
+    def step(self, work: Sequence[Chunk]) -> torch.Tensor:
+        assert self.begun.popleft() == work
+        return super().step(work)
+
+
+@dataclass
 class Parts:
     """A whole server but for the socket."""
 
@@ -148,6 +165,7 @@ def builder(vocabulary: HubVocabulary) -> Iterator[Callable[..., Parts]]:
         prefill_chunk: int = 16,
         max_waiting: int = 64,
         max_waiting_tokens: int = 10_000,
+        steps_under_way: int = 1,
         stall_s: float = 30.0,
         start: bool = True,
         service: dict[str, Any] | None = None,
@@ -155,7 +173,8 @@ def builder(vocabulary: HubVocabulary) -> Iterator[Callable[..., Parts]]:
         **runner: Any,
     ) -> Parts:
         num_blocks = num_blocks or max_batch * -(-max_seq_len // block_tokens)
-        fake = FakeRunner(num_blocks=num_blocks, block_tokens=block_tokens, **runner)
+        kind = FakeRunner if steps_under_way == 1 else StagedFakeRunner
+        fake = kind(num_blocks=num_blocks, block_tokens=block_tokens, **runner)
         scheduler = Scheduler(
             blocks(num_blocks, block_tokens=block_tokens),
             max_batch=max_batch,
@@ -163,6 +182,7 @@ def builder(vocabulary: HubVocabulary) -> Iterator[Callable[..., Parts]]:
             prefill_chunk=prefill_chunk,
             max_waiting=max_waiting,
             max_waiting_tokens=max_waiting_tokens,
+            steps_under_way=steps_under_way,
         )
         metrics = Metrics()
         engine = Engine(fake, Sampler(VOCAB), scheduler, metrics=metrics, stall_s=stall_s)

@@ -78,6 +78,23 @@ def test_concurrent_requests_get_the_tokens_they_would_get_alone(make):
     assert run(together, list(alone)) == alone
     assert together.runner.largest_batch > 3
     assert together.wait_empty()
+    staged = make(max_batch=5, prefill_chunk=7, steps_under_way=3)
+    assert run(staged, list(alone)) == alone
+    assert staged.wait_empty()
+
+
+def test_as_many_steps_are_under_way_as_there_are_stages(make):
+    gate = threading.Event()
+    parts = make(max_batch=4, steps_under_way=3, gate=gate)
+    inboxes = [Inbox() for _ in range(7)]
+    for at, inbox in enumerate(inboxes):
+        parts.engine.submit([generation([at, 1], max_tokens=20, seed=at)], inbox.post)
+    gate.set()
+    for inbox in inboxes:
+        assert inbox.finished()[-1].finish in ("length", "stop")
+    assert parts.runner.most_begun == 3
+    assert not parts.runner.begun
+    assert parts.wait_empty()
 
 
 def test_churn_leaves_nothing_behind(make):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections import Counter
+from collections import Counter, deque
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -24,6 +24,7 @@ from llmc.runtimes.serving.generation import Generation
 from llmc.runtimes.serving.kv import KVBlocks
 from llmc.runtimes.serving.prefix import PrefixBlocks
 from llmc.runtimes.serving.scheduler import Overloaded, Scheduler
+from llmc.runtimes.serving.work import Chunk
 
 
 class Traffic(RuleBasedStateMachine):
@@ -85,12 +86,12 @@ class Traffic(RuleBasedStateMachine):
         before = self.scheduler.num_preempted
         self.chunks = self.scheduler.step_plan()
         assert self.chunks, "there is always something to do"
-        planned = [g for g, _ in self.scheduler._planned]
+        planned = [g for g, _ in self.scheduler._plans[-1]]
         assert len(set(planned)) == len(planned) == len(self.chunks), "one chunk a generation"
         assert all(g.blocks is not None for g in planned)
         if self.scheduler.num_preempted == before:
             assert set(answers) <= set(planned), "every running answer advances in every step"
-        prefilled = sum(len(chunk.tokens) for g, chunk in self.scheduler._planned if g not in answers)
+        prefilled = sum(len(chunk.tokens) for g, chunk in self.scheduler._plans[-1] if g not in answers)
         assert prefilled <= PREFILL_CHUNK + len(self.chunks)
 
     @precondition(lambda self: self.chunks is not None)
@@ -166,6 +167,47 @@ class PrefixTraffic(Traffic):
             assert one.blocks.chain in (digest, b"")
 
 
+class StagedTraffic(PrefixTraffic):
+    """Several steps under way, each of other generations; they are computed in order."""
+
+    UNDER_WAY = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: deque[list[Chunk]] = deque()
+
+    def make_scheduler(self) -> Scheduler:
+        return scheduler(self.kv, steps_under_way=self.UNDER_WAY)
+
+    @precondition(lambda self: len(self.steps) < self.UNDER_WAY and self.scheduler.has_work)
+    @rule()
+    def plan(self):
+        computing = [generation for plan in self.scheduler._plans for generation, _ in plan]
+        chunks = self.scheduler.step_plan()
+        if not chunks:
+            assert self.steps, "there is always something to do"
+            return
+        planned = [generation for generation, _ in self.scheduler._plans[-1]]
+        assert not set(planned) & set(computing), "nobody is in two steps at a time"
+        assert len(set(planned)) == len(planned) == len(chunks)
+        self.steps.append(chunks)
+
+    @precondition(lambda self: self.steps)
+    @rule()
+    def commit(self):
+        self.chunks = self.steps.popleft()
+        super().commit()
+
+    def teardown(self):
+        for _ in range(3000):
+            before = len(self.steps)
+            if before < self.UNDER_WAY and self.scheduler.has_work:
+                self.plan()
+            if self.steps and len(self.steps) == before:
+                self.commit()
+        super().teardown()
+
+
 class FixedTraffic(PrefixTraffic):
     """The same pieces for a sequence whoever else is there."""
 
@@ -177,7 +219,7 @@ class FixedTraffic(PrefixTraffic):
     def plan(self):
         self.chunks = self.scheduler.step_plan()
         assert self.chunks
-        prompts = [c for g, c in self.scheduler._planned if not g.is_decoding]
+        prompts = [c for g, c in self.scheduler._plans[-1] if not g.is_decoding]
         assert len(prompts) <= 1
         for chunk in prompts:
             assert chunk.start % (2 * BLOCK_TOKENS) == 0
@@ -187,6 +229,7 @@ class FixedTraffic(PrefixTraffic):
 
 TestTraffic = Traffic.TestCase
 TestPrefixTraffic = PrefixTraffic.TestCase
+TestStagedTraffic = StagedTraffic.TestCase
 TestFixedTraffic = FixedTraffic.TestCase
-for case in (TestTraffic, TestPrefixTraffic, TestFixedTraffic):
+for case in (TestTraffic, TestPrefixTraffic, TestStagedTraffic, TestFixedTraffic):
     case.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)

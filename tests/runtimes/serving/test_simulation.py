@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -48,6 +49,19 @@ def test_one_server_with_equal_requests_waits_as_in_m_d_1(utilisation: float, nu
     # P(wait <= D) = (1 − ρ) e^ρ (Erlang's formula for t in [0, D))
     within = sum(wait < SERVICE_S - 1e-9 for wait in waits) / len(waits)
     assert within == pytest.approx((1 - utilisation) * math.exp(utilisation), rel=0.03)
+
+
+def test_stages_work_on_a_step_each():
+    """Two stages, half a millisecond a token in each. The prompts, of a token each, go together: first tokens after 2 ms. Then one
+    answer's tokens follow in 3, 4 and 5 ms, those of the other half a millisecond later; in one stage each would take 2 ms."""
+    load = closed_loop(2, num_requests=2, lengths=fixed(1, 4))
+    limits = Limits(max_batch=2, max_seq_len=64, prefill_chunk=64)
+    staged, whole = (simulate(load, replace(limits, stages=stages), tokens_ms) for stages in (2, 1))
+    assert [each.first_s for each in staged.outcomes] == pytest.approx([2e-3, 2e-3])
+    assert [each.finished_s for each in staged.outcomes] == pytest.approx([5e-3, 5.5e-3])
+    assert [each.finished_s for each in whole.outcomes] == pytest.approx([8e-3, 8e-3])
+    alone = simulate(closed_loop(1, num_requests=1, lengths=fixed(1, 4)), replace(limits, stages=2), tokens_ms)
+    assert [each.finished_s for each in alone.outcomes] == pytest.approx([4e-3]), "no faster than in one stage"
 
 
 def test_requests_in_the_system_are_rate_times_stay():

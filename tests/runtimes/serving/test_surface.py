@@ -14,6 +14,7 @@ import httpx
 import pytest
 import torch
 from programs import build, imported, plan_of, tiny_spec
+from served import save_tokenizer
 
 from llmc.runtimes.pytorch.weights import save_weights
 from llmc.runtimes.serving.keys import new_key
@@ -71,18 +72,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_weights(module.Model(), path / "weights")
     save_tokenizer(path / "weights")
     return path
-
-
-def save_tokenizer(folder: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    from llmc.runtimes.serving.vocabulary import _byte_level_table
-
-    tokenizer = Tokenizer(models.BPE(vocab=dict(_byte_level_table()), merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}>")
 
 
 @pytest.fixture(scope="module")
