@@ -57,6 +57,7 @@ VIEW = ServeView(
     replicas=1,
     ranks=None,
     has_draw=False,
+    joins_prompts=False,
     experts=None,
     bounds=(),
     prefill_chunk=16,
