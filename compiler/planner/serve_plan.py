@@ -90,7 +90,7 @@ def kernels_of(spec: Spec) -> HasKernels | None:
 
     if spec.assume is not None or spec.hardware.accelerator.kind != "cpu":
         return None
-    return lambda shape: has_serving_kernels(spec, weights=shape.weights, tp=shape.tp)
+    return lambda shape: has_serving_kernels(spec, weights=shape.weights, devices=shape.devices)
 
 
 def _nothing(spec: Spec, graph: Graph, found: ServeSearch, machine: Machine) -> list[Diagnostic]:
