@@ -107,7 +107,7 @@ class Engine:
         self._step = lru_cache(maxsize=4096)(self._step_once_s)
 
     def _own_ops(self) -> ServingOps:
-        return ServingOps(self.graph, self.machine, self.shape, kv_bytes=self.kv.size_bytes)
+        return ServingOps(self.graph, self.machine, self.shape, kv=self.kv)
 
     # Memory.
 
@@ -144,16 +144,13 @@ class Engine:
     @cached_property
     def kv_bytes_per_token(self) -> float:
         """Of a device, a token that all layers keep (layers with a window keep fewer: `cached_bytes`)."""
-        return sum(self.ops.kv_width(op) * self._layers(op) for op in self._attention) * self.kv.size_bytes
+        return sum(self.ops.kv_token_bytes(op) * self._layers(op) for op in self._attention)
 
     def cached_bytes(self, tokens: float) -> float:
         """Keys and values of one sequence on a device."""
-        return (
-            sum(
-                self.ops.kv_width(op) * self._layers(op) * min(tokens, op.attrs.get("window") or tokens)
-                for op in self._attention
-            )
-            * self.kv.size_bytes
+        return sum(
+            self.ops.kv_token_bytes(op) * self._layers(op) * min(tokens, op.attrs.get("window") or tokens)
+            for op in self._attention
         )
 
     def buffers_bytes(self, *, chunk: int, batch: int) -> float:

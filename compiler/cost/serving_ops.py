@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ..topology.machine import Machine
     from .serving import EngineShape
 
+CACHE_SCALE_BYTES = 2
+"""bf16, of a head of a token whose keys or values are int8."""
 LEAST_SHARE = 0.2
 """Of a measured op: no less remains when what captured graphs save is taken off."""
 
@@ -59,8 +61,8 @@ class _Work(NamedTuple):
 class ServingOps:
     """The ops of one replica's device."""
 
-    def __init__(self, graph: Graph, machine: Machine, shape: EngineShape, *, kv_bytes: float) -> None:
-        self.graph, self.machine, self.shape, self.kv_bytes = graph, machine, shape, kv_bytes
+    def __init__(self, graph: Graph, machine: Machine, shape: EngineShape, *, kv: DType) -> None:
+        self.graph, self.machine, self.shape, self.kv = graph, machine, shape, kv
         self.bandwidth = machine.memory_bytes_per_s
         self.architecture = machine.constants.architecture
         self._dense = Degrees(tp=shape.tp)
@@ -122,13 +124,19 @@ class ServingOps:
 
     def kv_width(self, op: Op) -> int:
         """Elements a token and layer on a device; what has key/value heads is split over tp, a latent is not."""
-        total = 0
-        for term in op.attrs["cached"].split(","):
-            sizes = [self.graph.sizes[dim] for dim in term.split()]
-            if "K" in term:
-                sizes[term.split().index("K")] = self._local_heads("K")
-            total += math.prod(sizes)
-        return total
+        return sum(math.prod(sizes) for sizes in self._cached(op))
+
+    def kv_token_bytes(self, op: Op) -> float:
+        """The same in bytes; int8 has a scale a head, in keys and in values."""
+        scales = sum(math.prod(sizes[:-1]) for sizes in self._cached(op)) if self.kv is DType.INT8 else 0
+        return self.kv_width(op) * self.kv.size_bytes + scales * CACHE_SCALE_BYTES
+
+    def _cached(self, op: Op) -> list[list[int]]:
+        """Sizes of what a token and layer keep on a device."""
+        return [
+            [self._local_heads("K") if dim == "K" else self.graph.sizes[dim] for dim in term.split()]
+            for term in op.attrs["cached"].split(",")
+        ]
 
     def _local_heads(self, dim: str) -> int:
         """Heads on a device: each of its cores has whole ones."""
@@ -262,7 +270,7 @@ class ServingOps:
     def decode_attention_s(self, op: Op, batch: int, context: int) -> float:
         tokens = max(1, min(context, op.attrs.get("window") or context))
         width = self.kv_width(op)
-        moved = batch * tokens * width * self.kv_bytes
+        moved = batch * tokens * self.kv_token_bytes(op)
         queries = max(1.0, self.graph.sizes["H"] / self.graph.sizes.get("K", self.graph.sizes["H"]))
         if self.shape.reads_kv_per_query and "K" in self.graph.sizes:
             moved *= max(1.0, self.constants.kv_again * self._local_heads("H") / self._local_heads("K"))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .setting import Setting
 
 LISTED = "kernels/kernels.json"
-_HOW = frozenset({"chip", "key_block", "longest", "prefetch_bytes", "query_block", "tile_rows", "tiles"})
+_HOW = frozenset({"ahead", "chip", "key_block", "longest", "prefetch_bytes", "query_block", "tile_rows", "tiles"})
 """Fields that say how a kernel works, not what it computes."""
 
 

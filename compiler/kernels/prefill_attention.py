@@ -24,6 +24,8 @@ class PrefillAttention(Kernel):
     scale: float
     window: int | None
     has_rope: bool
+    has_int8_cache: bool
+    """Keys and values are codes of 8 bits, with a scale a token and head."""
     query_block: int = QUERY_BLOCK
     key_block: int = KEY_BLOCK
 
@@ -34,7 +36,7 @@ class PrefillAttention(Kernel):
     @property
     def num_pointers(self) -> int:
         """Tensors that the C++ function takes."""
-        return 8 + 2 * self.has_rope
+        return 8 + 2 * self.has_rope + 2 * self.has_int8_cache
 
     @property
     def fuses(self) -> str:
@@ -62,4 +64,5 @@ def prefill_beside(decode: DecodeAttention) -> PrefillAttention:
         scale=decode.scale,
         window=decode.window,
         has_rope=decode.has_rope,
+        has_int8_cache=decode.has_int8_cache,
     )

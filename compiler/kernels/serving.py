@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 def has_serving_kernels(spec: Spec, *, weights: str, devices: int) -> bool:
     """Whether a server with weights in that format has kernels. Few bits are refused where it cannot (lower/refuse.py);
     with bf16 it is PyTorch's ops then, and so it is in fp32, for a program that trains as well, where keys and values are kept in
-    another format than what is computed, and where a replica has several devices."""
+    another format than what is computed (but for int8), and where a replica has several devices."""
     if devices > 1:
         return False
     if weights in BITS:
         return True
     assert spec.serve is not None
-    is_alone = spec.train is None and spec.serve.kv_cache.dtype == weights
+    kept = spec.serve.kv_cache.dtype
+    is_alone = spec.train is None and (kept == weights or (kept == "int8" and weights == "bf16"))
     if spec.hardware.accelerator.kind != "cpu":
         return is_alone and weights in ("bf16", "fp32") and serves_on_gpu(spec)
     is_plain = spec.model.moe is None and spec.model.attention.kind != "mla"

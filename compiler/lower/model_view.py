@@ -105,6 +105,8 @@ class ModelView:
     """Whether layers differ in what they compute again, which is applied from outside."""
     draws_labels: bool = False
     """Whether training needs losses of labels that are drawn from the model's own prediction."""
+    has_int8_cache: bool = False
+    """Whether a server keeps keys and values as codes of 8 bits."""
     is_fp8: bool = False
     """Whether linear layers of blocks multiply in fp8."""
     packed: PackedView | None = None

@@ -43,8 +43,8 @@ class ServeView:
     joins_prompts: bool
     """Whether pieces of several prompts go through the model together: attention has a kernel for them."""
     experts: ExpertsView | None
-    is_kv_bf16: bool
-    """Keys and values in bf16, else in fp32."""
+    kv_dtype: str
+    """PyTorch's name of the format of keys and values."""
     vocab_size: int
     """Rows of the model's embedding. The tokenizer may have fewer tokens."""
     max_seq_len: int
@@ -166,7 +166,9 @@ def lower_serve(
         has_draw=serves_on_gpu(spec) and has_serving_kernels(spec, weights=layout.weights, devices=devices),
         joins_prompts=any(kernel.template == "prefill_attention" for kernel in kernels),
         experts=lower_experts(spec),
-        is_kv_bf16=layout.kv_dtype == "bf16",
+        kv_dtype="torch.int8"
+        if layout.kv_dtype == "int8"
+        else TORCH_TYPES["fp32" if layout.kv_dtype == "fp32" else "bf16"],
         vocab_size=spec.model.vocab_size,
         max_seq_len=max_seq_len,
         max_batch=layout.max_batch,

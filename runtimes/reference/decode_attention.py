@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import int8_cache
 from .attention import rotate
 
 
 def decode_attention(
     qkv: Tensor,
     angles: tuple[Tensor, Tensor] | None,
-    cache: tuple[Tensor, Tensor],
+    cache: tuple[Tensor, ...],
     written: Tensor,
     read: Tensor,
     lengths: Tensor,
@@ -26,7 +27,7 @@ def decode_attention(
 ) -> Tensor:
     """qkv [B, 1, (H + 2K) * C] -> [B, 1, H * C]; the tokens' keys and values go to rows `written` [B, 1] of the cache [rows, K, C] x 2.
 
-    `read` [B, S] are the rows of each sequence, which sees the first `lengths` [B] of them, at most the last `window`. With a
+    A cache in int8 has scales [rows, K] x 2 behind its codes. `read` [B, S] are the rows of each sequence, which sees the first `lengths` [B] of them, at most the last `window`. With a
     softcap scores become softcap * tanh(scores / softcap); pairs that are rotated are halves apart, or neighbours if interleaved.
     """
     q, k, v = (
@@ -37,18 +38,18 @@ def decode_attention(
     if angles is not None:
         cos, sin = (each.reshape(len(qkv), 1, 1, -1) for each in angles)
         q, k = rotate(q, cos, sin, interleaved=interleaved), rotate(k, cos, sin, interleaved=interleaved)
-    keys, values = cache
-    keys[written], values[written] = k.transpose(1, 2), v.transpose(1, 2)
+    int8_cache.write(cache, k.transpose(1, 2), v.transpose(1, 2), written)
+    keys, values = int8_cache.read(cache, read, dtype=qkv.dtype)
     at = torch.arange(read.shape[1], device=read.device)
     is_seen = at < lengths[:, None]
     if window is not None:
         is_seen &= at >= lengths[:, None] - window
     if softcap is not None:
-        return _capped(q, keys[read], values[read], is_seen, scale=scale, softcap=softcap)
+        return _capped(q, keys, values, is_seen, scale=scale, softcap=softcap)
     y = F.scaled_dot_product_attention(
         q,
-        keys[read].transpose(1, 2),
-        values[read].transpose(1, 2),
+        keys.transpose(1, 2),
+        values.transpose(1, 2),
         attn_mask=is_seen[:, None, None],
         scale=scale,
         enable_gqa=num_heads != num_kv_heads,

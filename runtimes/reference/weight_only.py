@@ -39,8 +39,8 @@ def quantise(weight: Tensor, *, bits: int, group: int, has_offset: bool = False)
         assert bits == 4, "bytes have a sign"
         codes, scales, offsets = _from_the_middle(values)
     elif bits == 8:
-        scales = _up(values.abs().amax(-1) / 127)
-        codes, offsets = _rounded(values, scales, -127, 127), None
+        scales = rounded_up(values.abs().amax(-1) / 127)
+        codes, offsets = rounded(values, scales, -127, 127), None
     else:
         codes, scales = _best_of_four_bits(values)
         offsets = None
@@ -64,12 +64,12 @@ def _each(of_groups: Tensor, group: int, size: int, dtype: torch.dtype) -> Tenso
     return of_groups.to(dtype).repeat_interleave(group, dim=1)[:, :size]
 
 
-def _rounded(values: Tensor, scales: Tensor, least: int, most: int) -> Tensor:
+def rounded(values: Tensor, scales: Tensor, least: int, most: int) -> Tensor:
     step = scales.float()[..., None]
     return (values / step).round().nan_to_num(0.0).clamp(least, most)  # a group of zeros has the scale 0
 
 
-def _up(scales: Tensor) -> Tensor:
+def rounded_up(scales: Tensor) -> Tensor:
     """To the next bf16 away from zero: one that is too small would cut off the largest number."""
     nearest = scales.to(torch.bfloat16)
     bits = nearest.view(torch.int16) + (nearest.float().abs() < scales.abs()).to(torch.int16)
@@ -78,9 +78,9 @@ def _up(scales: Tensor) -> Tensor:
 
 def _from_the_middle(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     least, most = values.amin(-1), values.amax(-1)
-    scales = _up((most - least) / 15)
+    scales = rounded_up((most - least) / 15)
     offsets = ((least + 8 * scales.float() + most - 7 * scales.float()) / 2).to(torch.bfloat16)
-    return _rounded(values - offsets.float()[..., None], scales, -8, 7), scales, offsets
+    return rounded(values - offsets.float()[..., None], scales, -8, 7), scales, offsets
 
 
 def _best_of_four_bits(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,8 +89,8 @@ def _best_of_four_bits(values: Tensor) -> tuple[Tensor, Tensor]:
     reach = values.gather(-1, at).squeeze(-1) / -8
     best_codes = best_scales = best_error = None
     for share in _SHRUNK:
-        scales = _up(reach * share)
-        codes = _rounded(values, scales, -8, 7)
+        scales = rounded_up(reach * share)
+        codes = rounded(values, scales, -8, 7)
         error = (codes * scales.float()[..., None] - values).square().sum(-1)
         if best_codes is None or best_scales is None or best_error is None:
             best_codes, best_scales, best_error = codes, scales, error

@@ -82,6 +82,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "serve": TINY["serve"] | {"weights": {"dtype": "bf16"}, "kv_cache": {"dtype": "bf16"}},
         "without": ("train", "data"),
     },
+    **{
+        f"cache-in-int8-{weights}": {
+            "model": ARCHITECTURES["llama"],
+            "serve": TINY["serve"] | {"weights": {"dtype": weights}, "kv_cache": {"dtype": "int8"}},
+            "without": ("train", "data"),
+        }
+        for weights in ("bf16", "fp32")
+    },
     "few-bits-on-a-gpu": {
         "hardware": GPU,
         "model": ARCHITECTURES["qwen2"],

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,37 @@ def test_log_probabilities_are_those_of_transformers(imported: Path, program: An
     torch.testing.assert_close(found, expected, rtol=0, atol=LOG_PROBABILITY_TOLERANCE)
     said = expected[0, :-1].gather(1, tokens[0, 1:, None])
     assert -said.mean() < 3.5  # nats a token: it is a language model, not noise
+
+
+def test_keys_and_values_in_int8_cost_next_to_nothing(
+    imported: Path, program: Any, tokenizer: Tokenizer, load_build: Any
+) -> None:
+    """Weights in bf16. On 4,088 tokens the divergence from fp32 is 0.0008 with a cache in bf16 and 0.0019 with one in int8, where
+    perplexity is 0.2 % more (docs/kernels.md)."""
+    text = (imported / "spec.yaml").read_text()
+    text = text.replace("weights: {dtype: fp32}", "weights: {dtype: bf16}").replace(
+        "cache: {dtype: fp32}", "cache: {dtype: int8}"
+    )
+    (imported / "int8-cache.yaml").write_text(text)
+    result = build(imported / "int8-cache.yaml", imported / "int8-cache")
+    assert result.tree is not None, [each.message for each in result.diagnostics]
+    write_tree(result.tree, imported / "int8-cache")
+    served = load_build(imported / "int8-cache")
+    tokens = torch.tensor([tokenizer.encode(TEXT).ids])
+    with torch.no_grad():
+        plain = program.load(imported / "weights")
+        exact = plain.logits(plain(tokens))[0].log_softmax(-1)
+        model, cache = served.load(imported / "weights").to(torch.bfloat16), served.model.KVCache(16, 16, torch.int8)
+        hidden = []
+        for begin, end in ((0, 80), *((at, at + 1) for at in range(80, tokens.shape[1]))):
+            positions, blocks = torch.arange(begin, end)[None], torch.arange(-(-end // 16))[None]
+            step = model.decode if begin else partial(model.prefill, bounds=torch.tensor([0, end]))
+            hidden.append(step(tokens[:, begin:end], positions, blocks, cache=cache))
+        found = model.logits(torch.cat(hidden, dim=1))[0].float().log_softmax(-1)
+    assert bool(cache.key_scales[:, : tokens.shape[1]].all())
+    assert (exact.exp() * (exact - found)).sum(-1).mean() < 0.006
+    said = [each[:-1].gather(1, tokens[0, 1:, None]).mean() for each in (exact, found)]
+    assert said[0] - said[1] < 0.02  # perplexity by 2 %
 
 
 FP32 = ["--set", "serve.weights.dtype=fp32", "--set", "serve.kv_cache={dtype: fp32, prefix_cache: true}"]

@@ -89,6 +89,14 @@ def prompts_in_a_window(workshop: Workshop) -> None:
     test_serving_kernels.test_attention_of_prompts(workshop, "fp32", "wide-heads-in-a-window")
 
 
+def prompts_from_int8(workshop: Workshop) -> None:
+    test_serving_kernels.test_attention_of_prompts(workshop, "fp32", "int8")
+
+
+def answers_from_int8(workshop: Workshop) -> None:
+    test_serving_kernels.test_attention_of_running_answers(workshop, "fp32", "int8")
+
+
 BUGS: list[tuple[Check, str, str]] = [
     (norm, "if (x) v += load(x + at + j, lanes);", ""),
     (norm, "sum(squares) / D + EPS", "sum(squares) / (D / 16 * 16) + EPS"),
@@ -134,19 +142,29 @@ BUGS: list[tuple[Check, str, str]] = [
     (adamw, "grads + at, lanes) * grad_scale", "grads + at, lanes)"),
     (adamw, "sqrt(square) * root_scale + EPS", "sqrt(square) * square_scale + EPS"),
     (adamw, "(bits + 0x8000) >> 16", "bits >> 16"),
-    (answers, "std::fill(scores[i], scores[i] + CHUNK, -1e30f);", ""),
+    (answers, "std::fill(scores[i] + (end - begin), scores[i] + CHUNK, -1e30f);", ""),
     (answers, "std::exp(part(chunk)->largest - most)", "1.0f"),
     (answers, "total += share * part(chunk)->total", "total += part(chunk)->total"),
     (
         answers,
-        "rows[at] * ROW;\n    for (int c = 0; c < VECTORS; c++) {\n      const f32x16 v",
-        "at * ROW;\n    for (int c = 0; c < VECTORS; c++) {\n      const f32x16 v",
+        "first = values + row(at) * ROW",
+        "first = values + at * ROW",
     ),
     (answers, "b * c + a * s", "b * c - a * s"),
     (answers, "key + K * C, C * sizeof", "key + C, C * sizeof"),
     (answers, "SCALE, queries + i * C", "1.0f, queries + i * C"),
     (answers, "std::min(chunk * CHUNK + CHUNK, lengths[b])", "std::min(chunk * CHUNK + CHUNK, capacity)"),
     (answers, "load(part(chunk)->weighed + 16 * c) * share", "load(part(chunk)->weighed + 16 * c)"),
+    (answers_from_int8, "(bits + 0xffff) >> 16", "bits >> 16"),
+    (answers_from_int8, "max(load(x + j), -load(x + j))", "load(x + j)"),
+    (answers_from_int8, "key_scales + at)", "key_scales + at / K * K)"),
+    (answers_from_int8, "sums(products) * scales", "sums(products)"),
+    (answers_from_int8, "to_float(value_scales[row(at) * K])", "to_float(value_scales[row(at)])"),
+    (answers_from_int8, "splat(weights[i][at - begin] * scale)", "splat(weights[i][at - begin])"),
+    (answers_from_int8, "key + K * C + j", "key + C + j"),
+    (prompts_from_int8, "scales[row * K]", "scales[row]"),
+    (prompts_from_int8, "key.copy(rows[j]", "key.copy(j"),
+    (prompts_from_int8, "written[t] * K + k", "written[t] * K"),
     (answers_in_a_window, "lengths[b] - 20", "lengths[b] - 19"),
     (prompts, "keys > query", "keys >= query"),
     (prompts, "read + p * capacity", "read"),

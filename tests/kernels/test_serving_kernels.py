@@ -24,6 +24,15 @@ ATTENTION: dict[str, Mapping[str, Any]] = {
     "one-key-head": {"num_heads": 7, "num_kv_heads": 1, "head_dim": 48},
     "wide-heads-in-a-window": {"num_heads": 2, "num_kv_heads": 2, "head_dim": 128, "window": 20},
     "no-rotation": {"has_rope": False},
+    "int8": {"has_int8_cache": True},
+    "int8-wide-heads-in-a-window": {
+        "num_heads": 2,
+        "num_kv_heads": 2,
+        "head_dim": 128,
+        "window": 20,
+        "has_int8_cache": True,
+    },
+    "int8-one-key-head": {"num_heads": 7, "num_kv_heads": 1, "head_dim": 48, "has_rope": False, "has_int8_cache": True},
 }
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...reference import activation, norm
+from ...reference import activation, int8_cache, norm
 from ...reference.adamw import adamw_step, join, split
 from ...reference.attention import attend, causal_attention
 from ...reference.decode_attention import decode_attention
 from ...reference.embedding import embed
 from ...reference.experts import choose_experts, grouped_linear
+from ...reference.int8_cache import to_int8
 from ...reference.loss import linear_cross_entropy
 from ...reference.prefill_attention import prefill_attention
 from ...reference.sampling import draw
@@ -217,25 +218,24 @@ def _decode_attention(kernel: Description, module: ModuleType, rows: int) -> Ite
     hidden = torch.ones(4 * rows, dtype=torch.bool)
     for row, length in zip(read, lengths, strict=True):
         hidden[row[:length]] = False
-    keys, values = (random(4 * rows, kv_heads, size, seed=seed, dtype=dtype) for seed in (2, 3))
-    keys[hidden], values[hidden] = torch.nan, torch.nan
+    cache = _cache(kernel, 4 * rows, hidden)
     qkv = random(3, 1, (heads + 2 * kv_heads) * size, seed=4, dtype=dtype, scale=1.5)
     pairs = (kernel["rotary_dims"] or size) // 2
     angles = lengths[:, None] * 100.0 ** -torch.linspace(0, 1, pairs)
     turns = (angles.cos(), angles.sin()) if kernel["has_rope"] else ()
 
-    def attended(qkv: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        keys, values = keys.clone(), values.clone()
-        out = function(qkv, *turns, keys, values, written, read, lengths)
-        return out, keys[~hidden], values[~hidden]
+    def attended(qkv: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
+        cache = tuple(each.clone() for each in cache)
+        out = function(qkv, *turns, *cache, written, read, lengths)
+        return out, *_numbers(cache, ~hidden)
 
-    def eager(qkv: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        keys, values = keys.nan_to_num(0.0), values.nan_to_num(0.0)
+    def eager(qkv: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
+        cache = tuple(each.nan_to_num(0.0) for each in cache)
         turned = tuple(each.to(torch.promote_types(qkv.dtype, torch.float32)) for each in turns)
         out = decode_attention(
             qkv,
             (turned[0], turned[1]) if turned else None,
-            (keys, values),
+            cache,
             written,
             read,
             lengths,
@@ -246,9 +246,31 @@ def _decode_attention(kernel: Description, module: ModuleType, rows: int) -> Ite
             softcap=kernel["softcap"],
             interleaved=kernel["interleaved"],
         )
-        return out, keys[~hidden], values[~hidden]
+        return out, *_numbers(cache, ~hidden)
 
-    yield Case("one token of three sequences", attended, eager, (qkv, keys, values))
+    yield Case("one token of three sequences", attended, eager, (qkv, *cache), _cache_eps(kernel))
+
+
+def _cache(kernel: Description, rows: int, hidden: Tensor) -> tuple[Tensor, ...]:
+    """Keys and values; those of `hidden` rows are what another request left there, which may be no number."""
+    shape, dtype = (rows, kernel["num_kv_heads"], kernel["head_dim"]), DTYPES[kernel["dtype"]]
+    cache = tuple(random(*shape, seed=seed, dtype=dtype) for seed in (2, 3))
+    if kernel["has_int8_cache"]:
+        (keys, key_scales), (values, value_scales) = map(to_int8, cache)
+        cache = keys, values, key_scales, value_scales
+    for each in cache[-2:]:
+        each[hidden] = torch.nan
+    return cache
+
+
+def _cache_eps(kernel: Description) -> float | None:
+    """Scales of int8 are bf16 in any case."""
+    return torch.finfo(DTYPES[kernel["dtype"]]).eps if kernel["has_int8_cache"] else None
+
+
+def _numbers(cache: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of these rows."""
+    return int8_cache.read(cache, rows, dtype=torch.float32)
 
 
 def _prefill_attention(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
@@ -263,24 +285,23 @@ def _prefill_attention(kernel: Description, module: ModuleType, rows: int) -> It
     hidden = torch.ones(4 * capacity, dtype=torch.bool)
     for row, start, count in zip(read, starts, counts, strict=True):
         hidden[row[: start + count]] = False
-    keys, values = (random(4 * capacity, kv_heads, size, seed=seed, dtype=dtype) for seed in (2, 3))
-    keys[hidden], values[hidden] = torch.nan, torch.nan
+    cache = _cache(kernel, 4 * capacity, hidden)
     qkv = random(1, len(positions), (heads + 2 * kv_heads) * size, seed=4, dtype=dtype, scale=1.5)
     angles = positions[None, :, None] * 100.0 ** -torch.linspace(0, 1, size // 2)
     turns = (angles.cos(), angles.sin()) if kernel["has_rope"] else ()
 
-    def attended(qkv: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        keys, values = keys.clone(), values.clone()
-        out = function(qkv, *turns, keys, values, written, read, positions, bounds)
-        return out, keys[~hidden], values[~hidden]
+    def attended(qkv: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
+        cache = tuple(each.clone() for each in cache)
+        out = function(qkv, *turns, *cache, written, read, positions, bounds)
+        return out, *_numbers(cache, ~hidden)
 
-    def eager(qkv: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        keys, values = keys.nan_to_num(0.0), values.nan_to_num(0.0)
+    def eager(qkv: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
+        cache = tuple(each.nan_to_num(0.0) for each in cache)
         turned = tuple(each.to(torch.promote_types(qkv.dtype, torch.float32)) for each in turns)
         out = prefill_attention(
             qkv,
             (turned[0], turned[1]) if turned else None,
-            (keys, values),
+            cache,
             written,
             read,
             positions,
@@ -290,9 +311,9 @@ def _prefill_attention(kernel: Description, module: ModuleType, rows: int) -> It
             scale=kernel["scale"],
             window=kernel["window"],
         )
-        return out, keys[~hidden], values[~hidden]
+        return out, *_numbers(cache, ~hidden)
 
-    yield Case("pieces of three prompts", attended, eager, (qkv, keys, values))
+    yield Case("pieces of three prompts", attended, eager, (qkv, *cache), _cache_eps(kernel))
 
 
 def _sampling(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:

@@ -39,6 +39,20 @@ static inline f32x16 multiply_add(f32x16 sum, Word a, u32x16 b) {
   }
 }
 
+// The same for a word of A in each lane.
+template <class T>
+static inline f32x16 multiply_add(f32x16 sum, u32x16 a, u32x16 b) {
+  if constexpr (std::is_same_v<T, float>) {
+    return sum + (f32x16)a * (f32x16)b;
+  } else {
+#if defined(__AVX512BF16__)
+    return (f32x16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+    return sum + (f32x16)(a << 16) * (f32x16)(b << 16) + (f32x16)(a & 0xffff0000u) * (f32x16)(b & 0xffff0000u);
+#endif
+  }
+}
+
 // ROWS x (16 * VECTORS) numbers of C, held in registers while k runs.
 template <class T, int ROWS, int VECTORS>
 static inline void tile(int num_words, Left a, Right b, float* c, int64_t ldc, bool add) {

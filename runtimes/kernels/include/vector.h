@@ -66,6 +66,17 @@ static inline f32x16 load(const bf16* p, Lanes<N> = {}) {
   return widen(half);
 }
 
+static inline f32x16 load(const int8_t* p) {
+#if defined(__AVX512F__)
+  return (f32x16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#else
+  using i8x16 = int8_t __attribute__((vector_size(16)));
+  i8x16 codes;
+  memcpy(&codes, p, 16);
+  return __builtin_convertvector(__builtin_convertvector(codes, i32x16), f32x16);
+#endif
+}
+
 template <int N = 16>
 static inline void store(float* p, f32x16 v, Lanes<N> = {}) {
   memcpy(p, &v, N * sizeof(float));
@@ -115,6 +126,29 @@ static inline f32x16 sqrt(f32x16 v) {
   for (int i = 0; i < 16; i++) v[i] = std::sqrt(v[i]);
   return v;
 #endif
+}
+
+// The sum of each of sixteen vectors, a lane each: four steps that halve how many there are, and add.
+static inline f32x16 sums(const f32x16 (&v)[16]) {
+  f32x16 found[8];
+#if defined(__AVX512F__)
+  for (int i = 0; i < 8; i++) {
+    const __m512 a = (__m512)v[2 * i], b = (__m512)v[2 * i + 1];
+    found[i] = (f32x16)_mm512_unpacklo_ps(a, b) + (f32x16)_mm512_unpackhi_ps(a, b);
+  }
+  for (int i = 0; i < 4; i++) {
+    const __m512d a = (__m512d)found[2 * i], b = (__m512d)found[2 * i + 1];
+    found[i] = (f32x16)_mm512_unpacklo_pd(a, b) + (f32x16)_mm512_unpackhi_pd(a, b);
+  }
+  for (int count = 2; count; count /= 2)
+    for (int i = 0; i < count; i++) {
+      const __m512 a = (__m512)found[2 * i], b = (__m512)found[2 * i + 1];
+      found[i] = (f32x16)_mm512_shuffle_f32x4(a, b, 0x88) + (f32x16)_mm512_shuffle_f32x4(a, b, 0xdd);
+    }
+#else
+  for (int i = 0; i < 16; i++) found[0][i] = sum(v[i]);
+#endif
+  return found[0];
 }
 
 // exp(x) to 2 ulp; 0 below -87; exp(88) = 1.7e38 above 88; not a number where x is not one. With n = round(x / ln 2) and r = x - n ln 2 in

@@ -68,6 +68,18 @@ def test_our_servers_on_cpus_keep_scales_and_a_head_of_eight_bits():
     assert tied.least_step_s() * tied.bandwidth == pytest.approx(read)
 
 
+def test_a_cache_in_int8_has_a_scale_of_two_bytes_for_each_head_of_a_token():
+    """Read at every step as well."""
+    shapes = {dtype: EngineShape(tp=1, pp=1, ep=1, weights="bf16", kv_dtype=dtype) for dtype in ("bf16", "int8")}
+    wide, narrow = (Engine(graph_of(LLAMA_3_8B), h100s(1), shapes[dtype]) for dtype in ("bf16", "int8"))
+    assert wide.kv_bytes_per_token == 32 * 2 * 8 * 128 * 2
+    assert narrow.kv_bytes_per_token == 32 * 2 * 8 * (128 + 2)
+    assert narrow.cached_bytes(100) == 100 * narrow.kv_bytes_per_token
+    op = narrow._attention[0]
+    assert narrow.ops.kv_token_bytes(op) * 32 == narrow.kv_bytes_per_token
+    assert narrow.decode_step_s(64, context=4096) < wide.decode_step_s(64, context=4096)
+
+
 def test_groups_are_counted_where_they_are_asked_for():
     assert kept_bits(Weights(dtype=("int8",)), "int8", kind="gpu") is None
     assert kept_bits(Weights(dtype=("int8",), group=128), "int8", kind="gpu") == KeptBits(layers=8.125, head=16.0)

@@ -103,7 +103,7 @@ def test_a_spec_that_no_pass_understands_is_refused_before_planning(
             "sophia with experts",
         ),
         (training(objective="dpo"), "train.0.objective", "causal_lm is"),
-        (serving(kv_cache={"dtype": "int8"}), "serve.kv_cache.dtype", "in bf16 and fp32 it is"),
+        (serving(kv_cache={"dtype": "fp8"}), "serve.kv_cache.dtype", "in bf16, fp32 and int8 it is"),
         ({"without": ("train", "serve", "data")}, "model", "no program"),
     ],
 )
@@ -233,6 +233,22 @@ def test_weights_in_few_bits_are_of_dense_servers_on_a_cpu(changes: dict[str, An
     found = [each for each in refuse_program(spec, plan_of(spec)) if "int8" in each.message]
     assert [".".join(map(str, each.path or ())) for each in found] == [place]
     assert words in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (accelerator("gpu", name="h100-sxm-80g"), "a KV cache in int8 on a gpu is not lowered yet; on a cpu it is"),
+        ({"hardware": TPU}, "a KV cache in int8 on a tpu"),
+        ({"model": {"attention": MLA}}, "latent attention (mla) with a KV cache in int8"),
+    ],
+)
+def test_a_cache_in_int8_is_of_heads_on_a_cpu(changes: dict[str, Any], words: str) -> None:
+    serve = serving(weights={"dtype": "bf16"}, kv_cache={"dtype": "int8"})
+    spec = tiny_spec(without=("train", "data"), **serve | changes)
+    (found,) = (each for each in refuse_program(spec, plan_of(spec)) if "int8" in each.message)
+    assert found.path == ("serve", "kv_cache", "dtype")
+    assert words in found.message
 
 
 DEVICES = {"accelerator": TINY["hardware"]["accelerator"] | {"per_node": 4}}

@@ -38,7 +38,7 @@ VIEW = ServeView(
     device="cpu",
     packed=None,
     is_bf16=False,
-    is_kv_bf16=False,
+    kv_dtype="torch.float32",
     vocab_size=512,
     max_seq_len=128,
     max_batch=8,
@@ -75,7 +75,7 @@ VIEW = ServeView(
 )
 VARIANTS = {
     "cpu-fp32": VIEW,
-    "cpu-bf16": replace(VIEW, is_bf16=True, is_kv_bf16=True),
+    "cpu-bf16": replace(VIEW, is_bf16=True, kv_dtype="torch.bfloat16"),
     "prefix-cache": replace(VIEW, has_prefix_cache=True, bounds=(("llmc_time_to_first_token_seconds", (0.3,)),)),
     "guarded": replace(
         VIEW, asks_keys=True, has_tls=True, cors=("https://a.example", "http://b:8080"), requests_per_minute=60
@@ -85,7 +85,7 @@ VARIANTS = {
     "traced": replace(VIEW, has_tracing=True),
     "page": replace(VIEW, has_page=True, asks_keys=True),
     "open-page": replace(VIEW, has_page=True),
-    "gpu": replace(VIEW, device="cuda", is_bf16=True, is_kv_bf16=True),
+    "gpu": replace(VIEW, device="cuda", is_bf16=True, kv_dtype="torch.bfloat16"),
     "hostile": replace(VIEW, name='a"""\nimport os\n{{ 7 * 7 }}', origin='"""; x', num_blocks_reason="\n1/0"),
 }
 

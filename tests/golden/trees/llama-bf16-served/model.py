@@ -20,6 +20,7 @@ from kernels.bf16_linear import Bf16Linear
 from kernels.decode_attention import decode_attention, new_replay
 from kernels.prefill_attention import prefill_attention
 from kernels.swiglu import swiglu
+from llmc.runtimes.pytorch.packed import in_huge_pages
 
 
 def rope(positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +73,7 @@ class KVCache:
     def __init__(self, num_blocks: int, block_tokens: int, dtype: torch.dtype) -> None:
         self.block_tokens = block_tokens
         shape = (3, num_blocks * block_tokens + 1, 2, 16)  # [layers, rows, K, C]
-        self.keys, self.values = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+        self.keys, self.values = in_huge_pages(shape, dtype), in_huge_pages(shape, dtype)
         self.replay = new_replay()  # of steps, which read and write this cache
 
     def layers(self, step: type[LayerCache], *places: Tensor) -> Iterator[LayerCache]:

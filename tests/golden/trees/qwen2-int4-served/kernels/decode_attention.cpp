@@ -13,14 +13,18 @@
 #include <memory>
 
 #include "replay.h"
-#include "vector.h"
+#include "small_matmul.h"
 
 using Number = bf16;
+using Kept = Number;
+using Factor = Number;  // queries and weights, which are multiplied a word at a time
 constexpr int H = 4, K = 2, GROUP = H / K, C = 16, VECTORS = C / 16;
 constexpr int QKV = (H + 2 * K) * C, ROW = K * C;
 constexpr int CHUNK = 256;
 constexpr int QUERIES = 2;  // of a group at a time: what they weigh stays in registers
+constexpr int AHEAD = 48;  // keys
 constexpr float SCALE = 0.25f;
+constexpr int WORDS = C / PER_WORD<Factor>;  // of a head
 static_assert(C % 16 == 0 && H % K == 0, "heads are whole vectors, and groups are whole");
 
 // One head times `factor`, each pair (x[j], x[C/2 + j]) turned by its angle.
@@ -34,6 +38,28 @@ static inline void turn(const Number* x, const float* cos, const float* sin, flo
   });
 }
 
+// Words [j, j + 16) of a key.
+template <int N>
+static inline u32x16 words_of(const Kept* key, int j, Lanes<N>) {
+  u32x16 words{};
+  memcpy(&words, key + j * PER_WORD<Factor>, N * sizeof(Word));
+  return words;
+}
+
+// Words of sixteen numbers each of PER_WORD tokens.
+static inline u32x16 words_of(const Kept* first, const Kept* second) {
+  if constexpr (PER_WORD<Factor> == 1) return (u32x16)load(first);
+  u16x16 low, high;
+  memcpy(&low, first, 32);
+  memcpy(&high, second, 32);
+  return interleave(low, high);
+}
+
+// Into the L2 cache: where the next row lies is in `read`, and the processor would not guess it.
+static inline void fetch(const Kept* head) {
+  for (size_t at = 0; at < C * sizeof(Kept); at += 64) __builtin_prefetch((const char*)head + at, 0, 2);
+}
+
 // What one query makes of one chunk.
 struct Part {
   float largest, total;
@@ -42,46 +68,59 @@ struct Part {
 
 // Keys [begin, end) of a sequence for N queries of a group. `keys` and `values` point to the head within a row.
 template <int N>
-static void attend(const float* queries, const Number* keys, const Number* values, const int64_t* rows, int begin, int end, Part* parts) {
+static void attend(const Factor* queries, const Kept* keys, const Kept* values, const int64_t* rows, int begin, int end, Part* parts) {
   float scores[N][CHUNK];
-  f32x16 q[N][VECTORS];
-  for (int i = 0; i < N; i++) {
-    for (int c = 0; c < VECTORS; c++) q[i][c] = load(queries + i * C + 16 * c);
-    std::fill(scores[i], scores[i] + CHUNK, -1e30f);  // the rest of a last vector weighs nothing
-  }
-  for (int at = begin; at < end; at++) {
-    const Number* key = keys + rows[at] * ROW;
-    f32x16 products[N] = {};
-    for (int c = 0; c < VECTORS; c++) {
-      const f32x16 k = load(key + 16 * c);
-      for (int i = 0; i < N; i++) products[i] += q[i][c] * k;
+  const auto row = [&](int at) { return rows[at < end ? at : end - 1]; };
+  for (int at = begin; at < end; at += 16) {
+    const Kept* some[16];
+    for (int j = 0; j < 16; j++) some[j] = keys + row(at + j) * ROW;
+    for (int j = 0; j < 16; j++) {
+      const int64_t soon = row(at + AHEAD + j);
+      fetch(keys + soon * ROW), fetch(values + soon * ROW);
     }
-    for (int i = 0; i < N; i++) scores[i][at - begin] = sum(products[i]);
+    for (int i = 0; i < N; i++) {
+      f32x16 products[16] = {};
+      each_vector<WORDS>([&](int c, auto lanes) {
+        u32x16 query{};
+        memcpy(&query, queries + i * C + c * PER_WORD<Factor>, lanes * sizeof(Word));
+#pragma GCC unroll 16
+        for (int j = 0; j < 16; j++) products[j] = multiply_add<Factor>(products[j], query, words_of(some[j], c, lanes));
+      });
+      store(scores[i] + at - begin, sums(products));
+    }
   }
+  Factor weights[N][CHUNK];
   for (int i = 0; i < N; i++) {
+    std::fill(scores[i] + (end - begin), scores[i] + CHUNK, -1e30f);  // the rest of a last vector weighs nothing
     f32x16 most = load(scores[i]), total{};
     for (int j = 16; j < end - begin; j += 16) most = max(most, load(scores[i] + j));
     parts[i].largest = largest(most);
     for (int j = 0; j < end - begin; j += 16) {
-      const f32x16 weights = exp(load(scores[i] + j) - parts[i].largest);
-      store(scores[i] + j, weights);
-      total += weights;
+      const f32x16 weight = exp(load(scores[i] + j) - parts[i].largest);
+      store(weights[i] + j, weight);
+      total += weight;
     }
     parts[i].total = sum(total);
   }
   f32x16 weighed[N][VECTORS] = {};
-  for (int at = begin; at < end; at++) {
-    const Number* value = values + rows[at] * ROW;
+  for (int at = begin; at < end; at += PER_WORD<Factor>) {
+    const Kept *first = values + row(at) * ROW, *second = values + row(at + 1) * ROW;
+    u32x16 weight[N];
+    for (int i = 0; i < N; i++) {
+      Word word;
+      memcpy(&word, &weights[i][at - begin], sizeof(Word));
+      weight[i] = u32x16{} + word;
+    }
     for (int c = 0; c < VECTORS; c++) {
-      const f32x16 v = load(value + 16 * c);
-      for (int i = 0; i < N; i++) weighed[i][c] += v * scores[i][at - begin];
+      const u32x16 v = words_of(first + 16 * c, second + 16 * c);
+      for (int i = 0; i < N; i++) weighed[i][c] = multiply_add<Factor>(weighed[i][c], weight[i], v);
     }
   }
   for (int i = 0; i < N; i++)
     for (int c = 0; c < VECTORS; c++) store(parts[i].weighed + 16 * c, weighed[i][c]);
 }
 
-extern "C" void decode(const Number* qkv, const float* cos, const float* sin, Number* keys, Number* values, const int64_t* written, const int64_t* read, const int64_t* lengths, Number* out, int64_t sequences, int64_t capacity) {
+extern "C" void decode(const Number* qkv, const float* cos, const float* sin, Kept* keys, Kept* values, const int64_t* written, const int64_t* read, const int64_t* lengths, Number* out, int64_t sequences, int64_t capacity) {
   for (int64_t b = 0; b < sequences; b++)
     for (int k = 0; k < K; k++) {
       const Number* key = qkv + b * QKV + (H + k) * C;
@@ -98,7 +137,7 @@ extern "C" void decode(const Number* qkv, const float* cos, const float* sin, Nu
       const int64_t chunk = task % chunks, k = task / chunks % K, b = task / chunks / K;
       const int begin = std::max(chunk * CHUNK, first(b)), end = std::min(chunk * CHUNK + CHUNK, lengths[b]);
       if (begin >= end) continue;
-      float queries[GROUP * C];
+      Factor queries[GROUP * C];
       for (int i = 0; i < GROUP; i++)
         turn(qkv + b * QKV + (k * GROUP + i) * C, cos + b * (C / 2), sin + b * (C / 2), SCALE, queries + i * C);
       const int64_t* rows = read + b * capacity;

@@ -46,7 +46,8 @@ def prefill_attention(
             scale=0.25,
         )
     is_traced = type(qkv) is not Tensor or torch.compiler.is_compiling()
-    return (attention if is_traced else attend)(qkv, cos, sin, keys, values, written, read, positions, bounds)
+    function = attention if is_traced else attend
+    return function(qkv, cos, sin, keys, values, written, read, positions, bounds)
 
 
 def attend(
