@@ -38,7 +38,6 @@ VIEW = ServeView(
     device="cpu",
     packed=None,
     is_bf16=False,
-    joins_prompts=False,
     kv_dtype="torch.float32",
     vocab_size=512,
     max_seq_len=128,
