@@ -31,11 +31,11 @@ def run_twin(spec_file: Path, overrides: Sequence[str], args: Sequence[str]) -> 
     print(
         f"simulated: one of {chosen.replicas} replicas on {chosen.shape.devices} x {options.simulate}", file=sys.stderr
     )
-    _serve(view, step_time(chosen.engine), options)
+    _serve(view, step_time(chosen.engine), options, num_stages=chosen.shape.pp)
     return 0
 
 
-def _serve(view: ServeView, step_time: StepTime, options: argparse.Namespace) -> None:
+def _serve(view: ServeView, step_time: StepTime, options: argparse.Namespace, *, num_stages: int) -> None:
     from ..runtimes.serving.api import create_app
     from ..runtimes.serving.chat_page import chat_page
     from ..runtimes.serving.engine import Engine
@@ -45,7 +45,7 @@ def _serve(view: ServeView, step_time: StepTime, options: argparse.Namespace) ->
     from ..runtimes.serving.prefix import PrefixBlocks
     from ..runtimes.serving.scheduler import Scheduler
     from ..runtimes.serving.server import serve
-    from ..runtimes.serving.twin import TwinRunner, TwinSampler
+    from ..runtimes.serving.twin import StagedTwinRunner, TwinRunner, TwinSampler
     from ..runtimes.serving.vocabulary import open_vocabulary
 
     vocabulary = open_vocabulary(options.tokenizer, num_embeddings=view.vocab_size)
@@ -59,10 +59,14 @@ def _serve(view: ServeView, step_time: StepTime, options: argparse.Namespace) ->
         max_waiting_tokens=view.max_waiting_tokens,
         max_wait_steps=view.max_wait_steps,
         is_fixed=view.is_fixed,
+        steps_under_way=num_stages,
     )
     metrics = Metrics()
-    runner, sampler = TwinRunner(step_time, speed=options.speed), TwinSampler(vocabulary.num_tokens)
-    engine = Engine(runner, sampler, scheduler, metrics=metrics, stall_s=view.stall_s)
+    if num_stages > 1:
+        runner = StagedTwinRunner(step_time, num_stages=num_stages, speed=options.speed)
+    else:
+        runner = TwinRunner(step_time, speed=options.speed)
+    engine = Engine(runner, TwinSampler(vocabulary.num_tokens), scheduler, metrics=metrics, stall_s=view.stall_s)
     service = Service(name=view.name, engine=engine, vocabulary=vocabulary, metrics=metrics)
     further = [chat_page(service)] if view.has_page else []
     serve(create_app(service, further=further), host=options.host, port=options.port, drain_s=view.drain_s)

@@ -201,6 +201,19 @@ def simulate(load: Sequence[Arrival] | ClosedLoop, limits: Limits, step_time: St
     return _Run(limits.scheduler(), source, step_time).play()
 
 
+class StagesBefore:
+    """The stages before the last: each takes steps one after the other."""
+
+    def __init__(self, num_stages: int) -> None:
+        self._free_s = [0.0] * (num_stages - 1)
+
+    def passed(self, began_s: float, *, share_s: float) -> float:
+        """When a step that begins in the first stage, and takes `share_s` in each, reaches the last."""
+        for stage, free_s in enumerate(self._free_s):
+            began_s = self._free_s[stage] = max(began_s, free_s) + share_s
+        return began_s
+
+
 class _Queue:
     """Open loop: arrivals in order of time."""
 
@@ -246,15 +259,14 @@ class _Run:
     busy_s: float = 0.0
     num_steps: int = 0
     largest_batch: int = 0
-    free_s: list[float] = field(init=False)
-    """When each stage but the last has done what it was given."""
+    before: StagesBefore = field(init=False)
     under_way: deque[tuple[float, float]] = field(default_factory=deque)
     """Of steps that are planned: when they reach the last stage, and the time that they take there."""
     outcomes: list[Outcome] = field(default_factory=list)
     trace: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.free_s = [0.0] * (self.scheduler.steps_under_way - 1)
+        self.before = StagesBefore(self.scheduler.steps_under_way)
 
     def play(self) -> Report:
         while True:
@@ -263,11 +275,12 @@ class _Run:
             if self.now_s == math.inf:
                 break
             self._admit(until_s=self.now_s)
-            steps = self.scheduler.steady_steps() if not self.free_s else 0
+            has_stages = self.scheduler.steps_under_way > 1
+            steps = 0 if has_stages else self.scheduler.steady_steps()
             if steps > 1:
                 self._leap(steps)
             elif self.scheduler.has_work:
-                self._step_of_stages() if self.free_s else self._step()
+                self._step_of_stages() if has_stages else self._step()
         duration_s = max((outcome.finished_s or 0.0 for outcome in self.outcomes), default=0.0)
         return Report(
             outcomes=self.outcomes,
@@ -335,10 +348,8 @@ class _Run:
             work = [(len(chunk.tokens), chunk.start) for chunk in self.scheduler.step_plan()]
             if not work:
                 break
-            share_s, reaches_s = self.step_time(work) / self.scheduler.steps_under_way, self.now_s
-            for stage, free_s in enumerate(self.free_s):
-                reaches_s = self.free_s[stage] = max(reaches_s, free_s) + share_s
-            self.under_way.append((reaches_s, share_s))
+            share_s = self.step_time(work) / self.scheduler.steps_under_way
+            self.under_way.append((self.before.passed(self.now_s, share_s=share_s), share_s))
             self.trace.append(Event(self.now_s, "step", sum(tokens for tokens, _ in work)))
             self.num_steps += 1
             self.largest_batch = max(self.largest_batch, len(work))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from .generation import Generation, Sampled
-from .simulation import StepTime
+from .simulation import StagesBefore, StepTime
 from .work import Chunk
 
 
@@ -30,6 +31,29 @@ class TwinRunner:
         began_s = self._end_s if is_next else now_s
         self._end_s = began_s + took_s
         time.sleep(max(0.0, self._end_s - now_s))
+        return [chunk for chunk in work if chunk.needs_logits]
+
+
+class StagedTwinRunner:
+    """The same of a model in stages: sleeps until a step has passed those before the last, and that one."""
+
+    def __init__(self, step_time: StepTime, *, num_stages: int, speed: float = 1.0) -> None:
+        self._step_time = step_time
+        self._num_stages = num_stages
+        self._speed = speed
+        self._before = StagesBefore(num_stages)
+        self._begun: deque[tuple[float, float]] = deque()  # when each reaches the last stage, and what it takes there
+        self._end_s = 0.0
+
+    def begin(self, work: Sequence[Chunk]) -> None:
+        took_s = self._step_time([(len(chunk.tokens), chunk.start) for chunk in work]) / self._speed
+        share_s = took_s / self._num_stages
+        self._begun.append((self._before.passed(time.monotonic(), share_s=share_s), share_s))
+
+    def step(self, work: Sequence[Chunk]) -> list[Chunk]:
+        reaches_s, share_s = self._begun.popleft()
+        self._end_s = max(self._end_s, reaches_s) + share_s
+        time.sleep(max(0.0, self._end_s - time.monotonic()))
         return [chunk for chunk in work if chunk.needs_logits]
 
 

@@ -11,6 +11,7 @@ from llmc.runtimes.pytorch.parallel.cuts import (
     Columns,
     Cut,
     Cuts,
+    EachExpert,
     Rows,
     Sections,
     Whole,
@@ -29,6 +30,9 @@ CUTS: dict[str, tuple[Cut, tuple[int, ...], tuple[int, ...]]] = {
     "sections with copies": (Sections((8, 4, 4), copies=(1, 2, 2)), (16, 3), (6, 3)),
     "one head for all": (Sections((8, 2, 2), copies=(1, 4, 4)), (12,), (6,)),
     "whole": (Whole(), (5,), (5,)),
+    "experts in two groups": (EachExpert(Sections((6, 6), copies=(1, 1)), groups=2), (4, 12, 3), (2, 6, 3)),
+    "columns of experts in two groups": (EachExpert(Columns(), groups=2), (4, 3, 6), (2, 3, 3)),
+    "an expert a rank": (EachExpert(Whole(), groups=4), (4, 5, 3), (1, 5, 3)),
 }
 
 

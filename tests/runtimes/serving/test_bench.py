@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from llmc.runtimes.serving import twin
 from llmc.runtimes.serving.arrivals import ClosedLoop, closed_loop, fixed, poisson
 from llmc.runtimes.serving.bench import Measured, Target, measure
 from llmc.runtimes.serving.bench_report import figures, plot, table
@@ -103,6 +104,21 @@ def test_a_twin_takes_its_time_and_makes_it_up():
         runner.step([chunk])
     assert time.monotonic() - began >= 0.04 + 10 * 0.02 - 1e-6
     assert TwinRunner(lambda work: 5.0, speed=1000).step([]) == []
+
+
+def test_a_twin_in_stages_takes_a_step_after_the_other_through_each(monkeypatch: pytest.MonkeyPatch):
+    """Two stages, half of a step in each: 1 s and 0.5 s. The second step is ready when the first leaves, and takes its half."""
+    now = [0.0]
+    monkeypatch.setattr(twin.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(twin.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    runner = twin.StagedTwinRunner(lambda work: float(sum(tokens for tokens, _ in work)), num_stages=2)
+    first, second = [Chunk([0], 0, [1, 2], True)], [Chunk([1], 4, [3], True)]
+    runner.begin(first)
+    runner.begin(second)
+    assert runner.step(first) == first
+    assert now == [2.0]
+    assert runner.step(second) == second
+    assert now == [2.5]
 
 
 def test_a_twin_never_ends_an_answer_by_itself():
