@@ -75,7 +75,9 @@ def lower_layers(
     position: PositionView,
     has_decode: bool,
     kernels: tuple[str, ...],
+    is_stage: bool = False,
 ) -> LayersView:
+    """`is_stage`: of a pipeline, whose forward pass may be given hidden states in place of tokens."""
     has_kernel = "causal_attention" in kernels  # it has the mask within; then masks are for decoding alone
     has_global = [_is_global(layer, attention=attention) for layer in range(model.num_layers)]
     whole = _kind(attention, position, is_local=False, has_kernel=has_kernel)
@@ -111,7 +113,7 @@ def lower_layers(
         sdpa_args=_sdpa_args(
             attention, mask_name=name, has_mask=bool(masks), is_optional=is_optional and not has_kernel
         ),
-        forward=_forward(used, has_mask=bool(masks), mask_name=name),
+        forward=_forward(used, has_mask=bool(masks), mask_name=name, is_stage=is_stage),
         decode=_decode(used, mask_name=name, has_mask=decodes_by_mask),
     )
 
@@ -132,11 +134,12 @@ def _kind(attention: AttentionView | LatentView, position: PositionView, *, is_l
     return _Kind(rope=rope, mask=mask, is_implicit=is_implicit)
 
 
-def _forward(kinds: tuple[_Kind, ...], *, has_mask: bool, mask_name: str) -> PassView:
+def _forward(kinds: tuple[_Kind, ...], *, has_mask: bool, mask_name: str, is_stage: bool) -> PassView:
     """Positions 0 to T - 1, the same for every sequence."""
+    num_tokens = "len(positions)" if is_stage else "tokens.shape[1]"
 
     def mask_of(kind: _Kind) -> str:
-        return "" if kind.is_implicit else _mask_call(kind, "positions, tokens.shape[1]")
+        return "" if kind.is_implicit else _mask_call(kind, f"positions, {num_tokens}")
 
     if len(kinds) == 2:
         whole, local = (

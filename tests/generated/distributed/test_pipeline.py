@@ -18,7 +18,11 @@ from llmc.runtimes.pytorch.checkpoint import Saved
 from llmc.runtimes.pytorch.parallel.checkpoint import load_checkpoint
 from llmc.runtimes.pytorch.parallel.cuts import Cuts, Whole
 
-MODELS_HERE: dict[str, dict[str, Any]] = {"four": {"num_layers": 4}, "tied": MODELS["gpt2"] | {"num_layers": 4}}
+MODELS_HERE: dict[str, dict[str, Any]] = {
+    "four": {"num_layers": 4},
+    "tied": MODELS["gpt2"] | {"num_layers": 4},
+    "masked": MODELS["gemma2"] | {"num_layers": 4},
+}
 V: dict[str, Any] = {"schedule": "dualpipe", "virtual_stages": 2}
 INTERLEAVED: dict[str, Any] = {"schedule": "interleaved_1f1b", "virtual_stages": 2}
 SP: dict[str, Any] = {"tp": 2, "sequence_parallel": True}
@@ -50,6 +54,8 @@ VARIANTS = {
     "tp 2 + sp, dualpipe": Case(Layout(pp=2, **SP, **V), "four"),
     "tp 2 + sp, tied": Case(Layout(pp=2, **SP), "tied"),
     "cp 2": Case(Layout(pp=2, cp=2, cp_kind="ring", zero=3), "four"),
+    "windows of tokens that a stage never sees": Case(Layout(pp=2), "masked"),
+    "the same, tp 2 + sp": Case(Layout(pp=2, **SP), "masked"),
 }
 CASES |= {name: replace(case, steps=5) for name, case in VARIANTS.items()}
 
