@@ -7,12 +7,14 @@ it faster and is what the generated program does. --compiled adds transformers u
 torch.compile by the Python of an environment that has it, --eager the generated program as it runs without a C++ compiler.
 
     python benchmarks/train_step.py [--model 134m 39m] [--batch B ...] [--turns N] [--threads N] [--compiled] [--litgpt PYTHON] [--eager] [--json FILE]
+    python benchmarks/train_step.py --curve 500 --model 39m --batch 2    # do the losses stay together?
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +75,9 @@ def start(
     return Side(name, process)
 
 
-def measure(model: str, batch: int, args: argparse.Namespace, *, folder: Path) -> dict[str, Any]:
-    build, weights, shape = folder / f"{model}-{batch}", folder / model / "model.safetensors", SHAPES[model]
+def build_program(model: str, batch: int, *, folder: Path) -> Path:
+    """The generated program of that shape."""
+    build, shape = folder / f"{model}-{batch}", SHAPES[model]
     changes = {
         "train.global_batch": batch,
         "parallel.micro_batch": batch,
@@ -85,7 +89,12 @@ def measure(model: str, batch: int, args: argparse.Namespace, *, folder: Path) -
     }
     options = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
     subprocess.run([Path(sys.executable).with_name("llmc"), "build", SPEC, "-o", build, *options], check=True)
-    common = (model, batch, args.threads, weights)
+    return build
+
+
+def measure(model: str, batch: int, args: argparse.Namespace, *, folder: Path) -> dict[str, Any]:
+    build = build_program(model, batch, folder=folder)
+    common = (model, batch, args.threads, folder / model / "model.safetensors")
     sides = [
         start("generated program", "ours", *common, build),
         start("transformers, malloc kept", "transformers", *common, environment=KEEP_FREED),
@@ -126,6 +135,36 @@ def row(side: Side, *, ours: Side, batch: int) -> dict[str, Any]:
     }
 
 
+def compare_curves(model: str, batch: int, args: argparse.Namespace, *, folder: Path) -> None:
+    """Both losses over many steps: their gap beside what a step's loss moves by from one batch to the next."""
+    build = build_program(model, batch, folder=folder)
+    common = (model, batch, args.threads, folder / model / "model.safetensors")
+    sides = [
+        start("generated program", "ours", *common, build),
+        start("transformers", "transformers", *common, environment=KEEP_FREED),
+    ]
+    print(f"\n{model}, batch {batch} x {SEQ_LEN} tokens, {args.curve} steps")
+    print(
+        f"{'steps':>12}{'generated':>11}{'transformers':>14}{'mean gap':>10}{'largest':>9}{'batch to batch':>16}",
+        flush=True,
+    )
+    tenth = max(2, args.curve // 10)
+    for step in range(1, args.curve + 1):
+        for side in sides:
+            side.step()
+        if step % tenth == 0:
+            ours, theirs = (side.losses[-tenth:] for side in sides)
+            gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+            noise = statistics.stdev(b - a for a, b in pairwise(theirs)) / math.sqrt(2)
+            print(
+                f"{step - tenth + 1:>6}-{step:<5}{statistics.mean(ours):>11.4f}{statistics.mean(theirs):>14.4f}"
+                f"{statistics.mean(gaps):>+10.4f}{max(map(abs, gaps)):>9.4f}{noise:>16.4f}",
+                flush=True,
+            )
+    for side in sides:
+        side.process.communicate()
+
+
 def show(result: dict[str, Any]) -> None:
     print(f"\n{result['model']}, batch {result['batch']} x {SEQ_LEN} tokens")
     print(
@@ -159,6 +198,7 @@ def main() -> None:
     )
     parser.add_argument("--litgpt", metavar="PYTHON", help="LitGPT under torch.compile too, by this interpreter")
     parser.add_argument("--eager", action="store_true", help="the generated program without its compiled kernels too")
+    parser.add_argument("--curve", type=int, metavar="STEPS", help="no times: the losses of both over so many steps")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     args = parser.parse_args()
     print(
@@ -170,6 +210,9 @@ def main() -> None:
             (Path(name) / model).mkdir()
             write_first_weights(Path(name) / model / "model.safetensors", SHAPES[model])
             for batch in args.batch:
+                if args.curve:
+                    compare_curves(model, batch, args, folder=Path(name))
+                    continue
                 results.append(measure(model, batch, args, folder=Path(name)))
                 show(results[-1])
     if args.json:
