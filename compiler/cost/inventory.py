@@ -156,9 +156,11 @@ def _tensor_parallel(sums: _Sums, graph: Graph, stages: Sequence[Stage], layout:
                 sums.add("tp", "reduce_scatter", size, times=cut.scatters * steps)
             else:
                 sums.add("tp", "all_reduce", size, times=cut.reductions * steps)
-    ends = sum(stage.has_embed + stage.has_head for stage in stages)  # out of the embedding, into the head: and back
+    is_autocast = layout.data_parallel * layout.cp == 1  # then the embedding gives fp32
+    first = hidden // setting.values * WIDE if is_autocast else hidden
     for kind in ("all_gather", "reduce_scatter") if layout.sequence_parallel else ("all_reduce",):
-        sums.add("tp", kind, hidden, times=ends * steps)
+        sums.add("tp", kind, first, times=sum(stage.has_embed for stage in stages) * steps)  # out of it, and back
+        sums.add("tp", kind, hidden, times=sum(stage.has_head for stage in stages) * steps)  # into the head, and back
     if not any(stage.has_head for stage in stages):
         return
     for chunk in _chunks(tokens, setting.loss_chunk):

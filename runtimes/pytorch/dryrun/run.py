@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import resource
 import sys
@@ -77,6 +78,13 @@ class DryProgram:
         shape = (self.train.MICRO_BATCH, self.train.SEQ_LEN // context)
         return torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
 
+    def _precision(self) -> dict[str, torch.autocast]:
+        """What a program hands on whose narrow numbers are autocast's doing."""
+        if "precision" not in inspect.signature(self.train.accumulate_gradients).parameters:
+            return {}
+        is_fp16 = hasattr(self.train, "SCALE")
+        return {"precision": torch.autocast("cpu", dtype=torch.float16 if is_fp16 else torch.bfloat16)}
+
     def _step(self, place: Any, micro_batches: int) -> dict[str, Any]:
         train, memory, traffic, ops = self.train, LiveBytes(), Traffic(), SeenOps()
         with memory.counting() if self.is_whole else nullcontext():
@@ -86,7 +94,7 @@ class DryProgram:
             batches = [self._batch(place) for _ in range(micro_batches)]
             memory.restart_peak()
             with traffic.recording(), nullcontext() if self.is_whole else ops:
-                train.accumulate_gradients(model, place, batches)
+                train.accumulate_gradients(model, place, batches, **self._precision())
                 gradients = _bytes_of(each.grad for each in model.parameters())
                 train.update(optimizer, lr=train.LR)
                 if hasattr(model, "balance_experts"):

@@ -48,7 +48,7 @@ def reduce_scatter(x: Tensor, tp: Axis) -> Tensor:
 
 def all_reduce_gradient(x: Tensor, tp: Axis) -> Tensor:
     """x as it is; its gradient is the sum of the ranks' gradients."""
-    return _apply(_AllReduceGradient, x, tp)
+    return _apply(_AllReduceGradient, _cast(x), tp)
 
 
 def all_reduce(x: Tensor, tp: Axis) -> Tensor:

@@ -84,6 +84,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             d_logits = d_logits.to(dtype)
             torch.mm(d_logits, w, out=d_x[part])
             d_w += d_logits.T @ (x[part] if room == 1.0 else x[part] * room)
+        ctx.is_fresh = True
         ctx.save_for_backward(
             d_x.to(hidden.dtype),
             d_w.to(weight.dtype),
@@ -93,8 +94,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        assert ctx.is_fresh, "the gradients were scaled in place by an earlier backward pass"
+        ctx.is_fresh = False
         d_hidden, d_weight, d_bias = (
-            None if saved is None else saved * share
+            None if saved is None else saved.mul_(share)
             for saved, share in zip(ctx.saved_tensors, (grads[0], grads[0] / ctx.room, grads[0]), strict=True)
         )
         return d_hidden, d_weight, None, d_bias, None

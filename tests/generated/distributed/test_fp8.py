@@ -10,7 +10,7 @@ from pool import Pool
 from programs import TINY, build, plan_of
 from reference import filled, run_alone, spec_of
 from safetensors.torch import load_file
-from test_mutations import Fault, build_with_claims, claims_that_fail, with_fault
+from test_mutations import LAYOUT, Fault, build_with_claims, claims_that_fail, with_fault
 
 from llmc.compiler.planner.layout import Layout
 from llmc.spec.base import place
@@ -67,8 +67,18 @@ def test_a_layer_that_is_not_in_fp8_shows(pool: Pool, reference: Path, tmp_path:
     assert away(pool, with_fault(fault, whole, tmp_path / "wide"), reference, ranks=2)[0] > 5 * close
 
 
-@pytest.mark.parametrize("precision", ["fp8", "fp16"])
-def test_plans_know_what_narrow_programs_send_and_hold(precision: str, tmp_path: Path) -> None:
+SENT = {
+    "dp 2 x tp 2 + sp": LAYOUT,
+    "tp 2 x pp 2": LAYOUTS["tp 2 x pp 2"][0],  # by autocast, from fp32 weights
+    "tp 2 + sp": LAYOUTS["tp 2 + sp"][0],
+}
+
+
+@pytest.mark.parametrize(
+    ("precision", "name"),
+    [("fp8", "dp 2 x tp 2 + sp"), ("fp16", "dp 2 x tp 2 + sp"), ("fp16", "tp 2 x pp 2"), ("fp8", "tp 2 + sp")],
+)
+def test_plans_know_what_narrow_programs_send_and_hold(precision: str, name: str, tmp_path: Path) -> None:
     spec = spec_of({}, precision=precision).model_copy(update={"hardware": Hardware.model_validate(GPU)})
     place(spec)
-    assert claims_that_fail(build_with_claims(spec, tmp_path)) == []
+    assert claims_that_fail(build_with_claims(spec, tmp_path, layout=SENT[name])) == []

@@ -193,23 +193,24 @@ def built(spec: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_with_claims(spec, tmp_path_factory.mktemp("program"))
 
 
-def build_with_claims(spec: Any, folder: Path) -> Path:
+def build_with_claims(spec: Any, folder: Path, *, layout: Layout = LAYOUT) -> Path:
     from llmc.compiler.emit.tree import render_program
     from llmc.compiler.lower.views import Place
 
-    program = lower(spec, plan_of(spec, layout=LAYOUT), place=Place(spec_file=folder / "tiny.yaml", out_dir=folder))
+    program = lower(spec, plan_of(spec, layout=layout), place=Place(spec_file=folder / "tiny.yaml", out_dir=folder))
     write_tree(render_program(program, locate=lambda *_: None), folder)
-    (folder / "claims.json").write_text(claims_for(spec).to_text())
+    (folder / "claims.json").write_text(claims_for(spec, layout).to_text())
     return folder
 
 
-def claims_for(spec: Any) -> TrainClaims:
+def claims_for(spec: Any, layout: Layout = LAYOUT) -> TrainClaims:
     """What the planner claims of this layout."""
     from llmc.compiler.frontend.model import build_graph
     from llmc.compiler.pipeline import run_passes
     from llmc.compiler.planner.claims import claims_of_layout
 
-    return claims_of_layout(spec, run_passes(build_graph(spec)), LAYOUT, peaks={0: 0})
+    peaks = dict.fromkeys(range(layout.pp), 0)
+    return claims_of_layout(spec, run_passes(build_graph(spec)), layout, peaks=peaks)
 
 
 def with_fault(fault: Fault, built: Path, folder: Path) -> Path:
