@@ -118,6 +118,12 @@ def local_parameters(ops: Iterable[Op], degrees: Degrees) -> tuple[int, int]:
     return dense, experts
 
 
+def largest_parameter(ops: Iterable[Op], degrees: Degrees) -> int:
+    """Numbers in the largest matrix, or stack of experts' matrices, that one device has before ZeRO."""
+    local = (shard(op, degrees) for op in ops)
+    return max((term.size(op.sizes) for op in local for param, term in op.param_terms if param.is_trained), default=0)
+
+
 @dataclass(frozen=True)
 class KeptBytes:
     """Activations that one layer keeps for one sequence, by what is computed again in the backward pass."""
@@ -312,8 +318,8 @@ class StageParts:
     one_layer: float
     """What is rebuilt while one layer runs backward, bytes."""
     two_largest: float
-    largest_block: int
-    """Parameters of the largest block, which is gathered whole under ZeRO-3."""
+    largest_gathered: int
+    """Parameters that are gathered at a time under ZeRO-3, while the next come in: a layer's, or one matrix."""
     loss: float
 
 
@@ -340,7 +346,7 @@ def ledger_of_stage(
         dense, experts = stage.dense * size, stage.experts * size
         return dense / shards + experts / expert_shards if zero >= level else dense + experts
 
-    gathered = 2 * stage.largest_block * 2.0 if zero == 3 and shards > 1 else 0.0
+    gathered = 2 * stage.largest_gathered * 2.0 if zero == 3 and shards > 1 else 0.0
     bucket = min(stage.dense + stage.experts, 40_000_000) * 4.0 if num_ranks > 1 else 0.0
     return Ledger(
         parameters=copies * spread(states.weights, 3),

@@ -30,7 +30,7 @@ class Contents:
     one_layer: float
     """What is rebuilt while one layer runs backward."""
     two_largest: float
-    largest_block: int
+    largest_gathered: int
 
 
 class RankMemory:
@@ -78,7 +78,7 @@ class RankMemory:
             in_flight=self._in_flight,
             one_layer=one_layer * micro_batch,
             two_largest=holds.two_largest * micro_batch,
-            largest_block=holds.largest_block,
+            largest_gathered=holds.largest_gathered,
             loss=self._loss_bytes() if "after" in self.rank.parts else 0.0,
         )
         return ledger_of_stage(
@@ -125,7 +125,7 @@ class RankMemory:
             block_dense, block_experts = work.parameters(block, layout.degrees)
             run = self._run(block, how, count)
             dense, experts = dense + count * block_dense, experts + count * block_experts
-            largest = max(largest, block_dense + block_experts)
+            largest = max(largest, work.largest_gathered(block, layout.degrees))
             kept += count * run.kept
             one_layer = max(one_layer, run.working.activations)
             two_largest = max(two_largest, work.kept(block, layout).two_largest)

@@ -12,7 +12,16 @@ from ..ir.graph import Graph
 from ..ir.ops import Op
 from .communication import Traffic, traffic_of
 from .compute import BlockTime, Formats, OpWork, block_time_of, block_works, works_of_batch
-from .memory import KeptBytes, Ledger, Program, StateBytes, kept_bytes, local_parameters, state_bytes
+from .memory import (
+    KeptBytes,
+    Ledger,
+    Program,
+    StateBytes,
+    kept_bytes,
+    largest_parameter,
+    local_parameters,
+    state_bytes,
+)
 from .moments import Exchange, Kept, exchanges_of
 from .pipeline import layers_of_ranks
 from .rank_memory import RankMemory
@@ -145,8 +154,7 @@ class Workload:
 
     def kept(self, part: str, layout: Layout) -> KeptBytes:
         """Bytes that one layer keeps for one sequence on one device."""
-        is_spmd = self.machine.kind == "tpu" and bool(self.kernels)  # our program for TPUs
-        is_fused = layout.pp == 1 and not is_spmd and any(name.startswith("add_") for name in self.kernels)
+        is_fused = layout.pp == 1 and not self.is_spmd and any(name.startswith("add_") for name in self.kernels)
         key = (part, self._of_kept(part, layout.degrees), is_fused)
         if key not in self._kept:
             self._kept[key] = kept_bytes(
@@ -156,7 +164,7 @@ class Workload:
                 values=self.formats.values,
                 is_ours=self.program == "fsdp",
                 fuses_sums=is_fused,
-                is_spmd=is_spmd,
+                is_spmd=self.is_spmd,
                 multiplies_in_fp8=self.formats.products == "fp8",
                 copies_heads=self.program == "fsdp" and self.machine.kind == "npu",
                 has_gate_kernel=bool({"swiglu", "geglu_tanh"} & self.kernels),
@@ -169,6 +177,17 @@ class Workload:
         if key not in self._parameters:
             self._parameters[key] = local_parameters(self.ops_of[part], degrees)
         return self._parameters[key]
+
+    @property
+    def is_spmd(self) -> bool:
+        """Whether it is our program for TPUs."""
+        return self.machine.kind == "tpu" and bool(self.kernels)
+
+    def largest_gathered(self, part: str, degrees: Degrees) -> int:
+        """Parameters that are gathered at a time: a layer's. The compiler of TPUs gathers a matrix for its product."""
+        if self.is_spmd:
+            return largest_parameter(self.ops_of[part], degrees)
+        return sum(self.parameters(part, degrees))
 
     def traffic(self, block: str, layout: Layout, *, recompute: str) -> Traffic:
         """What one layer and one micro-batch communicate; layouts that differ in other things share it."""

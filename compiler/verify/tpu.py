@@ -33,9 +33,8 @@ FEW = (1, 2)
 """Layers of the two models."""
 WITHIN = 0.05
 TRAFFIC_WITHIN = 0.15
-REFUSED_WITHIN = 0.25
-"""What the compiler says that a program needs which it refuses is before it saves where it can: 12 to 24 % more than plans have."""
 """A ring that the compiler builds of permutations leaves out a hop, and norms travel beside matrices."""
+REFUSED_WITHIN = 0.10
 _NEEDS = re.compile(r"\(([\d.]+)([GM])\) exceeds available HBM")
 _UNITS = {"G": 1 << 30, "M": 1 << 20}
 NOT_HERE = "the TPU compiler's verdict: `make setup-xla` brings torch-xla and libtpu"
@@ -54,6 +53,7 @@ class Compiled:
     """What the compiler sets aside: the peak, and holes that it could not fill."""
     collectives: tuple[Collective, ...]
     refused: str = ""
+    """What the compiler said against it; the figures are then those that it named, or 0."""
 
 
 def is_for_tpus(folder: Path) -> bool:
@@ -66,11 +66,11 @@ def check_tpu(
     """The claims that the compiler can judge; with `layers` of one number, the model of so many alone."""
     target = json.loads((folder / TARGET).read_text(encoding="utf-8"))
     found = [compiled_program(folder, target, layers=each, progress=progress) for each in layers]
+    fewer, more = found[0], found[-1]
     refused = next((each for each in found if each.refused), None)
     if refused is not None:
-        yield _refusal(refused, plan, target)
+        yield _refusal(refused, fewer, more, plan, target)
         return
-    fewer, more = found[0], found[-1]
     yield from _memory(fewer, more, plan, target)
     yield from _traffic(fewer, more, plan.layout, target)
 
@@ -82,9 +82,7 @@ def _memory(fewer: Compiled, more: Compiled, plan: TrainPlan, target: dict[str, 
     states = (memory.parameters + memory.gradients) * gib
     arguments, peak = (_at(fewer, more, target["layers"], name) for name in ("arguments", "peak"))
     yield Claim("memory", "weights and gradients of a device", round(states), arguments, "bytes", WITHIN)
-    # AdamW's moments lie beside the graph that accumulates: they are no arguments of it. The runtime's own is beside all graphs.
-    beside = round(RUNTIME_BYTES["tpu"])
-    needed = peak + round(memory.optimizer * gib) + beside
+    needed = _needed(peak, plan)
     each, kept = (
         (more.peak - fewer.peak) / max(1, more.layers - fewer.layers),
         memory.activations * gib / target["layers"],
@@ -106,18 +104,20 @@ def _at(fewer: Compiled, more: Compiled, layers: int, name: str) -> int:
     return round(first + (last - first) * (layers - fewer.layers) / (more.layers - fewer.layers))
 
 
-def _refusal(found: Compiled, plan: TrainPlan, target: dict[str, Any]) -> Claim:
-    """The compiler's refusal, beside what the plan has for as many layers."""
-    said = _NEEDS.search(found.refused)
-    if said is None:
-        return Claim("memory", f"{found.layers} layers compile", "yes", found.refused.splitlines()[0][:200])
-    memory = plan.predicted.memory_gib
-    # It counts neither weights, gradients and moments, nor what the runtime holds.
-    states = (memory.parameters + memory.gradients + memory.optimizer) * (1 << 30) + RUNTIME_BYTES["tpu"]
-    needs = float(said[1]) * _UNITS[said[2]] + states
-    peak = memory.peak * (1 << 30)
-    planned = round(peak) if found.layers == target["layers"] else target["hbm_bytes"]
-    return Claim("memory", f"{found.layers} layers, which do not fit", planned, round(needs), "bytes", REFUSED_WITHIN)
+def _needed(peak: int, plan: TrainPlan) -> int:
+    """AdamW's moments lie beside the graph that accumulates: they are no arguments of it. The runtime's own is beside all graphs."""
+    return peak + round(plan.predicted.memory_gib.optimizer * (1 << 30)) + round(RUNTIME_BYTES["tpu"])
+
+
+def _refusal(refused: Compiled, fewer: Compiled, more: Compiled, plan: TrainPlan, target: dict[str, Any]) -> Claim:
+    """A program that the compiler refused. It names what it would set aside, weights, gradients and the batch included."""
+    said = refused.refused.splitlines()[0][:200]
+    if not refused.peak:
+        return Claim("memory", f"{refused.layers} layers compile", "yes", said)
+    planned = round(plan.predicted.memory_gib.peak * (1 << 30))
+    needed = _needed(_at(fewer, more, target["layers"], "peak"), plan)
+    name = f"{target['layers']} layers, which do not fit"
+    return Claim("memory", name, planned, needed, "bytes", REFUSED_WITHIN, said)
 
 
 def _traffic(fewer: Compiled, more: Compiled, layout: Layout, target: dict[str, Any]) -> Iterator[Claim]:
@@ -191,11 +191,12 @@ def compiled(graph: Path, topology: str, devices: int, *, layers: int, slices: i
     out = graph.with_suffix(".hlo")
     script = ROOT / "runtimes" / "xla" / "compile_for_tpu.py"
     flags = ["--slices", str(slices), *(["--quick"] if quick else [])]
-    said = json.loads(
-        _run([python, script, graph, topology, str(devices), out, *flags], dict(os.environ)).splitlines()[-1]
-    )
+    command = [python, script, graph, topology, str(devices), out, *flags]
+    said = json.loads(_run(command, dict(os.environ)).splitlines()[-1])
     if "refused" in said:
-        return Compiled(layers, 0, 0, 0, (), refused=said["refused"])
+        named = _NEEDS.search(said["refused"])
+        needs = round(float(named[1]) * _UNITS[named[2]]) if named else 0
+        return Compiled(layers, 0, needs, needs, (), refused=said["refused"])
     memory = said["memory"]
     results = memory["output"] - memory["alias"]
     return Compiled(

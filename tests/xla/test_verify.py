@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +23,49 @@ hardware: {accelerator: tpu-v5e, topology: 2x4}
 train: {objective: causal_lm, tokens: 1B, seq_len: 1024, global_batch: 64, precision: bf16}
 parallel: {dp_shard: 8, zero: 3, micro_batch: 8}
 """
-OVERFULL = SMALL.replace("num_layers: 6", "num_layers: 1").replace("global_batch: 64", "global_batch: 8192")
-OVERFULL = OVERFULL.replace("hidden_size: 512", "hidden_size: 1024").replace("micro_batch: 8", "micro_batch: 1024")
+
+
+def changed(**values: str) -> str:
+    """SMALL with other values of these keys."""
+    text = SMALL
+    for key, value in values.items():
+        text, found = re.subn(rf"\b{key}: [\w-]+", f"{key}: {value}", text)
+        assert found == 1, key
+    return text
+
+
+WEIGHTS = changed(
+    topology="2x2",
+    dp_shard="4",
+    num_layers="4",
+    hidden_size="12288",
+    num_heads="96",
+    num_kv_heads="8",
+    intermediate_size="49152",
+    global_batch="4",
+    micro_batch="1",
+)
+"""Four layers of 2.2B parameters on four chips of 16 GiB."""
+LONG_SEQUENCES = changed(
+    accelerator="tpu-v6e",
+    num_layers="2",
+    hidden_size="2048",
+    num_heads="16",
+    intermediate_size="8192",
+    seq_len="32768",
+    global_batch="64",
+)
+MANY_SEQUENCES = changed(
+    accelerator="tpu-v5p",
+    topology="2x2x2",
+    num_layers="1",
+    hidden_size="4096",
+    num_heads="32",
+    num_kv_heads="8",
+    intermediate_size="8192",
+    global_batch="6144",
+    micro_batch="768",
+)
 
 
 @pytest.mark.slow
@@ -43,20 +85,32 @@ def test_states_fit_and_traffic_agree_with_the_tpu_compiler(
     assert 0.8 < float(whole.found) / float(whole.planned) < 1.2
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(WEIGHTS, id="weights on v5e"),
+        pytest.param(LONG_SEQUENCES, id="long sequences on v6e"),
+        pytest.param(MANY_SEQUENCES, id="many sequences on v5p"),
+    ],
+)
 def test_a_spec_that_cannot_fit_is_refused_by_planner_and_compiler(
-    xla: Callable[..., str], tpu_compiler: Path, tmp_path: Path
+    text: str, xla: Callable[..., str], tpu_compiler: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "over.yaml").write_text(OVERFULL, encoding="utf-8")
+    (tmp_path / "over.yaml").write_text(text, encoding="utf-8")
     entry = plan_file(tmp_path / "over.yaml")
     assert [each.code for each in entry.diagnostics if each.severity == "error"] == ["P201"]
     assert entry.spec is not None
     assert entry.plan.train is not None
     program = build(entry.spec, tmp_path / "program", plan=plan_of(entry.spec, layout=entry.plan.train.layout))
-    (claim,) = check_tpu(program, entry.plan.train, progress=lambda _: None, layers=(1,))
-    assert claim.name == "1 layers, which do not fit"
-    assert claim.tolerance == 0.25
+    layers = entry.spec.model.num_layers
+    (claim,) = check_tpu(program, entry.plan.train, progress=lambda _: None, layers=(layers,))
+    assert claim.name == f"{layers} layers, which do not fit"
+    assert "Ran out of memory" in claim.hint
+    assert claim.tolerance == 0.10
     assert claim.holds, (claim.planned, claim.found)
-    assert min(float(claim.planned), float(claim.found)) > 16 * (1 << 30)  # both say that it does not fit
+    assert entry.spec.hardware.accelerator.memory_gib is not None
+    room = entry.spec.hardware.accelerator.memory_gib * (1 << 30)
+    assert min(float(claim.planned), float(claim.found)) > room  # both say that it does not fit
 
 
 def test_the_mesh_lies_on_the_torus_as_the_plan_numbers_it() -> None:

@@ -22,7 +22,7 @@ def stage(parameters: int = 1_000_000) -> StageParts:
         in_flight=1.0,
         one_layer=0.0,
         two_largest=0.0,
-        largest_block=0,
+        largest_gathered=0,
         loss=0.0,
     )
 
