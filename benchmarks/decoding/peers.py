@@ -62,6 +62,8 @@ def openvino(folder: Path, args: argparse.Namespace) -> tuple[Add, Callable[[], 
         weights = {"bf16": "fp16"}.get(args.format, args.format)
         optimum = [sys.executable, "-m", "optimum.commands.optimum_cli", "export", "openvino", "--model", str(folder)]
         task = ["--task", "text-generation-with-past", "--weight-format", weights, str(made)]
+        if args.format == "int4":
+            task += ["--group-size", "32", "--ratio", "1.0", "--sym"]  # as ours
         subprocess.run([*optimum, *task], check=True, stdout=sys.stderr)
     config = genai.SchedulerConfig()
     config.cache_size, config.max_num_seqs, config.max_num_batched_tokens = 2, args.batch, 1024 * args.batch
