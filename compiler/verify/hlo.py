@@ -5,16 +5,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
+PERMUTE = "collective-permute"
+KINDS = ("all-gather", "all-reduce", "all-to-all", PERMUTE, "reduce-scatter")
 _LINE = re.compile(rf"= (?P<type>\(.*?\)|\S+) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
 _SHAPE = re.compile(r"\b(pred|[a-z]+\d+(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _COUNTED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_BODY = re.compile(r"\bbody=%([\w.\-]+)")
 _PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
 _BITS = re.compile(r"\d+")
+
+
+RING = "ring"
+"""Permutations in a loop: XLA multiplies with a matrix whose parts go round all devices of a group, and prints no count of its turns."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +34,35 @@ class Collective:
 
 
 def collectives_of(text: str) -> Iterator[Collective]:
-    """In the order of the text. The body of a loop counts once."""
+    """Permutations last. The body of a loop counts once; one that permutes is a ring, of parts of that size."""
+    bodies, computation = set(_BODY.findall(text)), ""
+    rings: dict[str, Collective] = {}
+    hops: list[Collective] = []
     for line in text.splitlines():
-        found = _LINE.search(line)
-        if found is None:
-            continue
-        sizes = [_num_bytes(*shape) for shape in _SHAPE.findall(found["type"])]
-        is_one = bool(found["start"]) and found["kind"] != "all-reduce"
-        yield Collective(found["kind"], max(sizes) if is_one else sum(sizes), _group(line))
+        if named := _COMPUTATION.match(line):
+            computation = named[1]
+        elif (found := _collective(line)) is not None:
+            if found.kind != PERMUTE:
+                yield found
+            elif computation in bodies:
+                rings.setdefault(computation, replace(found, kind=RING))
+            else:
+                hops.append(found)
+    for ring in rings.values():  # whose first hop is before the loop
+        first = next((each for each in hops if each.num_bytes == ring.num_bytes), None)
+        if first is not None:
+            hops.remove(first)
+    yield from hops
+    yield from rings.values()
+
+
+def _collective(line: str) -> Collective | None:
+    found = _LINE.search(line)
+    if found is None:
+        return None
+    sizes = [_num_bytes(*shape) for shape in _SHAPE.findall(found["type"])]
+    is_one = bool(found["start"]) and found["kind"] != "all-reduce"
+    return Collective(found["kind"], max(sizes) if is_one else sum(sizes), _group(line))
 
 
 def _num_bytes(dtype: str, dims: str) -> int:

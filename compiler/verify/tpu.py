@@ -22,7 +22,7 @@ from .claims import Claim
 from .dry import DryRunError
 from .environments import ROOT, importable, python_of
 from .groups import axis_of, coordinates
-from .hlo import Collective, collectives_of
+from .hlo import PERMUTE, RING, Collective, collectives_of
 
 if TYPE_CHECKING:
     from ..planner.layout import Layout
@@ -131,21 +131,16 @@ def _traffic(fewer: Compiled, more: Compiled, layout: Layout, target: dict[str, 
     gathers = 3 if layout.recompute == "full" else 2
     counts = Counter(each.kind for each in more.collectives)
     counts.subtract(Counter(each.kind for each in fewer.collectives))
-    if {kind for kind, count in counts.items() if count} == {"collective-permute"}:
-        gathers -= (
-            1  # what it makes rings of, as on v5e 2x4, the compiler gathers once for both passes, barrier or not (seen)
-        )
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()) if count)
     carried = [sum(_carried(each, layout, shards) for each in one.collectives) for one in (fewer, more)]
-    words = "a gather" if gathers == 1 else f"{gathers} gathers"
-    name = f"a layer's weights and gradients, {words} and a sum; compiled to {kinds}"
+    name = f"a layer's weights and gradients, {gathers} gathers and a sum; compiled to {kinds}"
     planned = (gathers + 1) * target["matrix_bytes"]
     yield Claim("traffic", name, planned, carried[1] - carried[0], "bytes", TRAFFIC_WITHIN)
 
 
 def _axis(each: Collective, layout: Layout) -> str:
     """Of a permutation only a pair is known, of a ring's first step: that of tp where they differ in nothing else."""
-    if each.kind == "collective-permute":
+    if each.kind in (PERMUTE, RING):
         one, other = (coordinates(layout, device) for device in each.group)
         return "tp" if {name for name in one if one[name] != other[name]} == {"tp"} else "world"
     if not each.group:
@@ -160,7 +155,9 @@ def _carried(each: Collective, layout: Layout, shards: int) -> int:
     """
     if each.kind == "all-to-all" or (layout.tp > 1 and _axis(each, layout) == "tp"):
         return 0
-    if each.kind == "collective-permute":  # a hop of a ring: of `shards` parts, each goes to all others
+    if each.kind == RING:
+        return each.num_bytes * shards
+    if each.kind == PERMUTE:  # a hop of a ring: of `shards` parts, each goes to all others
         return each.num_bytes * shards // (shards - 1)
     return each.num_bytes * (len(each.group) if each.kind == "reduce-scatter" else 1)
 

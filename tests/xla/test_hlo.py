@@ -19,6 +19,27 @@ def test_collectives_are_read_with_their_bytes_and_groups() -> None:
         Collective("all-gather", 4096 * 1024 * 2, (0, 1, 2, 3)),
         Collective("all-reduce", 4 + 4096 * 4, (0, 2, 4, 6)),
         Collective("all-gather", 4096 * 8 * 2, (0, 4)),
-        Collective("collective-permute", 8 * 4, (0, 1)),
         Collective("all-gather", 4096 * 8 * 2, (0, 1, 2, 3)),
+        Collective("collective-permute", 8 * 4, (0, 1)),
+    ]
+
+
+LOOP = """
+%body.1 (wide: (bf16[8,4], bf16[1,4])) -> (bf16[8,4], bf16[1,4]) {
+  %one = (bf16[1,4]{1,0}, bf16[1,4]{1,0}, u32[], u32[]) collective-permute-start(%a), source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  %back = (bf16[1,4]{1,0}, bf16[1,4]{1,0}, u32[], u32[]) collective-permute-start(%b), source_target_pairs={{0,3},{1,0},{2,1},{3,2}}
+}
+
+ENTRY %main (x: bf16[8,4]) -> bf16[8,4] {
+  %first = (bf16[1,4]{1,0}, bf16[1,4]{1,0}, u32[], u32[]) collective-permute-start(%x), source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  %while.2 = (bf16[8,4]{1,0}, bf16[1,4]{1,0}) while(%tuple), condition=%test.1, body=%body.1
+  %apart = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%y), source_target_pairs={{0,2},{2,0}}
+}
+"""
+
+
+def test_a_loop_that_permutes_is_one_ring_with_its_first_hop() -> None:
+    assert list(collectives_of(LOOP)) == [
+        Collective("collective-permute", 8 * 4, (0, 2)),
+        Collective("ring", 4 * 2, (0, 1)),
     ]

@@ -110,7 +110,8 @@ class Pipeline(nn.Module):
         inputs = (torch.cat(tokens),) if self._stage(0) is not None else ()
         wanted = torch.cat(targets) if self.last is not None else None
         losses: list[Tensor] = []
-        schedule.step(*inputs, target=wanted, losses=losses, return_outputs=False)
+        with torch.autocast(self.device.type, enabled=False):  # all micro-batches share what autocast makes of a weight
+            schedule.step(*inputs, target=wanted, losses=losses, return_outputs=False)
         self._sum_tied_gradients()
         losses += self._router_losses
         if not losses:
