@@ -164,6 +164,7 @@ def kept_bytes(
     is_spmd: bool = False,
     copies_heads: bool = False,
     multiplies_in_fp8: bool = False,
+    has_wide_stream: bool = False,
 ) -> KeptBytes:
     """What a block keeps for one sequence of `tokens` on one device.
 
@@ -172,14 +173,17 @@ def kept_bytes(
     the router to the sum of what experts gave. `fuses_sums`: a layer takes the residual stream and what is yet to be added to it.
     `is_spmd`: as our programs for TPUs do, values are copied too, and the compiler makes gated activations a part of the products
     that read them, in the backward pass again. `copies_heads`: as torch-npu's attention makes it (ir/facts.py). `multiplies_in_fp8`: what is kept stays as it is, copies are
-    made for each product (backward.py).
+    made for each product (backward.py). `has_wide_stream`: the residual stream is fp32, as autocast has it.
     """
     local = [shard(op, degrees) for op in ops]
     has_experts = any(op.kind == "dispatch" for op in local)
     whole = {each.key for each in saved_tensors(filter(_serves_experts, local))} if is_ours and has_experts else set()
     plain = degrees._replace(sequence_parallel=False)
 
+    stream = {op.id for op in local if has_wide_stream and op.kind in _STREAM}
+
     def size_of(saved: Saved) -> float:
+        saved = replace(saved, dtype=DType.FP32) if saved.key in stream else saved
         return _saved_bytes(saved, plain if saved.key in whole else degrees, tokens=tokens, values=values)
 
     again_in_products = {op.id for op in local if is_spmd and op.kind == "fused_gated_activation"}
@@ -189,7 +193,8 @@ def kept_bytes(
     of_attention = {op.id for op in local if op.name == "attn" or op.name.startswith("attn.")}
     attention = sum(size for key, size in sizes.items() if key.partition("#")[0] in of_attention)
     largest = sorted(sizes.values(), reverse=True)[:2]
-    full = _input_bytes(local, degrees, tokens=tokens, values=values) * (2 if fuses_sums else 1)
+    full = _input_bytes(local, degrees, tokens=tokens, values=DType.FP32 if has_wide_stream else values)
+    full *= 2 if fuses_sums else 1
     of_parts = {"attention": attention, "half_of_layers": (everything - full) / 2, "nothing": 0.0}
     by_id = {op.id: op for op in local}
     for key, size in sizes.items():
@@ -228,6 +233,10 @@ def kept_bytes(
         of_parts=of_parts,
         working=working or None,
     )
+
+
+_STREAM = ("block_input", "add")
+"""Ops that give the residual stream."""
 
 
 def _serves_experts(op: Op) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..ir.facts import extent, flops
 from ..ir.graph import Graph
 from ..ir.ops import Op
+from ..ir.types import DType
 from .communication import Traffic, traffic_of
 from .compute import BlockTime, Formats, OpWork, block_time_of, block_works, works_of_batch
 from .memory import (
@@ -155,7 +156,9 @@ class Workload:
     def kept(self, part: str, layout: Layout) -> KeptBytes:
         """Bytes that one layer keeps for one sequence on one device."""
         is_fused = layout.pp == 1 and not self.is_spmd and any(name.startswith("add_") for name in self.kernels)
-        key = (part, self._of_kept(part, layout.degrees), is_fused)
+        is_autocast = self.program == "fsdp" and layout.data_parallel * layout.cp == 1 and not is_fused
+        is_wide = is_autocast and self.formats.values is not DType.FP32
+        key = (part, self._of_kept(part, layout.degrees), is_fused, is_wide)
         if key not in self._kept:
             self._kept[key] = kept_bytes(
                 self.ops_of[part],
@@ -166,6 +169,7 @@ class Workload:
                 fuses_sums=is_fused,
                 is_spmd=self.is_spmd,
                 multiplies_in_fp8=self.formats.products == "fp8",
+                has_wide_stream=is_wide,
                 copies_heads=self.program == "fsdp" and self.machine.kind == "npu",
                 has_gate_kernel=bool({"swiglu", "geglu_tanh"} & self.kernels),
             )

@@ -91,7 +91,7 @@ def test_the_manifest_points_at_the_lines_that_caused_each_block(tmp_path: Path)
     for block in manifest["files"]["model.py"]["blocks"]:
         first, _ = block["lines"]
         found.setdefault(block["key"], (block["at"], model[first - 1]))
-    assert found["serve"] == ("tiny.yaml:11", "class LayerCache(NamedTuple):")
+    assert found["serve"] == ("tiny.yaml:11", "class Answers(NamedTuple):")
     assert found["model"][0] == "tiny.yaml:2"
     assert found["model.mlp"] == ("tiny.yaml:3", "class Mlp(nn.Module):")  # the family's choice
 

@@ -66,7 +66,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate_up = self.gate_up(x)  # [B, T, 2F]
-        return checkpoint(self.narrowed, gate_up, use_reentrant=False)  # gated again in the backward pass: half the memory
+        return checkpoint(self.narrowed, gate_up, use_reentrant=False)  # again in the backward pass: half the memory
 
     def narrowed(self, gate_up: Tensor) -> Tensor:
         """[B, T, 2F] -> [B, T, D]. The product is here too, or the compiler would keep what it takes."""
