@@ -71,6 +71,17 @@ def test_full_recompute_keeps_the_input_of_a_layer():
     assert kept.full < kept.selective < kept.none
 
 
+def test_autocast_keeps_the_residual_stream_twice_as_wide():
+    """The inputs of both norms, of 8192 tokens and 4096 numbers."""
+    ops = training_graph(LLAMA_3_8B).block_ops("block")
+    narrow, wide = (
+        kept_bytes(ops, Degrees(), tokens=8192, values=DType.BF16, is_ours=True, has_wide_stream=is_wide)
+        for is_wide in (False, True)
+    )
+    assert wide.none - narrow.none == 2 * 2 * 8192 * 4096
+    assert wide.full == 2 * narrow.full
+
+
 def test_sequence_parallelism_divides_everything_by_tp():
     ops = training_graph(LLAMA_3_70B).block_ops("block")
     whole = kept_bytes(ops, Degrees(), tokens=4096, values=DType.BF16)
