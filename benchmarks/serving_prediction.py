@@ -1,9 +1,9 @@
 """The plan of the CPU server beside what it does: time to first token, time per token and rate, at three loads.
 
-    python benchmarks/serving_prediction.py [--requests 60] [--preset smollm-135m]
+    python benchmarks/serving_prediction.py [--requests 160] [--preset smollm-135m]
 
 The machine is measured first (`llmc doctor --calibrate`); then the server is built from a spec that extends the result, started with
-random weights, and sent Poisson arrivals at 0.3, 0.5 and 0.7 of the rate that the plan holds. A busy machine spoils it: the
+random weights, and sent a few to warm up and then Poisson arrivals at 0.3, 0.5 and 0.7 of the rate that the plan holds. A busy machine spoils it: the
 script prints the load.
 """
 
@@ -51,7 +51,7 @@ def capacity(folder: Path, preset: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=60)
+    parser.add_argument("--requests", type=int, default=160)
     parser.add_argument("--preset", default="smollm-135m")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -64,6 +64,9 @@ def main() -> None:
         try:
             assert server.stdout is not None
             url = server.stdout.readline().removeprefix("serving on ").strip()
+            warm = ("--url", url, "--json", "--spread", "--requests", "20")
+            planned(folder, preset=args.preset, rate=rate)
+            llmc(folder, "run", "bench", "spec.yaml", *warm)
             for share in LOADS:
                 predicted = planned(folder, preset=args.preset, rate=rate * share)
                 words = ("--url", url, "--json", "--spread", "--requests", str(args.requests))

@@ -5,6 +5,7 @@ What PyTorch does is measured in this process; what servers with kernels do, of 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -34,7 +35,7 @@ SERVER = """llmc: 1
 name: measured
 model: {{family: llama, hidden_size: {hidden}, num_layers: {layers}, num_heads: 1, num_kv_heads: 1, intermediate_size: {hidden}, vocab_size: {vocab}, max_seq_len: 1024}}
 hardware: {{accelerator: cpu}}
-serve: {{max_seq_len: 1024, weights: {{dtype: {weights}}}, kv_cache: {{dtype: bf16}}, layout: {{max_batch: 1}}}}
+serve: {{max_seq_len: 1024, weights: {{dtype: {weights}}}, kv_cache: {{dtype: bf16}}, layout: {{max_batch: {most}}}}}
 """
 
 HEAD = """\
@@ -80,6 +81,8 @@ class KernelTimes:
 
     step_s: float
     layer_s: float
+    request_s: float
+    first_token_s: float
     attention_flops_per_s: float
     products: Mapping[str, ProductTimes]
 
@@ -95,6 +98,7 @@ def measure_kernels(found: Calibration) -> KernelTimes | None:
     with tempfile.TemporaryDirectory() as name:
         programs = [("bf16", SHALLOW), ("bf16", DEEP), ("int8", SHALLOW), ("int4", SHALLOW)]
         times = [_measured_server(Path(name), weights=weights, layers=layers) for weights, layers in programs]
+        alone, together = _over_http(Path(name, "bf16-2"))
     shallow, deep, eight, four = times
     products = {label: _product_times(each) for label, each in (("bf16", shallow), ("int8", eight), ("int4", four))}
     layer_s = (deep["token_s"] - shallow["token_s"]) / (DEEP - SHALLOW)
@@ -102,6 +106,8 @@ def measure_kernels(found: Calibration) -> KernelTimes | None:
     return KernelTimes(
         step_s=shallow["token_s"] - SHALLOW * layer_s - head_s,
         layer_s=max(layer_s - PRODUCTS * products["bf16"].launch_s, LEAST_S),
+        request_s=max((together["tpot_p50_ms"] - alone["tpot_p50_ms"]) / 1e3 / (MANY - 1), LEAST_S),
+        first_token_s=max(alone["ttft_p50_ms"] / 1e3 - shallow["token_s"], LEAST_S),
         attention_flops_per_s=shallow["attention_flops_per_s"],
         products=products,
     )
@@ -110,22 +116,51 @@ def measure_kernels(found: Calibration) -> KernelTimes | None:
 PRODUCTS = 4
 """Of a layer: queries with keys and values, output, gate with up, down."""
 LEAST_S = 1e-7
+MANY, ANSWERS, ANSWER = 4, 12, 64
+"""Answers at a time, how many, and their tokens."""
 
 
 def _measured_server(folder: Path, *, weights: str, layers: int) -> dict[str, Any]:
     from ..compiler.emit.tree import write_tree
 
     spec, out = folder / f"{weights}-{layers}.yaml", folder / f"{weights}-{layers}"
-    spec.write_text(SERVER.format(hidden=HIDDEN, vocab=VOCAB, layers=layers, weights=weights), encoding="utf-8")
+    spec.write_text(
+        SERVER.format(hidden=HIDDEN, vocab=VOCAB, layers=layers, weights=weights, most=MANY), encoding="utf-8"
+    )
     result = build(spec, out)
     assert result.tree is not None, [each.message for each in result.diagnostics]
     write_tree(result.tree, out)
     command = [sys.executable, "-m", "llmc.runtimes.pytorch.calibrate_server", str(out), str(TRIED_S)]
-    environment = {
-        name: value for name, value in os.environ.items() if name != "LLMC_KERNELS"
-    }  # which may turn them off
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=_environment())
     return json.loads(done.stdout)
+
+
+def _over_http(program: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Times of answers that are alone, and of MANY at a time."""
+    from ..runtimes.serving.arrivals import ClosedLoop
+    from ..runtimes.serving.bench import Target, measure
+    from ..runtimes.serving.bench_report import figures
+
+    command = [sys.executable, str(program / "serve.py"), "--random", "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=_environment())
+    try:
+        assert server.stdout is not None
+        target = Target(server.stdout.readline().removeprefix("serving on ").strip(), "measured", token_ids=VOCAB)
+
+        def times(at_a_time: int) -> dict[str, float]:
+            load = ClosedLoop(at_a_time, [(16, ANSWER)] * (ANSWERS + at_a_time))
+            return figures(asyncio.run(measure(target, load)), slo={}, predicted={})
+
+        times(MANY)  # the first ones prepare
+        return times(1), times(MANY)
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def _environment() -> dict[str, str]:
+    """Without what may turn kernels off."""
+    return {name: value for name, value in os.environ.items() if name != "LLMC_KERNELS"}
 
 
 def _product_times(found: Mapping[str, Any]) -> ProductTimes:
@@ -168,6 +203,8 @@ def _kernels(kernels: KernelTimes, found: Calibration) -> str:
     kernels:  # of servers with nothing to compute, of {SHALLOW} and {DEEP} layers: a token of an answer that is alone
       step_us: {kernels.step_s * 1e6:.1f}  # without any layer
       layer_us: {kernels.layer_s * 1e6:.1f}  # each layer more
+      request_us: {kernels.request_s * 1e6:.1f}  # each answer more in a step, over HTTP, with the client on this machine
+      first_token_us: {kernels.first_token_s * 1e6:.1f}  # over HTTP, beside the step
       attention: {min(attention, 2):.2f}  # of a prompt of 512 tokens, the pairs that are seen
       products:  # as above, with the kernels of linear layers
 {rates}

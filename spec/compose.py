@@ -32,6 +32,13 @@ _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 _SCALAR_TAGS = {"str", "int", "float", "bool", "null"}
 _ALL_TAGS = _SCALAR_TAGS | {"map", "seq"}
+_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,), "null": (type(None),)}
+"""Of scalars with a tag; a `!!str` is its text."""
+
+
+def _tag_name(event: Any) -> str:
+    tag = str(event.tag) if event.tag is not None else ""
+    return tag.removeprefix("tag:yaml.org,2002:").removeprefix("!!")
 
 
 def compose(source: SourceText, *, text: str | None = None) -> tuple[YamlNode | None, list[Diagnostic]]:
@@ -169,7 +176,7 @@ class _Composer:
         if forbidden is not None:
             self._report("S101", f"the character U+{ord(forbidden[0]):04X} may not stand in text", span)
             raise _Stop
-        node = ScalarNode(self._resolve(event.value, span) if is_plain else event.value, span)
+        node = ScalarNode(self._resolve(event.value, span) if is_plain else self._tagged(event, span), span)
         if event.anchor:
             self.anchors[event.anchor] = (node, 1)
         if self.stack and self.stack[-1].is_mapping and self.stack[-1].key is None:
@@ -223,9 +230,18 @@ class _Composer:
         if first is not None:
             self._report("S103", f"`{name}` is given twice", span, labels=[Label("first given here", span=first.key)])
 
+    def _tagged(self, event: Any, span: Span) -> Scalar:
+        """A scalar in quotes, or of a kind that a tag names."""
+        kind = _KINDS.get(_tag_name(event))
+        if kind is None:
+            return event.value
+        value = self._resolve(event.value, span)
+        if type(value) not in kind:
+            self._report("S114", f"`{event.value}` is not what its tag `!!{_tag_name(event)}` says", span)
+        return value
+
     def _check_tag(self, event: Any, span: Span, *, known: set[str]) -> None:
-        tag = str(event.tag) if event.tag is not None else ""
-        name = tag.removeprefix("tag:yaml.org,2002:").removeprefix("!!")
+        tag, name = str(event.tag) if event.tag is not None else "", _tag_name(event)
         if tag and tag != "!" and name not in known:
             self._report(
                 "S114", f"the tag `{tag}` has no meaning {'in a spec' if name not in _ALL_TAGS else 'here'}", span

@@ -91,6 +91,12 @@ class KernelRates(Node):
 
     step_us: Positive = Field(description="Time of a step beside its layers: scheduling, sampling, preparing inputs.")
     layer_us: Positive = Field(description="Time of a layer that has nothing to compute.")
+    request_us: Positive = Field(
+        description="Time that a step is longer by for each answer in it: what the host does, with a client on the same machine."
+    )
+    first_token_us: Positive = Field(
+        description="Time from a request to its first token beside the steps, with a client on the same machine."
+    )
     attention: Share = Field(description="Of the peak in bf16, in attention of prompts.")
     products: KernelProductRates = Field(description="What matrix products reach.")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
@@ -91,14 +91,16 @@ class Engine:
         self.bandwidth = machine.memory_bytes_per_s
         self.ops = alike.ops if alike is not None else self._own_ops()
         constants = serve_constants_of(architecture, kind=machine.kind)
-        if shape.has_kernels and machine.measured_server is not None:
-            constants = constants.of_server(machine.measured_server)
+        server = machine.measured_server if shape.has_kernels else None
+        if server is not None:
+            constants = constants.of_server(server)
         else:
             constants = constants.of_machine(op_s=machine.op_s, products=machine.measured_products)
-        self.reprice(
-            constants,
-            software or serving_software(architecture=architecture),
-        )
+        if software is None:
+            software = serving_software(architecture=architecture)
+            if server is not None:
+                software = replace(software, request_s=server.request_s, first_token_s=server.first_token_s)
+        self.reprice(constants, software)
 
     def reprice(self, constants: ServeConstants, software: ServingSoftware) -> None:
         """Go by other constants (a fit does)."""

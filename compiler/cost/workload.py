@@ -96,7 +96,7 @@ class Workload:
         self.is_tied = any(param.tied_to for op in self.ops_of["after"] for param in op.params)
         self._works: dict[tuple[str, Degrees, int], tuple[OpWork, ...]] = {}
         self._times: dict[tuple[str, Degrees, int], BlockTime] = {}
-        self._kept: dict[tuple[str, Degrees, bool], KeptBytes] = {}
+        self._kept: dict[tuple[str, Degrees, bool, bool], KeptBytes] = {}
         self._parameters: dict[tuple[str, Degrees], tuple[int, int]] = {}
         self._traffic: dict[tuple[object, ...], Traffic] = {}
         self._ranks: dict[tuple[object, ...], tuple[Rank, ...]] = {}

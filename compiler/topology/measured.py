@@ -32,6 +32,10 @@ class MeasuredServer:
     """Beside its layers."""
     layer_s: float
     """Of a layer that has nothing to compute."""
+    request_s: float
+    """Of each answer in a step, on the host."""
+    first_token_s: float
+    """Of a request, beside the steps."""
     attention_share: float
     """Of the peak in bf16."""
     products: Mapping[str, MeasuredProduct]
@@ -52,6 +56,8 @@ def measured_server(device: Accelerator) -> MeasuredServer | None:
     return MeasuredServer(
         step_s=found.step_us * 1e-6,
         layer_s=found.layer_us * 1e-6,
+        request_s=found.request_us * 1e-6,
+        first_token_s=found.first_token_us * 1e-6,
         attention_share=found.attention,
         products=_products({"bf16": rates.bf16, "int8": rates.int8, "int4": rates.int4}),
     )

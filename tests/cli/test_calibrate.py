@@ -27,6 +27,8 @@ FOUND = Calibration(
 KERNELS = KernelTimes(
     step_s=200e-6,
     layer_s=40e-6,
+    request_s=500e-6,
+    first_token_s=5e-3,
     attention_flops_per_s=0.6e12,
     products={
         "bf16": ProductTimes(launch_s=2e-6, one_row_s=120e-6, many_rows_s=0.3e-3),
@@ -69,6 +71,8 @@ def test_servers_with_kernels_are_planned_by_what_kernels_take(tmp_path: Path):
     assert measured < 0.7 * plain
     slow = KernelTimes(**(vars(KERNELS) | {"layer_s": 140e-6}))
     assert tpot_ms(tmp_path, kernels=slow) == pytest.approx(measured + 30 * 0.1, rel=0.02)
+    busy = KernelTimes(**(vars(KERNELS) | {"request_s": 3e-3}))
+    assert tpot_ms(tmp_path, kernels=busy) > measured + 2
     few = [tpot_ms(tmp_path, kernels=KERNELS, overrides=(f"serve.weights.dtype={name}",)) for name in ("int8", "int4")]
     assert few == sorted(few, reverse=True)
     assert few[0] < measured
@@ -120,6 +124,8 @@ def test_servers_with_kernels_can_be_measured(root: Path, monkeypatch: pytest.Mo
     assert found is not None
     assert set(found.products) == {"bf16", "int8", "int4"}
     assert 0 < found.layer_s < 0.1
+    assert 0 < found.request_s < 1.0
+    assert 0 < found.first_token_s < 10.0
     assert found.attention_flops_per_s > 1e6
     for times in found.products.values():
         assert 0 < times.launch_s < times.many_rows_s

@@ -69,6 +69,8 @@ HOSTILE = {
     "a python object": "a: !!python/object/apply:os.system ['true']\n",
     "a local tag": "a: !include b.yaml\n",
     "a scalar's tag on a mapping": "a: !!int {b: 1}\n",
+    "a word that says it is a number": "a: !!int word\n",
+    "a key that says it is a number": "? !!int word\n: b\n",
     "an old version": "%YAML 1.1\n---\na: no\n",
     "a future version": "%YAML 3.0\n---\na: 1\n",
     "two documents": "a: 1\n---\nb: 2\n",
