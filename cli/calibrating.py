@@ -104,7 +104,7 @@ def measure_kernels(found: Calibration) -> KernelTimes | None:
     layer_s = (deep["token_s"] - shallow["token_s"]) / (DEEP - SHALLOW)
     head_s = 2 * HIDDEN * VOCAB / found.read_bytes_per_s
     return KernelTimes(
-        step_s=shallow["token_s"] - SHALLOW * layer_s - head_s,
+        step_s=max(shallow["token_s"] - SHALLOW * layer_s - head_s, LEAST_S),
         layer_s=max(layer_s - PRODUCTS * products["bf16"].launch_s, LEAST_S),
         request_s=max((together["tpot_p50_ms"] - alone["tpot_p50_ms"]) / 1e3 / (MANY - 1), LEAST_S),
         first_token_s=max(alone["ttft_p50_ms"] / 1e3 - shallow["token_s"], LEAST_S),
@@ -213,7 +213,7 @@ def _kernels(kernels: KernelTimes, found: Calibration) -> str:
 
 def _rate(name: str, times: ProductTimes, found: Calibration) -> str:
     """A format's line: times as shares of what this machine could do."""
-    launch_s, peak = times.launch_s, found.flops_per_s.get(name if name in ("fp32", "bf16") else "bf16", 0.0)
+    launch_s, peak = times.launch_s, found.flops_per_s["fp32" if name == "fp32" else "bf16"]
     flops, size = 2 * MANY_ROWS * WEIGHT_SIZE**2, WEIGHT_BYTES[name] * WEIGHT_SIZE**2
     compute = flops / max(times.many_rows_s - launch_s, 1e-9) / peak
     memory = size / max(times.one_row_s - launch_s, 1e-9) / found.read_bytes_per_s
