@@ -210,45 +210,67 @@ def _weight_only_linear(kernel: Description, module: ModuleType, rows: int) -> I
 
 def _decode_attention(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
     """Three sequences of up to `rows` tokens, in rows of the cache in any order; others hold what nobody may read."""
-    heads, kv_heads, size = kernel["num_heads"], kernel["num_kv_heads"], kernel["head_dim"]
-    dtype, function = DTYPES[kernel["dtype"]], getattr(module, kernel["name"])
     lengths = torch.tensor([rows, 1, max(1, rows // 2)])
     read = torch.randperm(4 * rows, generator=torch.Generator().manual_seed(1))[: 3 * rows].view(3, rows)
     written = read.gather(1, lengths[:, None] - 1)
     hidden = torch.ones(4 * rows, dtype=torch.bool)
     for row, length in zip(read, lengths, strict=True):
         hidden[row[:length]] = False
-    cache = _cache(kernel, 4 * rows, hidden)
-    qkv = random(3, 1, (heads + 2 * kv_heads) * size, seed=4, dtype=dtype, scale=1.5)
-    pairs = (kernel["rotary_dims"] or size) // 2
+    pairs = (kernel["rotary_dims"] or kernel["head_dim"]) // 2
     angles = lengths[:, None] * 100.0 ** -torch.linspace(0, 1, pairs)
+    options = {name: kernel[name] for name in ("softcap", "interleaved")}
+    attend = partial(decode_attention, **options)
+    name, places = "one token of three sequences", (written, read, lengths)
+    yield _attention_to_cache(name, kernel, module, attend, tokens=(3, 1), angles=angles, hidden=hidden, places=places)
+
+
+def _prefill_attention(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    """Pieces of three prompts: a whole one, the end of a longer one, and the first tokens of one; rows are in any order."""
+    starts, counts, capacity = (0, rows, 0), (rows, max(1, rows // 2), 2), 2 * rows + 1
+    positions = torch.cat([start + torch.arange(count) for start, count in zip(starts, counts, strict=True)])
+    bounds = torch.tensor([0, *counts]).cumsum(0)
+    read = torch.randperm(4 * capacity, generator=torch.Generator().manual_seed(1))[: 3 * capacity].view(3, capacity)
+    written = read[torch.arange(3).repeat_interleave(bounds.diff()), positions]
+    hidden = torch.ones(4 * capacity, dtype=torch.bool)
+    for row, start, count in zip(read, starts, counts, strict=True):
+        hidden[row[: start + count]] = False
+    angles = positions[None, :, None] * 100.0 ** -torch.linspace(0, 1, kernel["head_dim"] // 2)
+    tokens, places = (1, len(positions)), (written, read, positions, bounds)
+    name, attend = "pieces of three prompts", prefill_attention
+    yield _attention_to_cache(name, kernel, module, attend, tokens=tokens, angles=angles, hidden=hidden, places=places)
+
+
+def _attention_to_cache(
+    name: str,
+    kernel: Description,
+    module: ModuleType,
+    reference: Callable[..., Tensor],
+    *,
+    tokens: tuple[int, int],
+    angles: Tensor,
+    hidden: Tensor,
+    places: tuple[Tensor, ...],
+) -> Case:
+    """Of `tokens` [B, T] that stand at `places`; rows of the cache that are `hidden` are nobody's here."""
+    heads, kv_heads, function = kernel["num_heads"], kernel["num_kv_heads"], getattr(module, kernel["name"])
+    width = (heads + 2 * kv_heads) * kernel["head_dim"]
+    qkv = random(*tokens, width, seed=4, dtype=DTYPES[kernel["dtype"]], scale=1.5)
+    cache = _cache(kernel, len(hidden), hidden)
     turns = (angles.cos(), angles.sin()) if kernel["has_rope"] else ()
 
     def attended(qkv: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
         cache = tuple(each.clone() for each in cache)
-        out = function(qkv, *turns, *cache, written, read, lengths)
+        out = function(qkv, *turns, *cache, *places)
         return out, *_numbers(cache, ~hidden)
 
     def eager(qkv: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
         cache = tuple(each.nan_to_num(0.0) for each in cache)
         turned = tuple(each.to(torch.promote_types(qkv.dtype, torch.float32)) for each in turns)
-        out = decode_attention(
-            qkv,
-            (turned[0], turned[1]) if turned else None,
-            cache,
-            written,
-            read,
-            lengths,
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            scale=kernel["scale"],
-            window=kernel["window"],
-            softcap=kernel["softcap"],
-            interleaved=kernel["interleaved"],
-        )
+        sizes = {"num_heads": heads, "num_kv_heads": kv_heads, "scale": kernel["scale"], "window": kernel["window"]}
+        out = reference(qkv, (turned[0], turned[1]) if turned else None, cache, *places, **sizes)
         return out, *_numbers(cache, ~hidden)
 
-    yield Case("one token of three sequences", attended, eager, (qkv, *cache), _cache_eps(kernel))
+    return Case(name, attended, eager, (qkv, *cache), _cache_eps(kernel))
 
 
 def _cache(kernel: Description, rows: int, hidden: Tensor) -> tuple[Tensor, ...]:
@@ -271,49 +293,6 @@ def _cache_eps(kernel: Description) -> float | None:
 def _numbers(cache: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values of these rows."""
     return int8_cache.read(cache, rows, dtype=torch.float32)
-
-
-def _prefill_attention(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
-    """Pieces of three prompts: a whole one, the end of a longer one, and the first tokens of one; rows are in any order."""
-    heads, kv_heads, size = kernel["num_heads"], kernel["num_kv_heads"], kernel["head_dim"]
-    dtype, function = DTYPES[kernel["dtype"]], getattr(module, kernel["name"])
-    starts, counts, capacity = (0, rows, 0), (rows, max(1, rows // 2), 2), 2 * rows + 1
-    positions = torch.cat([start + torch.arange(count) for start, count in zip(starts, counts, strict=True)])
-    bounds = torch.tensor([0, *counts]).cumsum(0)
-    read = torch.randperm(4 * capacity, generator=torch.Generator().manual_seed(1))[: 3 * capacity].view(3, capacity)
-    written = read[torch.arange(3).repeat_interleave(bounds.diff()), positions]
-    hidden = torch.ones(4 * capacity, dtype=torch.bool)
-    for row, start, count in zip(read, starts, counts, strict=True):
-        hidden[row[: start + count]] = False
-    cache = _cache(kernel, 4 * capacity, hidden)
-    qkv = random(1, len(positions), (heads + 2 * kv_heads) * size, seed=4, dtype=dtype, scale=1.5)
-    angles = positions[None, :, None] * 100.0 ** -torch.linspace(0, 1, size // 2)
-    turns = (angles.cos(), angles.sin()) if kernel["has_rope"] else ()
-
-    def attended(qkv: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
-        cache = tuple(each.clone() for each in cache)
-        out = function(qkv, *turns, *cache, written, read, positions, bounds)
-        return out, *_numbers(cache, ~hidden)
-
-    def eager(qkv: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
-        cache = tuple(each.nan_to_num(0.0) for each in cache)
-        turned = tuple(each.to(torch.promote_types(qkv.dtype, torch.float32)) for each in turns)
-        out = prefill_attention(
-            qkv,
-            (turned[0], turned[1]) if turned else None,
-            cache,
-            written,
-            read,
-            positions,
-            bounds,
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            scale=kernel["scale"],
-            window=kernel["window"],
-        )
-        return out, *_numbers(cache, ~hidden)
-
-    yield Case("pieces of three prompts", attended, eager, (qkv, *cache), _cache_eps(kernel))
 
 
 def _sampling(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
