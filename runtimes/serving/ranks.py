@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 GRACE_S = 1.0
 """From the loss of a rank to the end of this one: for clients to be told."""
+HEARD_S = 1.0
+"""In which a rank's death is known to the others."""
 GOODBYE_S = 10.0
 """What other ranks have to end after the goodbye."""
 SILENT_S = 20
@@ -119,8 +121,8 @@ class Ranks:
     def end(self) -> None:
         """Say goodbye to the other ranks, and wait for those that this one has started."""
         with self._lock:
-            self._is_ending = True
             is_dying = self._is_dying
+            self._is_ending = self._is_ending or not is_dying
         if is_dying:  # that thread ends this process
             threading.Event().wait()
         if self.rank == 0:
@@ -136,8 +138,18 @@ class Ranks:
         self._tidy()
 
     def give_up(self, message: str) -> None:
-        """End all ranks: this one cannot go on. Requests are told first. Returns at once."""
-        _in_background(lambda: self._die(message))
+        """End all ranks: this one cannot go on. Requests are told first. Returns at once.
+
+        A rank that has died fails the step of the others before they hear of it: the better message gets a second's start.
+        """
+
+        def die() -> None:
+            time.sleep(HEARD_S)
+            self._die(message)
+
+        with self._lock:
+            self._is_dying = True
+        _in_background(die)
 
     def _listen_to(self, rank: int, line: socket.socket) -> None:
         with contextlib.suppress(OSError):

@@ -112,5 +112,7 @@ def test_a_replica_told_to_stop_finishes_and_one_that_lost_a_rank_ends(server: t
         last = [line for line in lines if line][-1]
     assert last == "data: [DONE]" or (is_killed and "generation_failed" in last), "it may have been about to end"
     assert found.process.wait(60) == int(is_killed)
-    assert ("rank 1 of this replica has ended" in found.log.read_text()) == is_killed
+    assert ("error on rank 0" in found.log.read_text()) == is_killed, (
+        "rank 1 has ended, or the step that it was in has failed"
+    )
     assert psutil.wait_procs(others, timeout=30)[1] == []
