@@ -131,7 +131,9 @@ class Server(uvicorn.Server):
 def _listen(host: str, port: int) -> socket.socket:
     """A listening socket; an address that cannot be had ends the program with one line."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
+    listener = socket.socket(
+        family, proto=socket.IPPROTO_TCP
+    )  # asyncio turns Nagle's delays off only where this is said
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

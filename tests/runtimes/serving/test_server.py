@@ -280,3 +280,23 @@ def test_a_port_that_is_taken_is_one_line_not_a_traceback():
         with pytest.raises(SystemExit) as caught:
             prepare(Starlette(), host="127.0.0.1", port=port, drain_s=1)
     assert caught.value.code == f"cannot listen on 127.0.0.1 port {port}: Address already in use"
+
+
+def test_a_token_is_sent_without_waiting_for_the_one_before_to_be_acknowledged():
+    """With Nagle's algorithm a client that delays its acknowledgements, by 40 ms on Linux, gets the first token so much later."""
+    _, listener = prepare(Starlette(), host="127.0.0.1", port=0, drain_s=1)
+
+    async def is_undelayed() -> bool:
+        found: asyncio.Queue[bool] = asyncio.Queue()
+
+        def accepted(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            found.put_nowait(bool(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)))
+            writer.close()
+
+        async with await asyncio.start_server(accepted, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.close()
+            return await found.get()
+
+    assert asyncio.run(is_undelayed())
