@@ -26,7 +26,7 @@ from ..serving.kv import KVBlocks
 from ..serving.sampler import Sampler
 from ..serving.scheduler import Scheduler
 from .calibrate import LAUNCH_SIZE, TRIED_S, WEIGHT_SIZE, WEIGHTS, ProductTimes, product_times, quickest
-from .cpu import use_threads
+from .cpu import release_threads, use_threads
 from .packed import fill_randomly
 
 PROMPT = 512
@@ -115,6 +115,7 @@ def _token_s(module: ModuleType, server: ModuleType, model: Any) -> float:
         if any(delta.finish for delta in deltas):
             done.put(None)
 
+    release_threads()
     engine.start()
     engine.submit([generation], post)
     done.get(timeout=60)

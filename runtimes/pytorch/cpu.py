@@ -15,6 +15,7 @@ _GEMM_SIZE = 512
 _MEASURED_S = 0.3
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = (1 << 31) - 1
+_OMP_PAUSE_HARD = 2
 
 
 def use_threads(threads: int | None, *, processes: int = 1) -> int:
@@ -25,6 +26,19 @@ def use_threads(threads: int | None, *, processes: int = 1) -> int:
     chosen = threads or max(1, len(os.sched_getaffinity(0)) // processes)
     torch.set_num_threads(chosen)
     return chosen
+
+
+def release_threads() -> None:
+    """End the threads that help the calling one; they start again when it computes. Call this before another thread computes.
+
+    Each thread that computes has helpers of its own. Where that makes more of them than cores, GNU's OpenMP has helpers sleep
+    after each kernel, and not wait for the next one awake: a step of ten small layers took 4 ms so, and 0.2 ms without.
+    """
+    pause = getattr(
+        ctypes.CDLL(None), "omp_pause_resource_all", None
+    )  # of torch, which loads it for all; other runtimes may have none
+    if pause is not None:
+        pause(_OMP_PAUSE_HARD)
 
 
 def keep_freed_memory() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -46,6 +49,35 @@ def test_threads_are_as_asked() -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+PROGRAM = """
+import os, time, torch
+from llmc.runtimes.pytorch.cpu import release_threads, use_threads
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+def compute():
+    return torch.ones(512, 512).mm(torch.ones(512, 512)).sum().item()
+
+use_threads(3)
+before = threads()
+compute()
+print("helpers", threads() - before)
+release_threads()
+end = time.monotonic() + 60
+while threads() > before and time.monotonic() < end:
+    time.sleep(0.01)
+print("then", threads() - before, "of", torch.get_num_threads())
+assert compute() == 512**3
+print("again", threads() - before)
+"""
+
+
+def test_released_threads_are_gone_until_there_is_something_to_compute() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["helpers 2", "then 0 of 3", "again 2"]
 
 
 @pytest.mark.parametrize(("loss", "grad_norm"), [(float("nan"), 1.0), (1.0, float("inf"))])

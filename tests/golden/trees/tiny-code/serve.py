@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llmc.runtimes.common.errors import run_program
-from llmc.runtimes.pytorch.cpu import has_fast_bf16, use_threads
+from llmc.runtimes.pytorch.cpu import has_fast_bf16, release_threads, use_threads
 from llmc.runtimes.pytorch.weights import load_weights
 from llmc.runtimes.serving.api import create_app
 from llmc.runtimes.serving.arguments import serving_arguments
@@ -105,6 +105,7 @@ def main() -> None:
     )
     metrics = Metrics()
     sampler = Sampler(vocabulary.num_tokens)
+    release_threads()  # which loaded the model: the engine's thread has others, and the cores are for these
     engine = Engine(Runner(model, cache), sampler, scheduler, metrics=metrics, stall_s=STALL_S)
     if args.generate is not None:
         sys.exit(generate(engine, vocabulary, args.generate, max_tokens=args.max_tokens, sampling=args.sampling))
