@@ -19,6 +19,7 @@ from pathlib import Path
 
 LLMC = [sys.executable, "-m", "llmc.cli.main"]
 LOADS = (0.3, 0.5, 0.7)
+NO_PLAN = 3  # exit status: nothing fits, or nothing holds the rate
 INPUT, OUTPUT = 64, 32
 SPEC = """llmc: 1
 extends: here.yaml
@@ -44,9 +45,26 @@ def planned(folder: Path, *, preset: str, rate: float) -> dict[str, float]:
 
 
 def capacity(folder: Path, preset: str) -> float:
-    """Requests a second that a full batch answers, by the plan: of each, its prompt and its share of the steps."""
-    at = planned(folder, preset=preset, rate=0.05)
-    return 1e3 / (at["ttft_p50_ms"] + OUTPUT * at["tpot_p50_ms"] / 4)
+    """The most requests a second that the plan holds, within a tenth."""
+
+    def holds(rate: float) -> bool:
+        try:
+            planned(folder, preset=preset, rate=rate)
+        except subprocess.CalledProcessError as error:
+            if error.returncode != NO_PLAN:
+                raise
+            return False
+        return True
+
+    low = 0.1
+    assert holds(low), "this machine is too slow for the benchmark"
+    high = 2 * low
+    while holds(high):
+        low, high = high, 2 * high
+    while high > 1.1 * low:
+        between = (low + high) / 2
+        low, high = (between, high) if holds(between) else (low, between)
+    return low
 
 
 def main() -> None:
@@ -58,6 +76,7 @@ def main() -> None:
         folder = Path(name)
         print(llmc(folder, "doctor", "--calibrate", "here.yaml"))
         rate = capacity(folder, args.preset)
+        planned(folder, preset=args.preset, rate=rate)
         llmc(folder, "build", "spec.yaml")
         command = [sys.executable, "build/bench/serve.py", "--random", "--port", "0"]
         server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -65,7 +84,6 @@ def main() -> None:
             assert server.stdout is not None
             url = server.stdout.readline().removeprefix("serving on ").strip()
             warm = ("--url", url, "--json", "--spread", "--requests", "20")
-            planned(folder, preset=args.preset, rate=rate)
             llmc(folder, "run", "bench", "spec.yaml", *warm)
             for share in LOADS:
                 predicted = planned(folder, preset=args.preset, rate=rate * share)

@@ -81,6 +81,7 @@ class KernelTimes:
 
     step_s: float
     layer_s: float
+    launch_s: float
     request_s: float
     first_token_s: float
     attention_flops_per_s: float
@@ -102,10 +103,12 @@ def measure_kernels(found: Calibration) -> KernelTimes | None:
     shallow, deep, eight, four = times
     products = {label: _product_times(each) for label, each in (("bf16", shallow), ("int8", eight), ("int4", four))}
     layer_s = (deep["token_s"] - shallow["token_s"]) / (DEEP - SHALLOW)
+    launch_s = max(min(products["bf16"].launch_s, layer_s / PRODUCTS), LEAST_S)  # of a step that is recorded
     head_s = 2 * HIDDEN * VOCAB / found.read_bytes_per_s
     return KernelTimes(
         step_s=max(shallow["token_s"] - SHALLOW * layer_s - head_s, LEAST_S),
-        layer_s=max(layer_s - PRODUCTS * products["bf16"].launch_s, LEAST_S),
+        layer_s=max(layer_s - PRODUCTS * launch_s, LEAST_S),
+        launch_s=launch_s,
         request_s=max((together["tpot_p50_ms"] - alone["tpot_p50_ms"]) / 1e3 / (MANY - 1), LEAST_S),
         first_token_s=max(alone["ttft_p50_ms"] / 1e3 - shallow["token_s"], LEAST_S),
         attention_flops_per_s=shallow["attention_flops_per_s"],
@@ -197,7 +200,10 @@ def calibration_text(
 
 
 def _kernels(kernels: KernelTimes, found: Calibration) -> str:
-    rates = "\n".join(f"        {name}: {_rate(name, times, found)}" for name, times in kernels.products.items())
+    rates = "\n".join(
+        f"        {name}: {_rate(name, times, found, launch_s=kernels.launch_s)}"
+        for name, times in kernels.products.items()
+    )
     attention = kernels.attention_flops_per_s / found.flops_per_s["bf16"]
     return f"""\
     kernels:  # of servers with nothing to compute, of {SHALLOW} and {DEEP} layers: a token of an answer that is alone
@@ -206,18 +212,18 @@ def _kernels(kernels: KernelTimes, found: Calibration) -> str:
       request_us: {kernels.request_s * 1e6:.1f}  # each answer more in a step, over HTTP, with the client on this machine
       first_token_us: {kernels.first_token_s * 1e6:.1f}  # over HTTP, beside the step
       attention: {min(attention, 2):.2f}  # of a prompt of 512 tokens, the pairs that are seen
-      products:  # as above, with the kernels of linear layers
+      products:  # as above, with the kernels of linear layers, as layers start them
 {rates}
 """
 
 
-def _rate(name: str, times: ProductTimes, found: Calibration) -> str:
-    """A format's line: times as shares of what this machine could do."""
-    launch_s, peak = times.launch_s, found.flops_per_s["fp32" if name == "fp32" else "bf16"]
+def _rate(name: str, times: ProductTimes, found: Calibration, *, launch_s: float | None = None) -> str:
+    """A format's line: times as shares of what this machine could do. `launch_s` is that of a step, where it is not one of its own."""
+    alone_s, peak = times.launch_s, found.flops_per_s["fp32" if name == "fp32" else "bf16"]
     flops, size = 2 * MANY_ROWS * WEIGHT_SIZE**2, WEIGHT_BYTES[name] * WEIGHT_SIZE**2
-    compute = flops / max(times.many_rows_s - launch_s, 1e-9) / peak
-    memory = size / max(times.one_row_s - launch_s, 1e-9) / found.read_bytes_per_s
-    return f"{{compute: {min(compute, 2):.2f}, memory: {min(memory, 2):.2f}, launch_us: {launch_s * 1e6:.1f}}}"
+    compute = flops / max(times.many_rows_s - alone_s, 1e-9) / peak
+    memory = size / max(times.one_row_s - alone_s, 1e-9) / found.read_bytes_per_s
+    return f"{{compute: {min(compute, 2):.2f}, memory: {min(memory, 2):.2f}, launch_us: {(launch_s or alone_s) * 1e6:.1f}}}"
 
 
 def _processor() -> str:

@@ -178,8 +178,7 @@ def predict(candidate: Candidate) -> ServePrediction:
     service, engine = candidate.service, candidate.engine
     assert service is not None
     rate = service.requests_per_s * candidate.replicas
-    # Every replica writes its answers' tokens at the rate at which it finishes requests.
-    tokens = service.batch / service.tpot_p50_s * candidate.replicas
+    tokens = service.output_tokens_per_s(candidate.load) * candidate.replicas
     weights = engine.weights_bytes / GIB
     buffers = engine.buffers_bytes(chunk=candidate.prefill_chunk, batch=candidate.max_batch) / GIB
     cache = candidate.kv_tokens * engine.kv_bytes_per_token / GIB

@@ -87,8 +87,16 @@ Layer = Callable[[torch.Tensor], torch.Tensor]
 """A product with a square weight."""
 
 
-def product_times(layers: Sequence[Layer], small: Sequence[Layer], dtype: torch.dtype, tried_s: float) -> ProductTimes:
-    """Of `layers` with weights of WEIGHT_SIZE, and `small` ones of LAUNCH_SIZE."""
+def product_times(
+    layers: Sequence[Layer],
+    small: Sequence[Layer],
+    dtype: torch.dtype,
+    tried_s: float,
+    *,
+    turn_s: Callable[[Callable[[], object], float], float] | None = None,
+) -> ProductTimes:
+    """Of `layers` with weights of WEIGHT_SIZE, and `small` ones of LAUNCH_SIZE; `turn_s` is `quickest` or `middle`."""
+    turn_s = turn_s or quickest
 
     def product_s(rows: int, size: int, of: Sequence[Layer]) -> float:
         given = torch.ones(rows, size, dtype=dtype)
@@ -97,7 +105,7 @@ def product_times(layers: Sequence[Layer], small: Sequence[Layer], dtype: torch.
             for layer in of:
                 layer(given)
 
-        return quickest(all_of_them, tried_s / 2) / len(of)
+        return turn_s(all_of_them, tried_s / 2) / len(of)
 
     return ProductTimes(
         launch_s=product_s(1, LAUNCH_SIZE, small),

@@ -3,13 +3,14 @@
     python -m llmc.runtimes.pytorch.calibrate_server PROGRAM [SECONDS]
 
 Of a program with kernels: its linear layers, its attention of prompts, and a token of an answer, each timed in a process of its own
-and printed as JSON. Programs of two depths tell what a layer takes and what a step does.
+and printed as JSON. Medians, since they are to predict medians. Programs of two depths tell what a layer takes and what a step does.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import queue
 import sys
 import time
@@ -18,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as servers do, before torch reads it
+
 import torch
 
 from ..serving.engine import Delta, Engine
@@ -25,7 +28,7 @@ from ..serving.generation import Generation, Sampling, generator_for
 from ..serving.kv import KVBlocks
 from ..serving.sampler import Sampler
 from ..serving.scheduler import Scheduler
-from .calibrate import LAUNCH_SIZE, TRIED_S, WEIGHT_SIZE, WEIGHTS, ProductTimes, product_times, quickest
+from .calibrate import LAUNCH_SIZE, TRIED_S, WEIGHT_SIZE, WEIGHTS, ProductTimes, middle, product_times
 from .cpu import release_threads, use_threads
 from .packed import fill_randomly
 
@@ -66,7 +69,7 @@ def _products(linear: Any, tried_s: float) -> ProductTimes:
             each.fill_randomly(deviation=0.02)
         return made
 
-    return product_times(layers(WEIGHT_SIZE), layers(LAUNCH_SIZE), torch.bfloat16, tried_s)
+    return product_times(layers(WEIGHT_SIZE), layers(LAUNCH_SIZE), torch.bfloat16, tried_s, turn_s=middle)
 
 
 def _attention_flops_per_s(module: ModuleType, model: Any, tried_s: float) -> float:
@@ -79,7 +82,7 @@ def _attention_flops_per_s(module: ModuleType, model: Any, tried_s: float) -> fl
     qkv = torch.randn(1, PROMPT, model.layers[0].attn.qkv.out_features, dtype=torch.bfloat16)
     angles = module.rope(positions)
     heads_size = part.attend(qkv, *angles).shape[-1]
-    seconds = quickest(lambda: part.attend(qkv, *angles), tried_s / 2)
+    seconds = middle(lambda: part.attend(qkv, *angles), tried_s / 2)
     return 4 * heads_size * (PROMPT * (PROMPT + 1) / 2) / seconds
 
 

@@ -27,6 +27,7 @@ FOUND = Calibration(
 KERNELS = KernelTimes(
     step_s=200e-6,
     layer_s=40e-6,
+    launch_s=1e-6,
     request_s=500e-6,
     first_token_s=5e-3,
     attention_flops_per_s=0.6e12,
@@ -71,6 +72,8 @@ def test_servers_with_kernels_are_planned_by_what_kernels_take(tmp_path: Path):
     assert measured < 0.7 * plain
     slow = KernelTimes(**(vars(KERNELS) | {"layer_s": 140e-6}))
     assert tpot_ms(tmp_path, kernels=slow) == pytest.approx(measured + 30 * 0.1, rel=0.02)
+    started = KernelTimes(**(vars(KERNELS) | {"launch_s": 21e-6}))  # of four products and what else a layer starts
+    assert tpot_ms(tmp_path, kernels=started) > measured + 30 * 4 * 0.019
     busy = KernelTimes(**(vars(KERNELS) | {"request_s": 3e-3}))
     assert tpot_ms(tmp_path, kernels=busy) > measured + 2
     few = [tpot_ms(tmp_path, kernels=KERNELS, overrides=(f"serve.weights.dtype={name}",)) for name in ("int8", "int4")]

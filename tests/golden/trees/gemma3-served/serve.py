@@ -8,8 +8,11 @@ one text on the command line. Dims: B sequences of a batch, T tokens of a chunk,
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # read by torch: how long its threads wait for the next kernel before they sleep
 
 import torch
 from torch import Tensor
