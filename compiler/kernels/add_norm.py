@@ -36,6 +36,8 @@ class AddNorm(Kernel):
     def python_side(self) -> str:
         if self.is_pallas:
             return "xla/add_norm"
+        if self.language == "npu":
+            return "npu/add_rms_norm"
         if not self.has_backward:
             return "ops/add_rms_norm_forward"
         return "ops/add_norm" if self.is_triton else super().python_side
@@ -80,6 +82,8 @@ class AddNorm(Kernel):
 
     @property
     def why(self) -> str:
+        if not self.has_backward:
+            return "It reads and writes each number once."
         if self.is_pallas:
             return "It reads and writes each number once; for the backward pass it keeps the sum alone, which is there anyway."
         if self.keeps_total:

@@ -61,6 +61,8 @@ class GatedLinear(Kernel):
 
     @property
     def why(self) -> str:
+        if not self.has_backward:
+            return "It reads gate and up once."
         return (
             f"It keeps {self.saved_bytes:,} bytes a token for the backward pass, gate and up; the activation is"
             " computed again."

@@ -3,6 +3,7 @@
 Of a step for one token much is the calls of separate ops, and the copies of keys and values that they need: beside the linear
 layers there are kernels for the attention of running answers, and on CPUs for that of prompts, residual sum and norm, and the gated activation.
 GPUs have products of their own for bf16 and fp32; there it is weights in few bits, the attention of running answers, drawing tokens, and experts.
+On Ascend it is ops of torch-npu in bf16: attention of running answers, residual sum and norm, the gate.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from .decode_attention import choose_decode_attention
 from .experts import choose_experts
 from .gated_linear import ACTIVATIONS, GatedLinear
 from .kernel import Kernel, LeftAlone
+from .paged_attention import choose_paged_attention
 from .prefill_attention import prefill_beside
 from .sampling import choose_sampling
 from .weight_only_linear import BITS, choose_weight_only
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
-    from .kernel import DType
+    from .kernel import DType, Language
 
 
 def has_serving_kernels(spec: Spec, *, weights: str, devices: int) -> bool:
@@ -52,6 +54,25 @@ def serves_on_gpu(spec: Spec) -> bool:
     return spec.hardware.accelerator.kind == "gpu" and chip_of(spec.hardware.accelerator) is not None
 
 
+def serves_on_npu(spec: Spec, *, weights: str, stages: int) -> bool:
+    """Whether torch-npu has ops for the device, in the format of weights, keys and values: its attention knows no fp32."""
+    accelerator = spec.hardware.accelerator
+    assert spec.serve is not None
+    is_bf16 = weights == "bf16" and spec.serve.kv_cache.dtype == "bf16"
+    is_ascend = accelerator.kind == "npu" and chip_of(accelerator) is not None
+    return is_ascend and is_bf16 and spec.train is None and stages == 1
+
+
+def choose_on_npu(spec: Spec, *, longest: int, tp: int) -> tuple[Kernel, ...]:
+    """Of one of `tp` ranks."""
+    found = (
+        choose_paged_attention(spec, dtype="bf16", longest=longest, tp=tp),
+        _add_norm(spec, dtype="bf16", language="npu"),
+        _gated(spec, dtype="bf16", language="npu", tp=tp),
+    )
+    return tuple(each for each in found if not isinstance(each, LeftAlone))
+
+
 def choose_serving(spec: Spec, *, weights: str, dtype: DType, longest: int) -> tuple[Kernel, ...]:
     """Linear layers come first: those of the blocks, then the head's."""
     if spec.hardware.accelerator.kind != "cpu":
@@ -79,17 +100,19 @@ def _on_gpu(spec: Spec, *, weights: str, dtype: DType, longest: int) -> tuple[Ke
     return tuple(each for each in found if not isinstance(each, LeftAlone))
 
 
-def _add_norm(spec: Spec, *, dtype: DType) -> AddNorm | LeftAlone:
+def _add_norm(spec: Spec, *, dtype: DType, language: Language = "cpp") -> AddNorm | LeftAlone:
     block, norm = spec.model.block, spec.model.norm
     if norm.kind != "rmsnorm":
-        return LeftAlone("there is no LayerNorm in C++")
+        return LeftAlone("there is no LayerNorm in C++, and none in torch-npu that adds")
+    if norm.unit_offset and language == "npu":
+        return LeftAlone("torch-npu's op multiplies with the weight as it is")
     if block.kind != "sequential" or block.norms != "pre" or block.residual_scale is not None:
         return LeftAlone("the norms of these blocks do not follow a plain residual sum alone")
     return AddNorm(
         name="add_rms_norm",
         template="add_rms_norm",
         dtype=dtype,
-        language="cpp",
+        language=language,
         has_backward=False,
         hidden_size=spec.model.hidden_size,
         eps=norm.eps,
@@ -97,19 +120,21 @@ def _add_norm(spec: Spec, *, dtype: DType) -> AddNorm | LeftAlone:
     )
 
 
-def _gated(spec: Spec, *, dtype: DType) -> GatedLinear | LeftAlone:
+def _gated(spec: Spec, *, dtype: DType, language: Language = "cpp", tp: int = 1) -> GatedLinear | LeftAlone:
     name = spec.model.mlp.activation
-    if name not in ACTIVATIONS:
+    if name not in (ACTIVATIONS if language == "cpp" else ("swiglu",)):
         return LeftAlone(f"there is no kernel for {name}")
+    if language == "npu" and spec.model.moe is not None:
+        return LeftAlone("experts and layers without them differ in width")
     title, formula, activation = ACTIVATIONS[name]
     return GatedLinear(
         name=name,
         template="gated_linear",
         dtype=dtype,
-        language="cpp",
+        language=language,
         has_backward=False,
         eager=name,
-        size=spec.model.intermediate_size,
+        size=spec.model.intermediate_size // tp,
         title=title,
         formula=formula,
         activation=activation,

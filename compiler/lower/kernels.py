@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..kernels.serving import choose_serving, has_serving_kernels
+from ..kernels.serving import choose_on_npu, choose_serving, has_serving_kernels, serves_on_npu
 from ..kernels.setting import Setting
 from ..kernels.table import choose_kernels
 from .model import longest_sequence
@@ -26,6 +26,8 @@ def serving_kernels(spec: Spec, plan: Plan) -> tuple[Kernel, ...]:
     if spec.serve is None or plan.serve is None:
         return ()
     layout = plan.serve.layout
+    if serves_on_npu(spec, weights=layout.weights, stages=layout.pp):
+        return choose_on_npu(spec, longest=longest_sequence(spec), tp=layout.tp)
     if not has_serving_kernels(spec, weights=layout.weights, devices=layout.tp * layout.pp):
         return ()
     dtype = "fp32" if spec.serve.kv_cache.dtype == "fp32" else "bf16"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .experts import ExpertsView
     from .parallel import ContextView, TensorView
     from .pipeline import PipelineView
+    from .position import PositionView
     from .spmd import SpmdView
 
 _OF_OTHERS = frozenset({"adamw", "sampling"})
@@ -106,6 +107,7 @@ def lower_model(
         is_parallel=is_parallel,
         spmd=spmd,
         has_npu_norm=_has_npu_norm(spec, called),
+        has_npu_rotary=_has_npu_rotary(spec, position),
         loss_chunk=chunk_of(-(-model.vocab_size // tp_size), precision=spec.train[0].precision)
         if (tp or draws_labels) and spec.train
         else 0,
@@ -140,6 +142,12 @@ def _has_npu_norm(spec: Spec, kernels: tuple[str, ...]) -> bool:
     norm, is_alone = spec.model.norm, "add_rms_norm" not in kernels or getattr(spec.model.attention, "qk_norm", None)
     is_plain = norm.kind == "rmsnorm" and not norm.unit_offset
     return spec.hardware.accelerator.kind == "npu" and is_plain and bool(is_alone)
+
+
+def _has_npu_rotary(spec: Spec, position: PositionView) -> bool:
+    """In servers alone: a gradient would want the turned numbers in fp32. The op turns whole heads."""
+    is_whole = position.kind == "rope" and not position.plain_dims and spec.model.attention.kind != "mla"
+    return spec.hardware.accelerator.kind == "npu" and spec.train is None and spec.serve is not None and is_whole
 
 
 def _embed_scale(model: Model) -> float | None:

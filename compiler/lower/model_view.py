@@ -101,6 +101,8 @@ class ModelView:
     z_loss: float = 0.0
     has_npu_norm: bool = False
     """Whether norms are the one kernel that torch-npu has for them."""
+    has_npu_rotary: bool = False
+    """Whether queries and keys are rotated by the one op that torch-npu has for it."""
     recomputes_some: bool = False
     """Whether layers differ in what they compute again, which is applied from outside."""
     draws_labels: bool = False
@@ -243,6 +245,16 @@ class ModelView:
     def decode_attention(self) -> bool:
         """Whether running answers have a kernel for their attention."""
         return "decode_attention" in self.kernels
+
+    @property
+    def angle_width(self) -> int:
+        """Numbers of cos and sin a token: one a pair, or two where an op of torch-npu wants them beside each number of the head."""
+        return self.position.rotary_dims if self.has_npu_rotary else self.position.rotary_dims // 2
+
+    @property
+    def paged_attention(self) -> bool:
+        """Whether running answers have an op for attention to blocks of the cache, which is told lengths on the host."""
+        return "paged_attention" in self.kernels
 
     @property
     def prefill_attention(self) -> bool:

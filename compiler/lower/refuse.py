@@ -147,8 +147,6 @@ def _ascend(spec: Spec) -> Iterator[Diagnostic]:
         message = f"programs for {name} are not lowered yet, though plans are made; of NPUs those for Ascend are"
         yield _refused(message, ("hardware", "accelerator"))
         return
-    if spec.serve is not None:
-        yield _refused("servers for an npu are not lowered yet; training is", ("serve",), part="key")
     if spec.model.moe is not None:
         message = "mixtures of experts are not lowered for an npu yet; dense models are"
         yield _refused(message, ("model", "moe"), part="key")

@@ -33,11 +33,15 @@ class ServeView:
     """The spec's file, for the header."""
     plan_lines: tuple[str, ...]
     """What the plan expects (TTFT, TPOT, tokens/s, memory), a line each, for the header."""
-    device: Literal["cpu", "cuda", "xla"]
+    device: Literal["cpu", "cuda", "npu", "xla"]
+    graph_batches: tuple[int, ...]
+    """Numbers of running answers for which a step is captured as a graph; empty where steps are launched op by op."""
     packed: PackedServeView | None
     """Of weights in the order in which kernels read them."""
     is_bf16: bool
     """Weights and activations of PyTorch's ops in bf16 (on a CPU, if it turns out to be fast there), else in fp32."""
+    tells_lengths: bool
+    """Whether the model is told how long sequences are."""
     has_draw: bool
     """Whether drawing tokens is a kernel."""
     joins_prompts: bool
@@ -97,6 +101,11 @@ class ServeView:
     """Seconds that running requests have to finish after SIGTERM: max_seq_len times the plan's time per output token."""
 
     @property
+    def on_device(self) -> bool:
+        """Whether the model and what it is given lie on an accelerator that PyTorch itself knows."""
+        return self.device in ("cuda", "npu")
+
+    @property
     def asks_bf16(self) -> bool:
         """Whether the number format is found out when the program starts."""
         return self.is_bf16 and self.device == "cpu" and self.packed is None
@@ -137,7 +146,7 @@ def lower_serve(
     plan: ServePlan,
     *,
     origin: str,
-    device: Literal["cpu", "cuda", "xla"],
+    device: Literal["cpu", "cuda", "npu", "xla"],
     kernels: tuple[Kernel, ...] = (),
     ranks: RanksView | None = None,
 ) -> ServeView:
@@ -161,8 +170,10 @@ def lower_serve(
         origin=origin,
         plan_lines=_plan_lines(plan),
         device=device,
+        graph_batches=_graph_batches(spec, layout.max_batch, kernels) if devices == 1 else (),
         packed=_packed(layout.weights, dtype=layout.kv_dtype) if is_packed else None,
         is_bf16=layout.weights == "bf16" and not is_packed,
+        tells_lengths=any(kernel.name == "paged_attention" for kernel in kernels),
         has_draw=serves_on_gpu(spec) and has_serving_kernels(spec, weights=layout.weights, devices=devices),
         joins_prompts=any(kernel.template == "prefill_attention" for kernel in kernels),
         experts=lower_experts(spec),
@@ -200,6 +211,16 @@ def lower_serve(
         bounds=tuple(bounds_of(objectives_of(serve.slo)).items()),
         drain_s=max(_LEAST_DRAIN_S, math.ceil(max_seq_len * predicted.tpot_p99_ms / 1e3)),
     )
+
+
+def _graph_batches(spec: Spec, max_batch: int, kernels: tuple[Kernel, ...]) -> tuple[int, ...]:
+    """Powers of two up to the greatest batch; the greatest alone where shapes are fixed. Without an op for attention to the cache in
+    blocks a step has no graph: its shapes grow with the sequences."""
+    if not any(kernel.name == "paged_attention" for kernel in kernels):
+        return ()
+    assert spec.serve is not None
+    smaller = () if spec.serve.shapes == "fixed" else tuple(1 << bit for bit in range((max_batch - 1).bit_length()))
+    return (*smaller, max_batch)
 
 
 def _packed(weights: str, *, dtype: str) -> PackedServeView:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..deploy.launch import lower_deploy
 from ..planner.layout import Layout
@@ -67,10 +67,14 @@ class Place:
         return self.spec_file.name
 
 
+_DEVICES: dict[str, Literal["cpu", "cuda", "npu", "xla"]] = {"cpu": "cpu", "gpu": "cuda", "npu": "npu", "tpu": "xla"}
+"""Kind of accelerator -> PyTorch's name of its devices."""
+
+
 def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
     """All views of a program that nothing in `refuse.py` stands against."""
     assert plan.model is not None
-    device = {"gpu": "cuda", "npu": "npu", "tpu": "xla"}.get(spec.hardware.accelerator.kind, "cpu")
+    device = _DEVICES[spec.hardware.accelerator.kind]
     layout = plan.train.layout if plan.train else _served_layout(plan)
     spmd = lower_spmd(spec, layout, origin=place.origin) if device == "xla" and plan.train else None
     kernels = lower_kernels(spec, plan)
@@ -104,7 +108,7 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
             spec,
             plan.serve,
             origin=place.origin,
-            device=device if device in ("cuda", "xla") else "cpu",
+            device=device,
             kernels=kernels,
             ranks=lower_ranks(spec, model),
         )

@@ -79,7 +79,7 @@ def _refusal_of(spec: Spec) -> Refusal | None:
     """What lowering would say of a shape. None where there is no program whatever the shape, or somebody else's."""
     from ..lower.refuse_serving import refuse_shape
 
-    if spec.assume is not None or spec.hardware.accelerator.kind not in ("cpu", "gpu", "tpu"):
+    if spec.assume is not None or spec.hardware.accelerator.kind not in ("cpu", "gpu", "npu", "tpu"):
         return None
     return lambda shape: next((each.message for each in refuse_shape(spec, shape)), None)
 

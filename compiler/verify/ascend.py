@@ -1,11 +1,14 @@
-"""Programs for Ascend: whether torch-npu has a kernel for every op of a step, asked of its own dispatch table."""
+"""Programs for Ascend: whether torch-npu has a kernel for every op of a step, asked of its own dispatch table; and of servers, whether each
+call is one that its schemas and meta kernels take."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from .claims import Claim
 from .environments import npu_folder, npu_variables
@@ -20,6 +23,11 @@ _BESIDE = ("c10d::", "_c10d_functional::", "fsdp::", "llmc::", "prim::")
 """Collectives, which are HCCL's; ops of our own, which consist of others; questions that no device answers."""
 _OWN_CALLS = ("npu::npu_rms_norm", "npu::npu_swiglu", "npu::npu_swiglu_backward")
 """What runtimes/ascend and kernels of templates/kernels/npu call; on a CPU they are the plain ones."""
+
+
+GRAPHS = "capture and replay of graphs on an NPU: tests/ascend replays steps call by call, with stand-ins for torch-npu's ops"
+_OVERLOADED = "failed to match any schema"
+_DEVICE = 'torch.device("npu")'
 
 
 def has_torch_npu() -> bool:
@@ -45,3 +53,48 @@ def check_kernels(ops: Iterable[str]) -> Iterator[Claim]:
         "none",
         ", ".join(found["missing"]) or "none",
     )
+
+
+def serves_on_npu(folder: Path) -> bool:
+    """Whether a build has a server that puts its model on an NPU."""
+    program = folder / "serve.py"
+    return program.exists() and _DEVICE in program.read_text(encoding="utf-8")
+
+
+def check_server(folder: Path) -> Iterator[Claim]:
+    """Steps at the sizes of the plan, on tensors without numbers: every call is taken, and no op is without a kernel."""
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "llmc.runtimes.ascend.dry_server", str(folder.resolve())]
+    said = subprocess.run(command, env=npu_variables(npu_folder()), capture_output=True, text=True)
+    name = "steps of single tokens and of prompts that torch-npu's schemas and meta kernels take"
+    if said.returncode:
+        yield Claim("calls", name, "all", _error_of(said.stderr))
+        return
+    found = json.loads(said.stdout.splitlines()[-1])
+    yield Claim(
+        "calls",
+        f"{name}, in batches of {_listed(found['batches'])} and pieces of {_listed(found['pieces'])}",
+        "all",
+        "all",
+    )
+    yield Claim(
+        "kernels",
+        f"ops of a step that torch-npu {found['version']} has no kernel for, of {len(found['ops'])}",
+        "none",
+        ", ".join(found["missing"]) or "none",
+    )
+
+
+def _listed(sizes: list[int]) -> str:
+    return ", ".join(map(str, sizes))
+
+
+def _error_of(text: str) -> str:
+    """What torch-npu says of a call: of one that no overload takes, what stands against the first."""
+    lines = text.strip().splitlines()
+    errors = [at for at, line in enumerate(lines) if re.match(r"\w+(Error|Exception): ", line)]
+    if not errors:
+        return lines[-1]
+    found = lines[errors[-1]]
+    if _OVERLOADED in found and errors[-1] + 1 < len(lines):
+        found = lines[errors[-1] + 1]
+    return found.partition(" Schema: ")[0].partition(" Declaration: ")[0]

@@ -17,7 +17,7 @@ class Claim:
     """One line of the verdict. Figures have a unit; claims without figures have words."""
 
     topic: str
-    """`traffic`, `states`, `memory`, `kernels`, `order`, `numerics`, `files`"""
+    """`traffic`, `states`, `memory`, `calls`, `kernels`, `order`, `numerics`, `files`"""
     name: str
     planned: float | str
     found: float | str

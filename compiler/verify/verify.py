@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..emit.manifest import MANIFEST
 from ..planner.claims import CLAIMS_FILE, TrainClaims
 from ..planner.plan import Plan
-from .ascend import NOT_SET_UP, has_torch_npu
+from .ascend import GRAPHS, NOT_SET_UP, check_server, has_torch_npu, serves_on_npu
 from .claims import Verdict
 from .environments import python_of
 from .kernels import compile_for_npus, npu_kernels
@@ -41,6 +41,8 @@ def _verify(folder: Path, spec: Spec | None, *, progress: Progress) -> Verdict:
     unchecked = [EXECUTED_NOWHERE]
     if is_for_tpus(folder):
         return _verify_for_tpus(folder, plan, unchecked, progress=progress)
+    if serves_on_npu(folder) and not (folder / CLAIMS_FILE).exists():
+        return _verify_npu_server(folder, plan, unchecked, progress=progress)
     if not (folder / CLAIMS_FILE).exists():
         return Verdict(
             plan.name, (), ("this program is for one device: its plan claims nothing that ranks do", *unchecked)
@@ -59,6 +61,17 @@ def _verify(folder: Path, spec: Spec | None, *, progress: Progress) -> Verdict:
         progress("numerics in float64")
         found += check_numerics(spec, plan, built=folder)
     return Verdict(plan.name, tuple(found), tuple(unchecked))
+
+
+def _verify_npu_server(folder: Path, plan: Plan, unchecked: list[str], *, progress: Progress) -> Verdict:
+    """What torch-npu's own tables say of a server's calls."""
+    assert plan.serve is not None
+    ranks = plan.serve.devices // plan.serve.layout.replicas
+    if ranks > 1 or not has_torch_npu():
+        reason = f"calls of a server of {ranks} devices: those of one are" if ranks > 1 else NOT_SET_UP
+        return Verdict(plan.name, (), (reason, *unchecked))
+    progress("steps of the server, without numbers")
+    return Verdict(plan.name, tuple(check_server(folder)), (GRAPHS, *unchecked))
 
 
 def _verify_for_tpus(folder: Path, plan: Plan, unchecked: list[str], *, progress: Progress) -> Verdict:

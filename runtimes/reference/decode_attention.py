@@ -57,6 +57,39 @@ def decode_attention(
     return y.transpose(1, 2).flatten(2)
 
 
+def paged_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    written: Tensor,
+    blocks: Tensor,
+    lengths: list[int],
+    *,
+    block_tokens: int,
+    scale: float,
+) -> Tensor:
+    """q [B, H, 1, C] -> [B, 1, H * C]; k and v [B, K, 1, C] go to rows `written` [B, 1] of the cache [rows, K, C] x 2.
+
+    Block i of a sequence is the rows from block_tokens * blocks[:, i] on, `blocks` [B, N]; it sees the first of `lengths` [B] of them.
+    """
+    keys[written] = k.transpose(1, 2)
+    values[written] = v.transpose(1, 2)
+    at = torch.arange(block_tokens, device=blocks.device)
+    read = (block_tokens * blocks[..., None] + at).flatten(1)  # [B, S]
+    is_seen = torch.arange(read.shape[1], device=read.device) < torch.tensor(lengths, device=read.device)[:, None]
+    y = F.scaled_dot_product_attention(
+        q,
+        keys[read].transpose(1, 2),
+        values[read].transpose(1, 2),
+        attn_mask=is_seen[:, None, None],
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return y.transpose(1, 2).flatten(2)
+
+
 def _capped(q: Tensor, k: Tensor, v: Tensor, is_seen: Tensor, *, scale: float, softcap: float) -> Tensor:
     """q [B, H, 1, C], k and v [B, S, K, C] -> [B, 1, H * C]; every score exists."""
     group = q.shape[1] // k.shape[2]

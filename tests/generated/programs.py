@@ -61,6 +61,9 @@ TINY: dict[str, Any] = {
     "serve": {"max_seq_len": 128, "weights": {"dtype": "fp32"}, "kv_cache": {"dtype": "fp32"}},
 }
 """A spec as data, for tests that vary it."""
+NPU: dict[str, Any] = {
+    "accelerator": TINY["hardware"]["accelerator"] | {"name": "ascend-910b", "kind": "npu", "vendor": "huawei"}
+}
 TPU: dict[str, Any] = {
     "accelerator": {
         "name": "tpu-v5e",

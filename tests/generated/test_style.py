@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 from architectures import ARCHITECTURES
-from programs import TINY, TPU, build, plan_of, tiny_spec
+from programs import NPU, TINY, TPU, build, plan_of, tiny_spec
 
 from llmc.compiler.planner.layout import Layout
 from llmc.compiler.planner.plan import Plan
 
 GPU = {"accelerator": TINY["hardware"]["accelerator"] | {"name": "gpu", "kind": "gpu"}}
-NPU = {"accelerator": GPU["accelerator"] | {"name": "ascend-910b", "kind": "npu", "vendor": "huawei"}}
 WSD = {"name": "wsd", "warmup_steps": 3, "decay_steps": 5, "min_lr_ratio": 0.1}
 SCHEDULES = (
     {"name": "cosine", "warmup_steps": 5, "min_lr_ratio": 0.0},
@@ -101,6 +100,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "model": ARCHITECTURES["deepseek-v3"],
         "serve": TINY["serve"] | {"weights": {"dtype": "bf16"}, "kv_cache": {"dtype": "bf16"}},
         "without": ("train", "data"),
+    },
+    **{
+        f"{name}-served-on-an-npu": {
+            "hardware": NPU,
+            "model": model,
+            "serve": TINY["serve"] | {"weights": {"dtype": "bf16"}, "kv_cache": {"dtype": "bf16"}} | changes,
+            "without": ("train", "data"),
+        }
+        for name, model, changes in (
+            ("llama", {}, {"shapes": "fixed"}),
+            ("interleaved", {"position": {"kind": "rope", "interleaved": True}}, {}),
+            *((name, ARCHITECTURES[name], {}) for name in ("gpt2", "gemma3", "latent")),
+        )
     },
     "npu-bf16": {"hardware": NPU, "train": train(precision="bf16"), "without": ("serve",)},
     "no-validation": {"data": TINY["data"] | {"split": {"valid": 0.0}}},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from architectures import ARCHITECTURES
-from programs import TINY, TPU, plan_of, tiny_spec, tree_of
+from programs import NPU, TINY, TPU, plan_of, tiny_spec, tree_of
 from syrupy.assertion import SnapshotAssertion
 
 from llmc.compiler.pipeline import build
@@ -121,6 +121,14 @@ def test_tree_of_a_server_in_stages_with_experts_spread(golden: Compare) -> None
     spec = tiny_spec(without=("train", "data"), hardware=hardware, model=ARCHITECTURES["deepseek-v3"])
     texts = tree_of(spec, plan=plan_of(spec, tp=4, ep=2, pp=2)).texts
     golden("deepseek-v3-pp-ep-served", {name: texts[name] for name in ("model.py", "serve.py")})
+
+
+def test_tree_of_a_server_for_ascend(golden: Compare) -> None:
+    serve = TINY["serve"] | {"weights": {"dtype": "bf16"}, "kv_cache": {"dtype": "bf16"}}
+    spec = tiny_spec(without=("train", "data"), hardware=NPU, serve=serve, model=ARCHITECTURES["qwen3"])
+    texts = tree_of(spec).texts
+    kernels = [name for name in texts if name.startswith("kernels/") and name.endswith(".py")]
+    golden("ascend-served", {name: texts[name] for name in ("model.py", "serve.py", *kernels)})
 
 
 @pytest.mark.parametrize("name", ["gemma3", "bloom", "sinks"])

@@ -149,9 +149,18 @@ def test_npus_have_triton_where_torch_npu_has_no_op_that_pays() -> None:
     assert chosen(name="ascend-910b", kind="npu", model=ARCHITECTURES["gemma2"])["geglu_tanh"] == "triton"
 
 
+def test_servers_for_ascend_have_the_ops_of_torch_npu() -> None:
+    npu = "ascend-910b"
+    assert served("bf16", name=npu) == ["paged_attention.npu", "add_rms_norm.npu", "swiglu.npu"]
+    assert served("fp32", name=npu) == []  # its attention knows no fp32
+    assert served("bf16", name=npu, model=ARCHITECTURES["gemma3"]) == ["swiglu.npu"]  # windows, weights less one
+    assert served("bf16", name=npu, model=ARCHITECTURES["qwen3"])[0] == "paged_attention.npu"
+    assert "paged_attention.npu" not in served("bf16", name=npu, model=ARCHITECTURES["latent"])
+
+
 def served(weights: str, *, name: str = "h100-sxm-80g", **fields: Any) -> list[str]:
     """Kernels of a server, by name; `cpp` or `triton` behind."""
-    kind = "cpu" if name == "cpu" else "gpu"
+    kind = "cpu" if name == "cpu" else "npu" if name.startswith("ascend") else "gpu"
     device = TINY["hardware"]["accelerator"] | {"name": name, "kind": kind}
     cache = "fp32" if weights == "fp32" else "bf16"
     serve = TINY["serve"] | {"weights": {"dtype": weights}, "kv_cache": {"dtype": cache}}
