@@ -146,10 +146,6 @@ def _ascend(spec: Spec) -> Iterator[Diagnostic]:
         name = accelerator.name or accelerator.like or "this NPU"
         message = f"programs for {name} are not lowered yet, though plans are made; of NPUs those for Ascend are"
         yield _refused(message, ("hardware", "accelerator"))
-        return
-    if spec.model.moe is not None:
-        message = "mixtures of experts are not lowered for an npu yet; dense models are"
-        yield _refused(message, ("model", "moe"), part="key")
 
 
 def _training(spec: Spec, stage: Train, path: Path) -> Iterator[Diagnostic]:

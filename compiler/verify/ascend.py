@@ -21,8 +21,8 @@ _ON_NPU = {
 """What torch makes of an op on a CPU, where the dry run happens, and the op itself, which torch-npu takes as a whole."""
 _BESIDE = ("c10d::", "_c10d_functional::", "fsdp::", "llmc::", "prim::")
 """Collectives, which are HCCL's; ops of our own, which consist of others; questions that no device answers."""
-_OWN_CALLS = ("npu::npu_rms_norm", "npu::npu_swiglu", "npu::npu_swiglu_backward")
-"""What runtimes/ascend and kernels of templates/kernels/npu call; on a CPU they are the plain ones."""
+_OWN_CALLS = ("npu::npu_rms_norm", "npu::npu_swiglu", "npu::npu_swiglu_backward", "npu::npu_grouped_matmul")
+"""What runtimes/ascend and kernels of templates/kernels/npu call in a step of training; on a CPU they are the plain ones."""
 
 
 GRAPHS = "capture and replay of graphs on an NPU: tests/ascend replays steps call by call, with stand-ins for torch-npu's ops"

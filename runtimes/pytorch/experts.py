@@ -1,7 +1,7 @@
 """Linear layers of a mixture of experts: one call for all experts, over tokens that are sorted by expert.
 
 `grouped_linear` is an operator of its own, so that it has a gradient, works on fake tensors, counts its FLOPs and follows
-autocast wherever PyTorch's grouped_mm does not: in float64, on a CPU in bf16, with rows of an odd length.
+autocast wherever PyTorch's grouped_mm does not: in float64, on a CPU in bf16, with rows of an odd length. On Ascend it is torch-npu's op.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..ascend import grouped as ascend
 from ..reference import experts as reference
 
 _ALIGNED_BYTES = 16
@@ -27,6 +28,8 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 
     `ends` [E] is int32. Gives [N, F]; rows behind the last end are nobody's, and what they give means nothing.
     """
+    if _is_on_npu(x):
+        return ascend.grouped_linear(x, weight, ends)
     if _has_grouped_mm(x, weight):
         return F.grouped_mm(x, weight.mT, offs=ends)
     counts = _counts(ends)
@@ -37,6 +40,8 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 @torch.library.custom_op("llmc::grouped_outer", mutates_args=())
 def grouped_outer(y: Tensor, x: Tensor, ends: Tensor) -> Tensor:
     """The gradient of the weight: for each expert the sum of y x^T over its rows. y [N, F], x [N, D] -> [E, F, D]."""
+    if _is_on_npu(x):
+        return ascend.grouped_outer(y, x, ends)
     if _has_grouped_mm(y, x):
         return F.grouped_mm(y.mT, x, offs=ends)
     return reference.grouped_outer(y, x, _counts(ends))
@@ -67,7 +72,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Non
 grouped_linear.register_autograd(_backward, setup_context=_keep)
 
 
-@torch.library.impl("llmc::grouped_linear", ("AutocastCPU", "AutocastCUDA"))
+@torch.library.impl("llmc::grouped_linear", ("AutocastCPU", "AutocastCUDA", "AutocastPrivateUse1"))
 def _in_lower_format(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """Under autocast: as a product of PyTorch's own, in its format."""
     dtype = torch.get_autocast_dtype(x.device.type)
@@ -124,6 +129,10 @@ class _PutBack(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         (order,) = ctx.saved_tensors
         return grads[0].index_select(0, order), None
+
+
+def _is_on_npu(x: Tensor) -> bool:
+    return x.device.type == "npu"
 
 
 def _has_grouped_mm(*operands: Tensor) -> bool:

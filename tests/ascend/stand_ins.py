@@ -9,16 +9,19 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch_npu  # type: ignore[import-not-found]  # noqa: F401
 from torch import Tensor
 
 import llmc.runtimes.ascend.norm
+import llmc.runtimes.pytorch.experts as experts
 
-CALLS = {"npu_rms_norm": 0, "npu_swiglu": 0, "npu_swiglu_backward": 0}
+CALLS = {"npu_rms_norm": 0, "npu_swiglu": 0, "npu_swiglu_backward": 0, "npu_grouped_matmul": 0}
 
 
 def rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
@@ -40,6 +43,23 @@ def swiglu_backward(grad_output: Tensor, x: Tensor, dim: int = -1) -> Tensor:
     return torch.cat((grad_output * up * (s + gate * s * (1 - s)), grad_output * gate * s), dim)
 
 
+def grouped_matmul(x: list[Tensor], weight: list[Tensor], **given: Any) -> list[Tensor]:
+    """Rows of x in groups, or the numbers of x and rows of the weight that are summed: `group_list` are the ends of groups."""
+    CALLS["npu_grouped_matmul"] += 1
+    ends, kind = given["group_list"], given["group_type"]
+    assert ends.dtype == torch.int64
+    assert given["split_item"] == 3
+    assert given.get("group_list_type", 0) == 0
+    ((left,), (right,)) = x, weight
+    bounds = [0, *ends.tolist()]
+    spans = [slice(begin, end) for begin, end in pairwise(bounds)]
+    if kind == 2:
+        return [torch.stack([left[:, span] @ right[span] for span in spans])]
+    assert kind == 0
+    assert left.shape[1] == right.shape[1]
+    return [torch.cat([left[span] @ matrix for span, matrix in zip(spans, right, strict=True)])]
+
+
 def loaded(file: Path, name: str, *, edit: bool = False) -> ModuleType:
     """A module by its file; with `edit`, what asks for NPUs finds them here."""
     spec = importlib.util.spec_from_file_location(name, file)
@@ -56,7 +76,7 @@ def model_of(folder: Path, *, is_npu: bool) -> torch.nn.Module:
     for name in [name for name in sys.modules if name == "kernels" or name.startswith("kernels.") or name == "model"]:
         del sys.modules[name]
     sys.path.insert(0, str(folder))
-    if is_npu:
+    if is_npu and (folder / "kernels" / "swiglu.py").exists():
         loaded(folder / "kernels" / "swiglu.py", "kernels.swiglu", edit=True)
     torch.manual_seed(0)
     module = loaded(folder / "model.py", "model")
@@ -66,16 +86,19 @@ def model_of(folder: Path, *, is_npu: bool) -> torch.nn.Module:
 
 def main() -> None:
     torch.set_num_threads(1)
+    torch.npu.is_bf16_supported = lambda: True  # which autocast asks an NPU, wherever it is used
     library = torch.library.Library("npu", "IMPL")
     library.impl("npu_rms_norm", rms_norm, "CompositeImplicitAutograd")
     library.impl("npu_swiglu", swiglu, "CPU")
     library.impl("npu_swiglu_backward", swiglu_backward, "CPU")
+    library.impl("npu_grouped_matmul", grouped_matmul, "CPU")
     loaded(Path(llmc.runtimes.ascend.norm.__file__), "llmc.runtimes.ascend.norm", edit=True)
     npu, cpu = model_of(Path(sys.argv[1]), is_npu=True), model_of(Path(sys.argv[2]), is_npu=False)
     npu.load_state_dict(cpu.state_dict())
     tokens = torch.randint(0, 512, (2, 33))
     losses = []
     for model in (npu, cpu):
+        experts._is_on_npu = lambda _, model=model: model is npu
         losses.append(model.loss(tokens[:, :-1], tokens[:, 1:]) / 64)
         losses[-1].backward()
     gradients = zip(npu.parameters(), cpu.parameters(), strict=True)

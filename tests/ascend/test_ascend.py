@@ -18,6 +18,16 @@ from llmc.compiler.verify.environments import npu_folder, npu_variables
 
 with_torch_npu = pytest.mark.skipif(not has_torch_npu(), reason="torch-npu is not there (make setup-npu)")
 
+EXPERTS = ", moe: {num_experts: 4, experts_per_token: 2, intermediate_size: 32, router: {aux_loss_weight: 0.01}}"
+QWEN = """
+llmc: 1
+name: tiny
+model: {{family: qwen3, hidden_size: 64, num_layers: 2, num_heads: 4, num_kv_heads: 2, head_dim: 16, intermediate_size: 96,
+        vocab_size: 512, max_seq_len: 128{moe}}}
+hardware: {{accelerator: {device}, per_node: 1}}
+train: {{objective: causal_lm, steps: 10, seq_len: 64, global_batch: 4, precision: fp32}}
+"""
+
 
 def beside_torch_npu(script: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)]
@@ -74,12 +84,23 @@ def test_a_misspelt_argument_is_caught_by_the_schema():
 
 @with_torch_npu
 @pytest.mark.slow
-def test_a_program_with_stand_ins_computes_what_the_one_for_cpus_computes(tmp_path: Path):
-    """From end to end under torch-npu's schemas, forward and backward: its norms and gates are ops of torch-npu, stood in for."""
+@pytest.mark.parametrize(
+    ("moe", "calls"),
+    [
+        ("", {"npu_rms_norm": 4, "npu_swiglu": 2, "npu_swiglu_backward": 2, "npu_grouped_matmul": 0}),
+        # Of each of two layers two products, with two gradients each.
+        (EXPERTS, {"npu_rms_norm": 4, "npu_swiglu": 0, "npu_swiglu_backward": 0, "npu_grouped_matmul": 12}),
+    ],
+    ids=["dense", "experts"],
+)
+def test_a_program_with_stand_ins_computes_what_the_one_for_cpus_computes(
+    moe: str, calls: dict[str, int], tmp_path: Path
+):
+    """From end to end under torch-npu's schemas, forward and backward: norms, gates and products of experts are ops of torch-npu, stood in for."""
     folders = []
     for name, device in (("npu", "ascend-910b"), ("cpu", "cpu")):
         path = tmp_path / f"{name}.yaml"
-        path.write_text(QWEN.format(device=device), encoding="utf-8")
+        path.write_text(QWEN.format(device=device, moe=moe), encoding="utf-8")
         result = build(path, tmp_path / name)
         assert result.tree is not None, result.diagnostics
         write_tree(result.tree, tmp_path / name)
@@ -89,19 +110,11 @@ def test_a_program_with_stand_ins_computes_what_the_one_for_cpus_computes(tmp_pa
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-2000:]
     found = json.loads(ran.stdout.splitlines()[-1])
-    assert found["calls"] == {"npu_rms_norm": 4, "npu_swiglu": 2, "npu_swiglu_backward": 2}  # of two layers
+    assert found["calls"] == calls
     assert found["loss"] < 1e-5
     assert found["gradient"] < 1e-4
 
 
-QWEN = """
-llmc: 1
-name: tiny
-model: {{family: qwen3, hidden_size: 64, num_layers: 2, num_heads: 4, num_kv_heads: 2, head_dim: 16, intermediate_size: 96,
-        vocab_size: 512, max_seq_len: 128}}
-hardware: {{accelerator: {device}, per_node: 1}}
-train: {{objective: causal_lm, steps: 10, seq_len: 64, global_batch: 4, precision: fp32}}
-"""
 SPEC = """
 llmc: 1
 name: tiny
