@@ -9,7 +9,7 @@
 
 using Number = bf16;
 constexpr int WORD = 2;  // weights of a word
-constexpr int FEW = 32;  // rows up to which panels are read where they are; above, once for all
+constexpr int FEW = 64;  // rows up to which panels are read where they are; above, once for all
 constexpr int BLOCK = 4;  // panels that lie side by side then: 64 columns fill the registers of small_matmul.h
 
 struct Weights {
@@ -58,7 +58,7 @@ static inline void store_some(Number* y, f32x16 v, int64_t count) {
   memcpy(y, whole, count * sizeof(Number));
 }
 
-// A panel for any number of rows, at most eight at a time: they share the codes, which are in the cache after the first.
+// A panel for any number of rows, at most eight at a time, which share what is read of it.
 static void panel_few(Weights w, const Number* x, int64_t ldx, int64_t rows, Number* y, int64_t n, int64_t count) {
   const auto some = [&](auto number) {
     constexpr int ROWS = number;

@@ -14,30 +14,27 @@ using Number = bf16;
 constexpr int BITS = 8, GROUP = 64;
 constexpr int WORD = 32 / BITS;  // codes of a word
 constexpr int PER_GROUP = GROUP / WORD;
-constexpr int FEW = 16;  // rows up to which codes are decoded for each product; above, once for all
+constexpr int FEW = 32;  // rows up to which codes are decoded for each product; above, once for all
 constexpr int BLOCK = 4;  // panels that are decoded together: 64 columns fill the registers of small_matmul.h
 static_assert(GROUP % WORD == 0, "a group ends with a word");
 
 #if defined(__AVX512BF16__)
-// Two codes a lane as bf16, looked up by four bits each: VPERMW reads the low five bits of every half word, so the sixteen
-// numbers are there twice. A byte is the sum of what its halves stand for.
-struct Table {
-  u16x16 low, high;
-};
-static const Table TABLES[2] = {
-    { { 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0, 0x4100, 0x4110, 0x4120, 0x4130, 0x4140, 0x4150, 0x4160, 0x4170 },
-      { 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0, 0x4100, 0x4110, 0x4120, 0x4130, 0x4140, 0x4150, 0x4160, 0x4170 } },
-    { { 0x0000, 0x4180, 0x4200, 0x4240, 0x4280, 0x42a0, 0x42c0, 0x42e0, 0xc300, 0xc2e0, 0xc2c0, 0xc2a0, 0xc280, 0xc240, 0xc200, 0xc180 },
-      { 0x0000, 0x4180, 0x4200, 0x4240, 0x4280, 0x42a0, 0x42c0, 0x42e0, 0xc300, 0xc2e0, 0xc2c0, 0xc2a0, 0xc280, 0xc240, 0xc200, 0xc180 } },
-};
-constexpr int LOOKUPS = 4, PAIRS = WORD / 2;
+constexpr int PAIRS = WORD / 2;
 
-// The S-th look-up of sixteen words, to be multiplied with pair S * PAIRS / LOOKUPS of x.
-template <int S>
-static inline __m512bh look_up(__m512i words) {
-  const __m512i table = _mm512_loadu_si512(&TABLES[S % (LOOKUPS / PAIRS)]);
-  return (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi32(words, 4 * S), table);
+// The pairs of codes of sixteen words as bf16, to be multiplied with pairs of x. A byte as the uppermost of an integer (VPSHUFB)
+// needs no more of its fp32 than the upper half.
+constexpr float UNIT = 0x1p-24f;  // of such numbers, which the group's scale makes good
+static inline void to_pairs(__m512i words, __m512bh (&pairs)[PAIRS]) {
+  const auto number = [&](int byte) {
+    const __m512i place = _mm512_set4_epi32((byte + 12) << 24, (byte + 8) << 24, (byte + 4) << 24, byte << 24);
+    const __m512i others_are_zero = _mm512_set1_epi32(0x808080);
+    return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_shuffle_epi8(words, place | others_are_zero)));
+  };
+#pragma GCC unroll 2
+  for (int s = 0; s < PAIRS; s++) pairs[s] = (__m512bh)_mm512_or_si512(_mm512_srli_epi32(number(s), 16), number(s + 2));
 }
+#else
+constexpr float UNIT = 1.0f;
 #endif
 
 // The S-th code of sixteen words as a number.
@@ -66,24 +63,24 @@ struct Weights {
 };
 
 // Sums of one group: words [begin, end) of a panel times ROWS rows of x, which are K numbers apart. There are as many CHAINS,
-// sums that need not wait for each other, for one row as for four: the numbers of a row do not depend on how many come with it.
+// sums that need not wait for each other, for one row as for eight: the numbers of a row do not depend on how many come with it.
 template <int ROWS>
 static inline void multiply_group(Weights w, int64_t begin, int64_t end, const Number* x, int64_t ldx, f32x16 (&sums)[ROWS]) {
 #if defined(__AVX512BF16__)
-  constexpr int CHAINS = LOOKUPS;
+  constexpr int CHAINS = 2;
   f32x16 partial[ROWS][CHAINS] = {};
   for (int64_t at = begin; at < end; at++) {
     __builtin_prefetch((const char*)(w.codes + at) + 4096);
-    const __m512i words = _mm512_loadu_si512(w.codes + at);
-    const __m512bh found[LOOKUPS] = {look_up<0>(words), look_up<1>(words), look_up<2>(words), look_up<3>(words)};
+    __m512bh pairs[PAIRS];
+    to_pairs(_mm512_loadu_si512(w.codes + at), pairs);
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++) {
 #pragma GCC unroll 4
-      for (int s = 0; s < LOOKUPS; s++) {
+      for (int s = 0; s < PAIRS; s++) {
         int32_t pair;
-        memcpy(&pair, x + i * ldx + at * WORD + 2 * (s * PAIRS / LOOKUPS), 4);
+        memcpy(&pair, x + i * ldx + at * WORD + 2 * s, 4);
         __m512 sum = (__m512)partial[i][s % CHAINS];
-        partial[i][s % CHAINS] = (f32x16)_mm512_dpbf16_ps(sum, found[s], (__m512bh)_mm512_set1_epi32(pair));
+        partial[i][s % CHAINS] = (f32x16)_mm512_dpbf16_ps(sum, pairs[s], (__m512bh)_mm512_set1_epi32(pair));
       }
     }
   }
@@ -111,7 +108,7 @@ static void few(Weights w, const Number* x, int64_t ldx, f32x16 (&total)[ROWS]) 
     f32x16 sums[ROWS];
     const int64_t begin = g * PER_GROUP, end = begin + PER_GROUP < w.words ? begin + PER_GROUP : w.words;
     multiply_group<ROWS>(w, begin, end, x, ldx, sums);
-    const f32x16 scale = load(w.scales + g * 16);
+    const f32x16 scale = load(w.scales + g * 16) * UNIT;
     for (int i = 0; i < ROWS; i++) total[i] += scale * sums[i];
   }
 }
@@ -140,7 +137,7 @@ static inline void store_some(Number* y, f32x16 v, int64_t count) {
   memcpy(y, whole, count * sizeof(Number));
 }
 
-// A panel for any number of rows, at most four at a time: they share the codes, which are in the cache after the first.
+// A panel for any number of rows, at most eight at a time, which share what is read of it.
 static void panel_few(Weights w, const Number* x, int64_t ldx, int64_t rows, Number* y, int64_t n, int64_t count) {
   const auto some = [&](auto number) {
     constexpr int ROWS = number;
@@ -150,7 +147,8 @@ static void panel_few(Weights w, const Number* x, int64_t ldx, int64_t rows, Num
     for (int i = 0; i < ROWS; i++) store_some(y + i * n, total[i], count);
     x += ROWS * ldx, y += ROWS * n, rows -= ROWS;
   };
-  while (rows >= 4) some(Lanes<4>{});
+  while (rows >= 8) some(Lanes<8>{});
+  if (rows >= 4) some(Lanes<4>{});
   if (rows >= 2) some(Lanes<2>{});
   if (rows >= 1) some(Lanes<1>{});
 }
