@@ -58,6 +58,11 @@ def reduce_scatter_s(size_bytes: float, group: Group) -> float:
     return all_gather_s(size_bytes, group)
 
 
+def broadcasts_s(size_bytes: float, group: Group) -> float:
+    """As all-gather, but each rank's part goes round when the one before has arrived: the latency of all hops, once a rank."""
+    return all_gather_s(size_bytes, group) + (group.size - 1) * all_gather_s(0.0, group)
+
+
 def all_reduce_s(size_bytes: float, group: Group) -> float:
     """Reduce-scatter, then all-gather."""
     return 2 * all_gather_s(size_bytes, group)

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 from ..ir.ops import Op
 from ..topology.placement import expert_groups, runs, split
 from ..topology.placement import group as group_of
-from .collectives import all_gather_s, all_reduce_s, all_to_all_s, dispatch_s, reduce_scatter_s, send_s
+from .collectives import (
+    Group,
+    all_gather_s,
+    all_reduce_s,
+    all_to_all_s,
+    broadcasts_s,
+    dispatch_s,
+    reduce_scatter_s,
+    send_s,
+)
 from .compute import BlockTime
 from .sharding import TENSOR_DIMS
 from .software import OURS, Software
@@ -207,10 +216,10 @@ BUCKET = 40_000_000
 def gradient_s(
     parameters: float, layout: Layout, *, machine: Machine, gradient_bytes: float = GRADIENT_BYTES, ep: int = 1
 ) -> float:
-    """Seconds a step that gradients (and under ZeRO-1 and 2 weights) travel between data-parallel ranks.
+    """Seconds a step that gradients travel between data-parallel ranks.
 
-    ZeRO-0: an all-reduce of the gradients. ZeRO-1 and 2: reduce-scatter of gradients, all-gather of weights, 2Ψ in all;
-    once a step for both, as published layouts do, though a ZeRO-2 that scatters after every micro-batch would send more.
+    ZeRO-0: an all-reduce. ZeRO-1 and 2: a reduce-scatter, and all-gathers of weights (updated_s), 2Ψ in all; once a step for
+    both, as published layouts do, though a ZeRO-2 that scatters after every micro-batch would send more.
     ZeRO-3: only what replicas of the shards exchange; the rest travels with each layer. Parameters of experts that `ep`
     ranks divide among them have that many times fewer ranks that hold the same.
     """
@@ -220,15 +229,33 @@ def gradient_s(
     buckets = max(1.0, parameters / BUCKET)
     if layout.zero == 0:
         return buckets * all_reduce_s(parameters / buckets * gradient_bytes, machine.group_of(everyone))
-    _, sharing = split(runs(layout, "cp", "dp_shard"), first=ep)
-    group, replicas = machine.group_of(sharing), 0.0
+    group, replicas = _sharing(layout, machine, ep=ep), 0.0
     if layout.dp_replicate > 1:
         shard_bytes = parameters / group.size * gradient_bytes
         replicas = all_reduce_s(shard_bytes, group_of(layout, machine, "dp_replicate"))
     if layout.zero == 3 or group.size == 1:
         return replicas
-    scattered = reduce_scatter_s(parameters / buckets * gradient_bytes, group)
-    return replicas + buckets * (scattered + all_gather_s(parameters / buckets * VALUE_BYTES, group))
+    return replicas + buckets * reduce_scatter_s(parameters / buckets * gradient_bytes, group)
+
+
+def updated_s(parameters: float, layout: Layout, *, machine: Machine, ep: int = 1, in_turn: bool = False) -> float:
+    """Seconds a step that updated weights travel: under ZeRO-1 and 2, from the ranks that have updated them to all.
+
+    `in_turn`: each rank broadcasts what it has updated, one after the other.
+    """
+    group = _sharing(layout, machine, ep=ep)
+    if layout.zero not in (1, 2) or group.size == 1 or parameters == 0:
+        return 0.0
+    if in_turn:
+        return broadcasts_s(parameters * VALUE_BYTES, group)
+    buckets = max(1.0, parameters / BUCKET)
+    return buckets * all_gather_s(parameters / buckets * VALUE_BYTES, group)
+
+
+def _sharing(layout: Layout, machine: Machine, *, ep: int) -> Group:
+    """Ranks that optimizer state is sharded over."""
+    _, sharing = split(runs(layout, "cp", "dp_shard"), first=ep)
+    return machine.group_of(sharing)
 
 
 def update_exchange_s(exchanges: Iterable[tuple[Exchange, int]], layout: Layout, *, machine: Machine) -> float:

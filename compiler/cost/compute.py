@@ -15,6 +15,7 @@ from ..ir.facts import bytes_moved, flops, head_dims, summed_dims
 from ..ir.ops import Op
 from ..ir.types import DType
 from .constants import DeviceConstants
+from .products import second_products
 from .sharding import Degrees, local_extent, shard
 from .software import OURS, Software
 
@@ -80,6 +81,8 @@ class OpWork(NamedTuple):
     """1/M + 1/N + 1/K of a product [M, K] x [K, N]; 0 for other ops."""
     factors: float = 0.0
     """Numbers that the three products of a matmul, forward and backward, read: each twice."""
+    second: float = 0.0
+    """Share of a product that is computed again where every second one of a layer is."""
 
 
 def law_s(*, launch_s: float, flops: float, flops_per_s: float, moved_bytes: float, bytes_per_s: float) -> float:
@@ -257,8 +260,8 @@ def parts_of(work: OpWork) -> tuple[tuple[str, float], ...]:
         parts.append(("activations", 1.0))
     elif work.group in ("norm", "pointwise"):  # with rotations and residual sums, as memory.py has it
         parts.append(("norms", 1.0))
-    if work.group == "matmul":
-        parts.append(("half_of_products", 0.5))
+    if work.second:
+        parts.append(("half_of_products", work.second))
     return tuple(parts)
 
 
@@ -266,8 +269,11 @@ def block_works(
     ops: Iterable[Op], degrees: Degrees, *, batch: float, tokens: int, formats: Formats
 ) -> tuple[OpWork, ...]:
     """The work of one device in each op of a block, or of the trunk."""
+    ops = tuple(ops)
+    second = second_products(ops)
+    works = (work_of(shard(op, degrees), local_extent(op, degrees, batch=batch, tokens=tokens), formats) for op in ops)
     return tuple(
-        work_of(shard(op, degrees), local_extent(op, degrees, batch=batch, tokens=tokens), formats) for op in ops
+        work._replace(second=second[op.id]) if op.id in second else work for op, work in zip(ops, works, strict=True)
     )
 
 

@@ -18,6 +18,7 @@ from ..ir.graph import Graph
 from ..ir.ops import Op
 from ..ir.types import DType
 from .backward import Setting, Working, working_of
+from .products import second_products
 from .sharding import TENSOR_DIMS, Degrees, shard
 from .stored import WIDE
 
@@ -196,11 +197,12 @@ def kept_bytes(
     full = _input_bytes(local, degrees, tokens=tokens, values=DType.FP32 if has_wide_stream else values)
     full *= 2 if fuses_sums else 1
     of_parts = {"attention": attention, "half_of_layers": (everything - full) / 2, "nothing": 0.0}
-    by_id = {op.id: op for op in local}
+    by_id, second = {op.id: op for op in local}, second_products(local)
     for key, size in sizes.items():
         op = by_id.get(key.partition("#")[0])
         for part in _parts_that_write(op, is_own="#" in key) if op is not None else ():
-            of_parts[part] = of_parts.get(part, 0.0) + size * (0.5 if part == "half_of_products" else 1.0)
+            share = second.get(op.id, 0.0) if part == "half_of_products" else 1.0
+            of_parts[part] = of_parts.get(part, 0.0) + size * share
     start = next((op.id for op in local if op.kind == "block_input"), None)
     again = {
         "none": (),

@@ -40,6 +40,16 @@ def bubble_s(
     return (ranks - 1) * whole
 
 
+def sends_of_fill(layout: Layout) -> int:
+    """Sends that nothing hides while a pipeline fills, and again while it drains.
+
+    In a round of P micro-batches through interleaved stages the first one is back at a rank just when the last has left it: every
+    send on its way is waited for, once a stage of each rank.
+    """
+    rounds = layout.virtual_stages - 1 if layout.schedule == "interleaved_1f1b" else 0
+    return layout.pp - 1 + rounds * layout.pp
+
+
 def in_flight(schedule: Schedule, *, rank: int, ranks: int, micro_batches: int, virtual: int) -> float:
     """Micro-batches whose activations rank number `rank` holds at once, in units of all of its layers.
 

@@ -36,6 +36,14 @@ class Software:
     captured: bool = False
     """Whether a step is captured as a graph, so that the host is never waited for."""
 
+    @property
+    def updates_in_turn(self) -> bool:
+        """Whether ranks broadcast the weights that they have updated one after the other, and all wait for that, under ZeRO-1 and 2.
+
+        So PyTorch's ZeroRedundancyOptimizer and InternEvo; others gather them beside the next forward pass.
+        """
+        return self.kind == "eager"
+
     def recomputed(self, recompute: str) -> tuple[str, ...]:
         """What is computed again in the backward pass, by name (compute.py).
 

@@ -15,10 +15,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from .communication import gradient_s, pass_on_s, update_exchange_s
+from .communication import gradient_s, pass_on_s, update_exchange_s, updated_s
 from .compute import NARROW, optimizer_s
 from .constants import spread_of
-from .pipeline import bubble_s
+from .pipeline import bubble_s, sends_of_fill
 from .provenance import combine
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def assemble(work: Workload, layout: Layout, *, mean: RankTime, longest_s: float
     compute = (m + more) * (mean.forward + mean.backward + mean.overhead + software.micro_batch_s) + software.step_s
     recompute = (m + more) * mean.again
     send = pass_on_s(layout, hidden_size=work.graph.sizes["D"], tokens=work.seq_len, machine=work.machine)
-    passes = 2 * (layout.pp - 1) + (0 if work.software.overlaps else 2 * m)
+    passes = 2 * sends_of_fill(layout) + (0 if work.software.overlaps else 2 * m)
     exposed = (m + more) * mean.exposed + (1 + more) * tail.exposed_s + passes * send
     doublings = max(0.0, math.log2(layout.devices / 8))
     exposed += constants.scale_per_doubling * doublings * (compute + recompute + bubble + tail.optimizer_s + exposed)
@@ -223,8 +223,12 @@ def tail_of(work: Workload, layout: Layout, parameters: tuple[int, int], *, back
     if layout.data_parallel * layout.cp == 1:
         return Tail(0.0, 0.0, update_s)
     size = 2.0 if work.software.reduces_halves else work.states(layout).gradients
-    total = gradient_s(dense, layout, machine=work.machine, gradient_bytes=size)
-    total += gradient_s(experts, layout, machine=work.machine, gradient_bytes=size, ep=layout.ep)
-    constants = work.machine.constants
-    hidden = min(total, constants.fsdp_window * backward_s) if work.software.overlaps else 0.0
+    machine, software = work.machine, work.software
+    gradients = updated = 0.0
+    for number, ep in ((dense, 1), (experts, layout.ep)):
+        gradients += gradient_s(number, layout, machine=machine, gradient_bytes=size, ep=ep)
+        updated += updated_s(number, layout, machine=machine, ep=ep, in_turn=software.updates_in_turn)
+    beside_compute = gradients if software.updates_in_turn else gradients + updated
+    constants, total = machine.constants, gradients + updated
+    hidden = min(beside_compute, constants.fsdp_window * backward_s) if software.overlaps else 0.0
     return Tail(total, total - hidden + constants.slowdown * hidden, update_s)

@@ -65,9 +65,9 @@ def test_published_steps_are_predicted_as_well_as_the_docs_say(result: Backtest)
     assert memory.mean_of_medians is not None
     assert memory.mean_of_medians <= 0.06
     assert steps.tau is not None
-    assert steps.tau >= 0.6
+    assert steps.tau >= 0.75
     assert steps.tau_apart is not None
-    assert steps.tau_apart >= 0.75
+    assert steps.tau_apart >= 0.86
 
 
 def test_a_source_that_was_not_fitted_is_predicted_nearly_as_well(result: Backtest):

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmc.compiler.cost.collectives import Group, Link, all_gather_s, all_reduce_s, all_to_all_s, dispatch_s, send_s
+from llmc.compiler.cost.collectives import (
+    Group,
+    Link,
+    all_gather_s,
+    all_reduce_s,
+    all_to_all_s,
+    broadcasts_s,
+    dispatch_s,
+    send_s,
+)
 
 from ..models import h100s
 
@@ -20,6 +29,11 @@ def group(inside: int, across: int = 1) -> Group:
 def test_a_ring_of_four():
     # 3 steps of 1 µs, each moving a quarter of 400 MB at 100 GB/s
     assert all_gather_s(400e6, group(4)) == pytest.approx(3 * (1e-6 + 100e6 / 100e9))
+
+
+def test_broadcasts_in_turn_pay_for_every_hop_once_a_rank():
+    # each rank's 100 MB go round a ring of four, 3 hops of 1 µs, before the next rank's do
+    assert broadcasts_s(400e6, group(4)) == pytest.approx(3 * 100e6 / 100e9 + 4 * 3 * 1e-6)
 
 
 def test_all_reduce_is_a_reduce_scatter_and_an_all_gather():

@@ -8,6 +8,7 @@ import pytest
 
 from llmc.compiler.cost.compute import Formats, block_time, law_s, op_time, work_of
 from llmc.compiler.cost.constants import constants_of, spread_of, table
+from llmc.compiler.cost.products import second_products
 from llmc.compiler.cost.provenance import EXACT, Spread, combine
 from llmc.compiler.cost.sharding import Degrees, shard
 from llmc.compiler.cost.software import Software, software_of
@@ -149,3 +150,12 @@ def test_errors_of_terms_that_err_alone_add_in_quadrature():
     low, high = combine([(3.0, Spread(0.9, 1.1)), (4.0, Spread(0.9, 1.1))])
     assert (low, high) == pytest.approx((7 - 0.5, 7 + 0.5))
     assert combine([(7.0, EXACT)]) == (7.0, 7.0)
+
+
+def test_every_second_product_is_k_out_and_up():
+    """q, k, v, out, gate, up, down: of 32 + 8 + 8 heads those of k; and the last product serves nobody."""
+    graph = training_graph(LLAMA_3_8B)
+    shares = second_products(graph.block_ops("block"))
+    assert {name.removeprefix("block/"): share for name, share in shares.items()} == pytest.approx(
+        {"attn.qkv": 8 / 48, "attn.out": 1.0, "mlp.gate_up": 0.5}
+    )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmc.compiler.cost.pipeline import bubble_s, in_flight, layers_of_ranks
+from llmc.compiler.cost.pipeline import bubble_s, in_flight, layers_of_ranks, sends_of_fill
 from llmc.compiler.planner.layout import Layout
 
 
@@ -30,6 +30,12 @@ def test_bubbles():
 
 def test_interleaving_pays_for_an_incomplete_round():
     assert bubble("interleaved_1f1b", micro_batches=6, virtual=2) == (3 * 3 + 2 * 3) / 2
+
+
+def test_sends_while_a_pipeline_fills():
+    """Rank 0 of 4 starts its third stage when the first micro-batch has been through 2 · 4 stages; then 3 sends to the last rank."""
+    assert sends_of_fill(Layout(pp=4, schedule="1f1b")) == 3
+    assert sends_of_fill(Layout(pp=4, schedule="interleaved_1f1b", virtual_stages=3)) == 2 * 4 + 3
 
 
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "interleaved_1f1b", "zero_bubble", "dualpipe"])
