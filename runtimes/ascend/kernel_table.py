@@ -10,6 +10,7 @@ import torch_npu  # type: ignore[import-not-found]
 
 COMPOSITES = ("CompositeExplicitAutograd", "CompositeImplicitAutograd")
 """Kernels that are made of other ops, for every device."""
+BY_OUT = "CompositeExplicitAutogradNonFunctional"
 
 
 def main() -> None:
@@ -19,7 +20,14 @@ def main() -> None:
 
 def has_kernel(name: str) -> bool:
     try:
-        return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in ("PrivateUse1", *COMPOSITES))
+        if any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in ("PrivateUse1", *COMPOSITES)):
+            return True
+        out = (
+            f"{name}_out" if "." in name else f"{name}.out"
+        )  # which makes it, where torch has a kernel that calls that
+        return all(
+            torch._C._dispatch_has_kernel_for_dispatch_key(*each) for each in ((name, BY_OUT), (out, "PrivateUse1"))
+        )
     except RuntimeError:  # no op has this name
         return False
 
