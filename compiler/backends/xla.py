@@ -24,8 +24,9 @@ def files(views: Views) -> tuple[File, ...]:
     if views.serve is not None:
         found.append(File("serve.py", "pytorch/serve.py.j2", {"s": views.serve}, key="serve"))
         found.append(File("surface.json", "pytorch/surface.json.j2", {"s": views.serve}, key="serve"))
+    key = "serve" if views.train is None else "train"
     for kernel in views.kernels:
-        found.extend(File(path, template, {"k": kernel}, key="train") for path, template in kernel.files())
+        found.extend(File(path, template, {"k": kernel}, key=key) for path, template in kernel.files())
     if views.convert is not None:
         found.append(File("convert.py", "pytorch/convert.py.j2", {"c": views.convert}, key="model"))
         found.append(File("hf_config.json", "pytorch/hf_config.json.j2", {"c": views.convert}, key="model"))

@@ -2,25 +2,28 @@
 
 Fuses    rotation of queries and keys, write to the cache, gather of keys and values, scores, softmax, weighted sum.
 Applies  to the servers of serving.py: in C++ where causal_attention would apply in it, in Triton with any rotary positions
-         and caps. Prompts have prefill_attention in C++, and are PyTorch's beside Triton.
+         and caps. Prompts have prefill_attention in C++, and are PyTorch's beside Triton. Pallas on TPUs, without the rotation
+         and the write: heads of whole vectors, blocks of whole tiles, one window or none for all layers.
 Cost     a layer and step: reads each sequence's keys and values once, where they are. Separate ops copy them first.
 Truth    runtimes/reference/decode_attention.py: decode_attention
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .causal_attention import reason_in_cpp, reason_in_triton
 from .kernel import BYTES, Kernel, LeftAlone
 from .serving_tiles import SplitTile, split_tile
 from .tiles import power_of_two
+from .tpus import LANES, TpuPages, tpu_pages
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
     from .chips import Chip
     from .kernel import DType
+    from .tpus import Tpu
 
 _CHUNK = 256
 """Keys: scores of a group stay in the L1 cache, and a sequence of a thousand tokens is work for several threads."""
@@ -45,10 +48,12 @@ class DecodeAttention(Kernel):
     interleaved: bool = False
     has_int8_cache: bool = False
     """Keys and values are codes of 8 bits, with a scale a token and head."""
-    tiles: SplitTile | None = None
+    tiles: SplitTile | TpuPages | None = None
 
     @property
     def python_side(self) -> str:
+        if self.is_pallas:
+            return f"xla/{self.template}"
         return f"ops/{self.template}{'_gpu' if self.is_triton else ''}"
 
     @property
@@ -75,6 +80,8 @@ class DecodeAttention(Kernel):
 
     @property
     def fuses(self) -> str:
+        if self.is_pallas:
+            return "gather of keys and values, attention of one token a sequence"
         return f"{'rotation, ' if self.has_rope else ''}write to the cache, attention of one token a sequence"
 
     @property
@@ -82,29 +89,40 @@ class DecodeAttention(Kernel):
         numbers = 2 * self.num_kv_heads * self.head_dim
         if self.has_int8_cache:  # a copy of the codes is read and written, and numbers are made of it
             return f"{numbers * (2 + 2 * self.number_bytes):,} more bytes through memory a token of the sequence, layer and step"
-        return f"{2 * numbers * self.number_bytes:,} more bytes through memory a token of the sequence, layer and step"
+        tokens = "a token that a sequence may have" if self.is_pallas else "a token of the sequence"
+        return f"{2 * numbers * self.number_bytes:,} more bytes through memory {tokens}, layer and step"
 
 
 def choose_decode_attention(
-    spec: Spec, *, dtype: DType, longest: int, chip: Chip | None = None, chip_name: str = ""
+    spec: Spec,
+    *,
+    dtype: DType,
+    longest: int,
+    chip: Chip | None = None,
+    tpu: Tpu | None = None,
+    chip_name: str = "",
+    tp: int = 1,
 ) -> DecodeAttention | LeftAlone:
-    """In Triton for a `chip`, else in C++."""
+    """In Triton for a `chip`, in Pallas for a `tpu`, else in C++."""
     model = spec.model
-    reason = reason_in_cpp(model) if chip is None else reason_in_triton(model)
+    if tpu is not None:
+        reason = _reason_in_pallas(spec, dtype=dtype)
+    else:
+        reason = reason_in_cpp(model) if chip is None else reason_in_triton(model)
     if reason is not None:
         return LeftAlone(reason)
     attention = model.attention
     assert attention.kind != "mla"
     window, position = attention.window, model.position
-    kv_heads = 1 if attention.kind == "mqa" else model.num_kv_heads
-    return DecodeAttention(
+    kv_heads = (1 if attention.kind == "mqa" else model.num_kv_heads) // tp
+    kernel = DecodeAttention(
         name="decode_attention",
         template="decode_attention",
         dtype=dtype,
-        language="cpp" if chip is None else "triton",
+        language="pallas" if tpu is not None else "cpp" if chip is None else "triton",
         chip=chip_name,
         has_backward=False,
-        num_heads=model.num_heads,
+        num_heads=model.num_heads // tp,
         num_kv_heads=kv_heads,
         head_dim=model.head_dim,
         scale=model.head_dim**-0.5 if attention.scale is None else attention.scale,
@@ -114,13 +132,40 @@ def choose_decode_attention(
         rotary_dims=(position.rotary_dim or model.head_dim) if position.kind == "rope" else 0,
         interleaved=position.kind == "rope" and position.interleaved,
         has_int8_cache=spec.serve is not None and spec.serve.kv_cache.dtype == "int8",
-        tiles=None
-        if chip is None
-        else split_tile(
-            kv_heads=kv_heads,
-            group=model.num_heads // kv_heads,
-            head_dim=model.head_dim,
-            number_bytes=BYTES[dtype],
-            chip=chip,
-        ),
     )
+    return replace(kernel, tiles=_tiles(kernel, spec, longest=longest, chip=chip, tpu=tpu))
+
+
+def _tiles(
+    kernel: DecodeAttention, spec: Spec, *, longest: int, chip: Chip | None, tpu: Tpu | None
+) -> SplitTile | TpuPages | None:
+    sizes = {
+        "kv_heads": kernel.num_kv_heads,
+        "group": kernel.num_heads // kernel.num_kv_heads,
+        "head_dim": kernel.head_dim,
+        "number_bytes": BYTES[kernel.dtype],
+    }
+    if tpu is not None:
+        assert spec.serve is not None
+        return tpu_pages(**sizes, block_tokens=spec.serve.kv_cache.block_tokens, longest=longest, tpu=tpu)
+    return None if chip is None else split_tile(**sizes, chip=chip)
+
+
+def _reason_in_pallas(spec: Spec, *, dtype: DType) -> str | None:
+    """Rotation, norms of queries and keys, and the write to the cache are PyTorch's there."""
+    model, attention = spec.model, spec.model.attention
+    assert spec.serve is not None
+    tile = 32 // BYTES[dtype]
+    if attention.kind == "mla":
+        return "latent attention has keys and values of its own shape"
+    if attention.sinks:
+        return "sinks take part in the softmax"
+    if model.position.kind == "alibi":
+        return "ALiBi adds to the scores"
+    if attention.window is not None and attention.global_every is not None:
+        return "windows differ from layer to layer"
+    if model.head_dim % LANES:
+        return f"heads of {model.head_dim} are no whole vectors of {LANES}, and the chip's memory would pad each"
+    if spec.serve.kv_cache.block_tokens % tile:
+        return f"blocks of {spec.serve.kv_cache.block_tokens} tokens are no whole tiles of {tile}"
+    return None

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from .chips import chip_name, chip_of
 from .table import choose_kernels, left_alone
+from .tpus import tpu_name, tpu_of
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
     from .kernel import Kernel
     from .setting import Setting
+    from .tpus import Tpu
 
 LISTED = "kernels/kernels.json"
 _HOW = frozenset({"ahead", "chip", "key_block", "longest", "prefetch_bytes", "query_block", "tile_rows", "tiles"})
@@ -33,11 +35,14 @@ def _chip(setting: Setting) -> dict[str, Any] | None:
         chip = setting.chip
         sizes = {"target": chip.target, "shared_bytes": chip.shared_bytes, "registers": chip.registers}
     elif setting.tpu is not None:
-        tpu = setting.tpu
-        sizes = {"target": tpu.target, "topology": tpu.topology, "vmem_bytes": tpu.vmem_bytes}
+        sizes = _tpu_sizes(setting.tpu)
     else:
         return None
     return {"name": setting.chip_name, **sizes}
+
+
+def _tpu_sizes(tpu: Tpu) -> dict[str, Any]:
+    return {"target": tpu.target, "topology": tpu.topology, "vmem_bytes": tpu.vmem_bytes}
 
 
 def describe_serving(kernels: tuple[Kernel, ...], spec: Spec) -> dict[str, Any]:
@@ -45,11 +50,15 @@ def describe_serving(kernels: tuple[Kernel, ...], spec: Spec) -> dict[str, Any]:
     assert spec.serve is not None
     accelerator = spec.hardware.accelerator
     chip = chip_of(accelerator)
+    tpu = tpu_of(accelerator)
     sizes = [sizes_of(kernel) for kernel in kernels]
-    if chip is None:
+    if tpu is not None:
+        facts = {"name": tpu_name(accelerator), **_tpu_sizes(tpu)}
+    elif chip is not None:
+        facts = {"name": chip_name(accelerator), "target": chip.target, "shared_bytes": chip.shared_bytes}
+        facts["registers"] = chip.registers
+    else:
         return {"chip": None, "kernels": sizes, "left_alone": {}}
-    facts = {"name": chip_name(accelerator), "target": chip.target, "shared_bytes": chip.shared_bytes}
-    facts["registers"] = chip.registers
     return {"chip": facts, "seq_len": spec.serve.max_seq_len, "kernels": sizes, "left_alone": {}}
 
 

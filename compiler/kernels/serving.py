@@ -1,9 +1,10 @@
-"""The kernels of a server: on a CPU with weights in bf16, int8 or int4, and on a GPU.
+"""The kernels of a server: on a CPU with weights in bf16, int8 or int4, on a GPU, and on TPUs.
 
 Of a step for one token much is the calls of separate ops, and the copies of keys and values that they need: beside the linear
 layers there are kernels for the attention of running answers, and on CPUs for that of prompts, residual sum and norm, and the gated activation.
 GPUs have products of their own for bf16 and fp32; there it is weights in few bits, the attention of running answers, drawing tokens, and experts.
 On Ascend it is ops of torch-npu in bf16: attention of running answers, residual sum and norm, the gate.
+TPUs have the attention of running answers: their compiler would gather all keys that a sequence may have, also on several chips.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .kernel import Kernel, LeftAlone
 from .paged_attention import choose_paged_attention
 from .prefill_attention import prefill_beside
 from .sampling import choose_sampling
+from .tpus import tpu_name, tpu_of
 from .weight_only_linear import BITS, choose_weight_only
 
 if TYPE_CHECKING:
@@ -29,13 +31,15 @@ if TYPE_CHECKING:
 def has_serving_kernels(spec: Spec, *, weights: str, devices: int) -> bool:
     """Whether a server with weights in that format has kernels. Few bits are refused where it cannot (lower/refuse.py);
     with bf16 it is PyTorch's ops then, and so it is in fp32, for a program that trains as well, where keys and values are kept in
-    another format than what is computed (but for int8), and where a replica has several devices."""
+    another format than what is computed (but for int8), and where a replica has several devices that are no TPUs."""
+    assert spec.serve is not None
+    kept = spec.serve.kv_cache.dtype
+    if spec.hardware.accelerator.kind == "tpu":
+        return spec.train is None and kept == weights and weights in ("bf16", "fp32")
     if devices > 1:
         return False
     if weights in BITS:
         return True
-    assert spec.serve is not None
-    kept = spec.serve.kv_cache.dtype
     is_alone = spec.train is None and (kept == weights or (kept == "int8" and weights == "bf16"))
     if spec.hardware.accelerator.kind != "cpu":
         return is_alone and weights in ("bf16", "fp32") and serves_on_gpu(spec)
@@ -73,8 +77,10 @@ def choose_on_npu(spec: Spec, *, longest: int, tp: int) -> tuple[Kernel, ...]:
     return tuple(each for each in found if not isinstance(each, LeftAlone))
 
 
-def choose_serving(spec: Spec, *, weights: str, dtype: DType, longest: int) -> tuple[Kernel, ...]:
-    """Linear layers come first: those of the blocks, then the head's."""
+def choose_serving(spec: Spec, *, weights: str, dtype: DType, longest: int, tp: int = 1) -> tuple[Kernel, ...]:
+    """Linear layers come first: those of the blocks, then the head's. With `tp` a device has a part of the heads."""
+    if spec.hardware.accelerator.kind == "tpu":
+        return _on_tpus(spec, dtype=dtype, longest=longest, tp=tp)
     if spec.hardware.accelerator.kind != "cpu":
         return _on_gpu(spec, weights=weights, dtype=dtype, longest=longest)
     attention = choose_decode_attention(spec, dtype=dtype, longest=longest)
@@ -86,6 +92,13 @@ def choose_serving(spec: Spec, *, weights: str, dtype: DType, longest: int) -> t
     )
     linear = choose_weight_only(spec, weights=weights, dtype=dtype)
     return (*linear, *(each for each in others if not isinstance(each, LeftAlone)))
+
+
+def _on_tpus(spec: Spec, *, dtype: DType, longest: int, tp: int) -> tuple[Kernel, ...]:
+    tpu, name = tpu_of(spec.hardware.accelerator), tpu_name(spec.hardware.accelerator)
+    assert tpu is not None
+    found = choose_decode_attention(spec, dtype=dtype, longest=longest, tpu=tpu, chip_name=name, tp=tp)
+    return () if isinstance(found, LeftAlone) else (found,)
 
 
 def _on_gpu(spec: Spec, *, weights: str, dtype: DType, longest: int) -> tuple[Kernel, ...]:

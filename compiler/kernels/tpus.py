@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 LANES = 128
 """Numbers of a vector register's row: blocks of columns are multiples of it, or whole rows."""
+_SUBLANES = 8
+"""Rows of a vector register."""
 _SHARE = 0.8
 """Of a kernel's VMEM, what blocks are chosen to fill: the rest is the compiler's own."""
 _FP32 = 4
@@ -31,14 +33,22 @@ class Tpu:
     """The smallest slice of it, for which kernels are compiled."""
     vmem_bytes: int
     """Of a kernel."""
+    cores: int = 1
+    """That divide the first dim of a kernel's grid among them, where its steps are independent."""
 
 
 TPUS = {
-    "v4": Tpu("v4", "v4:2x2x1", 16 * _MIB),
+    "v4": Tpu("v4", "v4:2x2x1", 16 * _MIB, cores=2),
     "v5e": Tpu("v5e", "v5e:2x2", 16 * _MIB),
-    "v5p": Tpu("v5p", "v5p:2x2x1", 16 * _MIB),
+    "v5p": Tpu("v5p", "v5p:2x2x1", 16 * _MIB, cores=2),
     "v6e": Tpu("v6e", "v6e:2x2", 32 * _MIB),
 }
+
+
+def tpu_name(accelerator: Accelerator) -> str:
+    """The chip as generated files name it."""
+    tpu = tpu_of(accelerator)
+    return "" if tpu is None else f"{accelerator.name or accelerator.like or 'TPUs'} ({tpu.target})"
 
 
 def tpu_of(accelerator: Accelerator) -> Tpu | None:
@@ -129,4 +139,40 @@ def _comment(name: str, queries: int, keys: int, taken: int, tpu: Tpu) -> str:
     return (
         f"{_WHAT[name]}: scores of {queries} queries by {keys} keys, and their rows, are about {taken / _MIB:.1f} of the"
         f" {tpu.vmem_bytes // _MIB} MiB of VMEM that a kernel has."
+    )
+
+
+@dataclass(frozen=True)
+class TpuPages:
+    """Blocks of the KV cache that are fetched together, for all key/value heads of a device."""
+
+    block_tokens: int
+    pages: int
+    cores: int
+    comment: tuple[str, ...]
+
+
+_MOST_KEYS = 512
+"""More at a time spare little: what a fetch waits for is a small part of it by then."""
+
+
+def tpu_pages(
+    *, kv_heads: int, group: int, head_dim: int, block_tokens: int, longest: int, number_bytes: int, tpu: Tpu
+) -> TpuPages:
+    """The most that fit: keys and values of two fetches, of which one travels while the other is worked on, and scores in fp32."""
+    width, rows = -(-head_dim // LANES) * LANES, -(-group // _SUBLANES) * _SUBLANES
+    a_key = kv_heads * (4 * number_bytes * width + _WIDE_SCORES["FORWARD"] * _FP32 * rows)
+    keys = min(_MOST_KEYS, longest)
+    while keys > block_tokens and keys * a_key > _SHARE * tpu.vmem_bytes:
+        keys //= 2
+    pages = max(1, keys // block_tokens)
+    taken = pages * block_tokens * a_key / _MIB
+    return TpuPages(
+        block_tokens=block_tokens,
+        pages=pages,
+        cores=tpu.cores,
+        comment=(
+            f"{pages * block_tokens} keys and values of {kv_heads} heads, twice so that one fetch travels while the other is worked on, and their",
+            f"scores are about {taken:.1f} of the {tpu.vmem_bytes // _MIB} MiB of VMEM that a kernel has.",
+        ),
     )

@@ -31,7 +31,7 @@ def serving_kernels(spec: Spec, plan: Plan) -> tuple[Kernel, ...]:
     if not has_serving_kernels(spec, weights=layout.weights, devices=layout.tp * layout.pp):
         return ()
     dtype = "fp32" if spec.serve.kv_cache.dtype == "fp32" else "bf16"
-    return choose_serving(spec, weights=layout.weights, dtype=dtype, longest=longest_sequence(spec))
+    return choose_serving(spec, weights=layout.weights, dtype=dtype, longest=longest_sequence(spec), tp=layout.tp)
 
 
 def setting_of(spec: Spec, plan: Plan) -> Setting | None:

@@ -99,6 +99,7 @@ def lower_model(
         has_decode=has_decode,
         kernels=called,
         has_int8_cache=has_decode and spec.serve is not None and spec.serve.kv_cache.dtype == "int8",
+        heads_first=has_decode and spec.hardware.accelerator.kind == "tpu",
         is_fp8=is_fp8,
         packed=_packed(packed) if packed else None,
         tp=tp,

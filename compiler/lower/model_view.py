@@ -109,6 +109,8 @@ class ModelView:
     """Whether training needs losses of labels that are drawn from the model's own prediction."""
     has_int8_cache: bool = False
     """Whether a server keeps keys and values as codes of 8 bits."""
+    heads_first: bool = False
+    """Whether a server keeps keys and values head by head, as one on TPUs does."""
     is_fp8: bool = False
     """Whether linear layers of blocks multiply in fp8."""
     packed: PackedView | None = None
@@ -255,6 +257,15 @@ class ModelView:
     def paged_attention(self) -> bool:
         """Whether running answers have an op for attention to blocks of the cache, which is told lengths on the host."""
         return "paged_attention" in self.kernels
+
+    @property
+    def cache_template(self) -> str:
+        """Of keys and values."""
+        if self.attention.kind == "mla":
+            return "pytorch/attention/latent_cache.py.j2"
+        if self.heads_first:
+            return "xla/kv_cache.py.j2"
+        return "pytorch/kernel_cache.py.j2" if self.prefill_attention else "pytorch/kv_cache.py.j2"
 
     @property
     def prefill_attention(self) -> bool:

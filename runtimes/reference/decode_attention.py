@@ -40,21 +40,30 @@ def decode_attention(
         q, k = rotate(q, cos, sin, interleaved=interleaved), rotate(k, cos, sin, interleaved=interleaved)
     int8_cache.write(cache, k.transpose(1, 2), v.transpose(1, 2), written)
     keys, values = int8_cache.read(cache, read, dtype=qkv.dtype)
-    at = torch.arange(read.shape[1], device=read.device)
+    keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+    y = attend_to_sequences(q, keys, values, lengths, scale=scale, window=window, softcap=softcap)
+    return y.transpose(1, 2).flatten(2)
+
+
+def attend_to_sequences(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """q [B, H, 1, C], keys and values [B, K, S, C], of which the first `lengths` [B] are there -> [B, H, 1, C]."""
+    at = torch.arange(keys.shape[2], device=keys.device)
     is_seen = at < lengths[:, None]
     if window is not None:
         is_seen &= at >= lengths[:, None] - window
     if softcap is not None:
         return _capped(q, keys, values, is_seen, scale=scale, softcap=softcap)
-    y = F.scaled_dot_product_attention(
-        q,
-        keys.transpose(1, 2),
-        values.transpose(1, 2),
-        attn_mask=is_seen[:, None, None],
-        scale=scale,
-        enable_gqa=num_heads != num_kv_heads,
-    )
-    return y.transpose(1, 2).flatten(2)
+    mask, is_grouped = is_seen[:, None, None], q.shape[1] != keys.shape[1]
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scale, enable_gqa=is_grouped)
 
 
 def paged_attention(
@@ -91,10 +100,10 @@ def paged_attention(
 
 
 def _capped(q: Tensor, k: Tensor, v: Tensor, is_seen: Tensor, *, scale: float, softcap: float) -> Tensor:
-    """q [B, H, 1, C], k and v [B, S, K, C] -> [B, 1, H * C]; every score exists."""
-    group = q.shape[1] // k.shape[2]
-    k, v = (each.transpose(1, 2).repeat_interleave(group, dim=1) for each in (k, v))  # [B, H, S, C] x 2
+    """q [B, H, 1, C], k and v [B, K, S, C] -> [B, H, 1, C]; every score exists."""
+    group = q.shape[1] // k.shape[1]
+    k, v = (each.repeat_interleave(group, dim=1) for each in (k, v))  # [B, H, S, C] x 2
     scores = (q @ k.mT).to(torch.promote_types(q.dtype, torch.float32)) * scale
     scores = softcap * torch.tanh(scores / softcap)
     weights = scores.masked_fill(~is_seen[:, None, None], -torch.inf).softmax(-1)
-    return (weights.type_as(v) @ v).transpose(1, 2).flatten(2)
+    return weights.type_as(v) @ v

@@ -1,11 +1,13 @@
-"""Causal attention in plain PyTorch, which runs where there is no TPU; there kernels/causal_attention_tpu.py does."""
+"""Attention in plain PyTorch, which runs where there is no TPU; there kernels/causal_attention_tpu.py and decode_attention_tpu.py do."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from ..reference.attention import attend
+from ..reference.decode_attention import attend_to_sequences
 from . import device
+from .cache import sequences
 from .device import Spread
 
 
@@ -25,6 +27,23 @@ def causal_attention(
     k, v = _repeated(k, group), _repeated(v, group)
     q, k, v = (device.annotated(each, spread) for each in (q, k, v))
     return device.annotated(attend(q, k, v, scale=factor, window=window, softcap=softcap), spread)
+
+
+def decode_attention(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    blocks: Tensor,
+    lengths: Tensor,
+    *,
+    block_tokens: int,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """q [B, H, 1, C] -> [B, H, 1, C]; a sequence sees the first `lengths` [B] tokens in its `blocks` [B, N] of the cache [K, rows, C] x 2."""
+    k, v = (sequences(each, blocks, lengths, block_tokens=block_tokens) for each in (keys, values))
+    return attend_to_sequences(q, k, v, lengths, scale=scale, window=window, softcap=softcap)
 
 
 def _repeated(x: Tensor, group: int) -> Tensor:

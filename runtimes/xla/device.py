@@ -121,20 +121,29 @@ def load_local_shards(tensor: Tensor, shards: list[Any]) -> None:
 def called(
     start: Callable[..., Any], args: Sequence[Tensor | None], *, takes: Sequence[Spread], gives: Sequence[Spread]
 ) -> list[Tensor]:
-    """A function that is one call of Pallas, on what each device has of the arguments, which are cut as told; None is passed on."""
+    """A function that is one call of Pallas, on what each device has of the arguments, which are cut as told; None is passed on.
+
+    Without a mesh there is one device, which has all.
+    """
+    if xs.get_global_mesh() is None:
+        return _called(start, args)
     parts = [
         None if each is None else xs.enable_manual_sharding(each, spread, mesh=mesh()).global_tensor
         for each, spread in zip(args, takes, strict=True)
     ]
-    signature = tuple(None if each is None else (tuple(each.shape), each.dtype) for each in parts)
-    payload, outputs = _written(start, signature)
-    tensors = [each for each in parts if each is not None]
-    shapes, dtypes = ([each[number] for each in outputs] for number in (0, 1))
-    found = torch_xla._XLAC._xla_tpu_custom_call(tensors, payload, shapes, dtypes)
+    found = _called(start, parts)
     return [
         xs.disable_manual_sharding(part, spread, _whole(part, spread), mesh=mesh()).global_tensor
         for part, spread in zip(found, gives, strict=True)
     ]
+
+
+def _called(start: Callable[..., Any], parts: Sequence[Tensor | None]) -> list[Tensor]:
+    signature = tuple(None if each is None else (tuple(each.shape), each.dtype) for each in parts)
+    payload, outputs = _written(start, signature)
+    tensors = [each for each in parts if each is not None]
+    shapes, dtypes = ([each[number] for each in outputs] for number in (0, 1))
+    return torch_xla._XLAC._xla_tpu_custom_call(tensors, payload, shapes, dtypes)
 
 
 def _whole(part: Tensor, spread: Spread) -> tuple[int, ...]:

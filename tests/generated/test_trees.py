@@ -89,9 +89,11 @@ def test_tree_of_experts_on_a_slice_of_tpus(golden: Compare) -> None:
 
 
 def test_tree_of_a_server_on_a_tpu(golden: Compare) -> None:
-    hardware, serve = TPU | {"topology": "1x1"}, TINY["serve"] | {"shapes": "fixed", "weights": {"dtype": "bf16"}}
-    spec = tiny_spec(without=("train", "data"), hardware=hardware, serve=serve)
-    golden("tpu-served", {"serve.py": tree_of(spec).texts["serve.py"]})
+    kept = {"weights": {"dtype": "bf16"}, "kv_cache": {"dtype": "bf16"}}
+    hardware, serve = TPU | {"topology": "1x1"}, TINY["serve"] | {"shapes": "fixed"} | kept
+    texts = tree_of(tiny_spec(without=("train", "data"), hardware=hardware, serve=serve, model={"head_dim": 128})).texts
+    names = ("kernels/decode_attention.py", "kernels/decode_attention_tpu.py", "model.py", "serve.py")
+    golden("tpu-served", {name: texts[name] for name in names})
 
 
 def test_tree_of_a_server_with_weights_in_four_bits(golden: Compare) -> None:

@@ -15,6 +15,8 @@ _layer = samples.add_norm("fp32", hidden_size=100, is_layer=True, has_bias=True)
 _attention = samples.causal_attention("fp32", longest=128)
 _window = samples.causal_attention("fp32", longest=128, num_heads=2, num_kv_heads=1, head_dim=128, window=140)
 _capped = samples.causal_attention("fp32", num_heads=2, num_kv_heads=1, softcap=3.0)
+_decode = samples.decode_attention("fp32", longest=48)
+_decode_window = samples.decode_attention("fp32", longest=32, window=40)
 
 BUGS: list[Bug] = [
     (_rms, 5, "        total += x_ref[...].astype(jnp.float32)\n", "        pass\n"),
@@ -55,4 +57,24 @@ BUGS: list[Bug] = [
     (_window, 400, "start + keys - 1 + WINDOW - 1", "start + keys - 1"),
     (_capped, 150, " * slope", ""),
     (_capped, 150, "2.0 * SCALE / CAP", "SCALE / CAP"),
+    (
+        _decode,
+        70,
+        "scores = jnp.where(key < length, scores, NOTHING)",
+        "scores = jnp.where(key <= length, scores, NOTHING)",
+    ),
+    (_decode, 70, "        v = jnp.where(row < length, v, jnp.zeros_like(v))  #", "        #"),
+    (_decode, 130, "total = total * rescale", "total = total"),
+    (_decode, 130, "return now, total, weighted * rescale", "return now, total, weighted"),
+    (
+        _decode,
+        130,
+        "start(after, jnp.where(is_last, fetches(lengths_ref[after])[0], fetch + 1), 1 - buffer)",
+        "start(after, fetch + 1, 1 - buffer)",
+    ),
+    (_decode, 130, "turn_ref[0] = (turn + end - begin) % 2", "turn_ref[0] = turn"),
+    (_decode, 130, "fetch + 1), 1 - buffer)", "fetch + 1), buffer)"),
+    (_decode, 130, "tables_ref[sequence, fetch * PAGES + page]", "tables_ref[sequence, page]"),
+    (_decode_window, 130, "jnp.maximum(length - WINDOW, 0) // KEYS", "jnp.maximum(length - WINDOW, 0) // KEYS + 1"),
+    (_decode_window, 130, "(key >= length - WINDOW)", "(key > length - WINDOW)"),
 ]

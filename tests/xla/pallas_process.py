@@ -20,6 +20,7 @@ from pallas_bugs import BUGS, Bug
 
 from llmc.compiler.kernels.described import sizes_of
 from llmc.compiler.kernels.kernel import DType, Kernel
+from llmc.compiler.kernels.tpus import TPUS
 from llmc.runtimes.kernels.checks.cases import cases_of
 from llmc.runtimes.kernels.checks.rule import Found, compare
 
@@ -37,6 +38,11 @@ def samples_of(dtype: DType) -> Iterator[Sample]:
     yield samples.causal_attention(dtype, num_heads=3, num_kv_heads=1, head_dim=128), (150,)
     yield samples.causal_attention(dtype, longest=128, num_heads=2, head_dim=128, window=140, softcap=3.0), (300,)
     yield samples.causal_attention(dtype, head_dim=80), (70,)
+    yield samples.decode_attention(dtype, longest=48), (2, 130)
+    two_cores = samples.decode_attention(
+        dtype, tpu=TPUS["v5p"], num_heads=6, head_dim=128, longest=32, window=40, softcap=3.0
+    )
+    yield two_cores, (130,)
 
 
 def right(workshop: Workshop) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from pallas_bugs import BUGS
 from llmc.compiler.emit.render import render
 from llmc.compiler.kernels.described import LISTED, sizes_of
 from llmc.compiler.kernels.kernel import Kernel
-from llmc.compiler.kernels.tpus import TPUS, TokenBlock
+from llmc.compiler.kernels.tpus import TPUS, TokenBlock, TpuPages
 from llmc.compiler.verify.kernels import compile_for_tpus
 
 PROCESS = Path(__file__).with_name("pallas_process.py")
@@ -62,8 +62,9 @@ def test_kernels_compile_for_tpus_without_one(xla: Callable[..., str], tpu_compi
     """Those of Llama 3 8B, in the blocks of the chip that has least, for every chip."""
     norm = samples.add_norm("bf16", hidden_size=4096)
     attention = samples.causal_attention("bf16", num_heads=32, num_kv_heads=8, head_dim=128, longest=8192)
-    found = list(compile_for_tpus(written([norm, attention], tmp_path), list(TPUS)))
-    functions = {"forward", "backward", "keys_backward", "queries_backward"}
+    decode = samples.decode_attention("bf16", num_heads=32, num_kv_heads=8, head_dim=128, longest=8192)
+    found = list(compile_for_tpus(written([norm, attention, decode], tmp_path), list(TPUS)))
+    functions = {"forward", "backward", "keys_backward", "queries_backward", "decode"}
     assert {(each.chip, each.function.partition(" ")[0]) for each in found} == {
         (chip, function) for chip in TPUS for function in functions
     }
@@ -79,9 +80,12 @@ def test_other_heads_and_masks_compile_too(xla: Callable[..., str], tpu_compiler
         samples.causal_attention(
             "fp32", num_heads=6, num_kv_heads=2, head_dim=64, longest=4096, window=300, softcap=30.0
         ),
+        samples.decode_attention(
+            "fp32", num_heads=6, num_kv_heads=2, head_dim=128, longest=4096, window=300, softcap=30.0
+        ),
     ]
     found = list(compile_for_tpus(written(list(kernels), tmp_path), ["v5e"]))
-    assert len(found) == 7
+    assert len(found) == 8
     assert [each.complaint for each in found if each.complaint] == []
 
 
@@ -92,8 +96,11 @@ def test_an_oversized_block_is_rejected_with_figures(
     kernel = samples.add_norm("bf16", hidden_size=8192)
     assert isinstance(kernel.tiles, TokenBlock)
     large = replace(kernel, tiles=replace(kernel.tiles, tokens=1024))
-    found = list(compile_for_tpus(written([large], tmp_path), ["v5p"]))
-    assert len(found) == 4
+    decode = samples.decode_attention("bf16", num_heads=32, num_kv_heads=32, head_dim=128)
+    assert isinstance(decode.tiles, TpuPages)
+    many = replace(decode, tiles=replace(decode.tiles, pages=64))
+    found = list(compile_for_tpus(written([large, many], tmp_path), ["v5p"]))
+    assert {each.kernel for each in found} == {"add_rms_norm", "decode_attention"}
     for each in found:
         assert not each.holds
         assert each.shared_bytes > each.shared_allowed == 16 << 20

@@ -20,9 +20,11 @@ def test_random_traffic_compiles_the_planned_graphs_and_gets_the_same_tokens(
     xla: Callable[..., str], tmp_path: Path
 ) -> None:
     serve = TINY["serve"] | {"shapes": "fixed"}
-    alone = tiny_spec(without=("train", "data"), serve=serve)
-    on_tpu = tiny_spec(without=("train", "data"), serve=serve, hardware=TPU | {"topology": "1x1"})
+    model = {"head_dim": 128}  # whole vectors, so that answers have a kernel, in whose place its twin runs here
+    alone = tiny_spec(without=("train", "data"), serve=serve, model=model)
+    on_tpu = tiny_spec(without=("train", "data"), serve=serve, model=model, hardware=TPU | {"topology": "1x1"})
     build(on_tpu, tmp_path / "tpu", plan=plan_of(on_tpu))
+    assert "decode_attention(" in (tmp_path / "tpu" / "model.py").read_text(encoding="utf-8")
     with imported(build(alone, tmp_path / "cpu", plan=plan_of(alone)), "serve") as (program,):
         torch.manual_seed(0)
         model = program.Model()

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...reference import activation, int8_cache, norm
 from ...reference.adamw import adamw_step, join, split
 from ...reference.attention import attend, causal_attention
-from ...reference.decode_attention import decode_attention
+from ...reference.decode_attention import attend_to_sequences, decode_attention
 from ...reference.embedding import embed
 from ...reference.experts import choose_experts, grouped_linear
 from ...reference.int8_cache import to_int8
@@ -210,6 +210,9 @@ def _weight_only_linear(kernel: Description, module: ModuleType, rows: int) -> I
 
 def _decode_attention(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
     """Three sequences of up to `rows` tokens, in rows of the cache in any order; others hold what nobody may read."""
+    if kernel["language"] == "pallas":
+        yield from _paged_attention(kernel, module, rows)
+        return
     lengths = torch.tensor([rows, 1, max(1, rows // 2)])
     read = torch.randperm(4 * rows, generator=torch.Generator().manual_seed(1))[: 3 * rows].view(3, rows)
     written = read.gather(1, lengths[:, None] - 1)
@@ -222,6 +225,35 @@ def _decode_attention(kernel: Description, module: ModuleType, rows: int) -> Ite
     attend = partial(decode_attention, **options)
     name, places = "one token of three sequences", (written, read, lengths)
     yield _attention_to_cache(name, kernel, module, attend, tokens=(3, 1), angles=angles, hidden=hidden, places=places)
+
+
+def _paged_attention(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    """For TPUs: keys are there and queries are rotated. Sequences of up to `rows` tokens, in blocks in any order: a number of them that
+    several cores divide, and one that they do not."""
+    block, cores = module.tpu.module.BLOCK_TOKENS, module.tpu.module.CORES
+    several = torch.tensor([rows, 1, max(1, rows // 2), rows])
+    for lengths in (several, several[:3]) if cores > 1 else (several,):
+        count, width = len(lengths), -(-rows // block)
+        blocks = torch.randperm(count * width + 1, generator=torch.Generator().manual_seed(1))[:-1].view(count, width)
+        read = (blocks[:, :, None] * block + torch.arange(block)).flatten(1)  # [B, S]
+        hidden = torch.ones((count * width + 1) * block, dtype=torch.bool)
+        for row, length in zip(read, lengths, strict=True):
+            hidden[row[:length]] = False
+        dtype, size = DTYPES[kernel["dtype"]], kernel["head_dim"]
+        q = random(count, kernel["num_heads"], 1, size, seed=4, dtype=dtype, scale=1.5)
+        cache = [random(kernel["num_kv_heads"], len(hidden), size, seed=seed, dtype=dtype) for seed in (2, 3)]
+        for each in cache:
+            each[:, hidden] = torch.nan
+        options = {name: kernel[name] for name in ("scale", "window", "softcap")}
+
+        def attended(*inputs: Tensor, places: Any = (blocks, lengths)) -> Tensor:
+            return getattr(module, kernel["name"])(*inputs, *places)
+
+        def eager(q: Tensor, *cache: Tensor, places: Any = (read, lengths), options: Any = options) -> Tensor:
+            keys, values = (each[:, places[0]].transpose(0, 1).nan_to_num(0.0) for each in cache)  # [B, K, S, C] x 2
+            return attend_to_sequences(q, keys, values, places[1], **options)
+
+        yield Case(f"one token of {count} sequences", attended, eager, (q, *cache))
 
 
 def _prefill_attention(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:

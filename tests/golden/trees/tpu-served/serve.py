@@ -109,7 +109,7 @@ def main() -> None:
 
     torch.manual_seed(args.seed)  # of random weights
     dtype = torch.bfloat16
-    kv_dtype = torch.float32
+    kv_dtype = torch.bfloat16
     model = Model().to(dtype)
     with device():
         cache = KVCache(NUM_BLOCKS, BLOCK_TOKENS, kv_dtype)
