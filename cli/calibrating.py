@@ -106,7 +106,7 @@ def measure_kernels(found: Calibration) -> KernelTimes | None:
     launch_s = max(min(products["bf16"].launch_s, layer_s / PRODUCTS), LEAST_S)  # of a step that is recorded
     head_s = 2 * HIDDEN * VOCAB / found.read_bytes_per_s
     return KernelTimes(
-        step_s=max(shallow["token_s"] - SHALLOW * layer_s - head_s, LEAST_S),
+        step_s=max(alone["tpot_p50_ms"] / 1e3 - SHALLOW * layer_s - head_s, LEAST_S),
         layer_s=max(layer_s - PRODUCTS * launch_s, LEAST_S),
         launch_s=launch_s,
         request_s=max((together["tpot_p50_ms"] - alone["tpot_p50_ms"]) / 1e3 / (MANY - 1), LEAST_S),
@@ -207,9 +207,9 @@ def _kernels(kernels: KernelTimes, found: Calibration) -> str:
     attention = kernels.attention_flops_per_s / found.flops_per_s["bf16"]
     return f"""\
     kernels:  # of servers with nothing to compute, of {SHALLOW} and {DEEP} layers: a token of an answer that is alone
-      step_us: {kernels.step_s * 1e6:.1f}  # without any layer
+      step_us: {kernels.step_s * 1e6:.1f}  # without any layer, over HTTP, with the client on this machine
       layer_us: {kernels.layer_s * 1e6:.1f}  # each layer more
-      request_us: {kernels.request_s * 1e6:.1f}  # each answer more in a step, over HTTP, with the client on this machine
+      request_us: {kernels.request_s * 1e6:.1f}  # each answer more in a step
       first_token_us: {kernels.first_token_s * 1e6:.1f}  # over HTTP, beside the step
       attention: {min(attention, 2):.2f}  # of a prompt of 512 tokens, the pairs that are seen
       products:  # as above, with the kernels of linear layers, as layers start them

@@ -11,8 +11,9 @@ import torch
 
 from .cpu import use_threads
 
-WEIGHTS, WEIGHT_SIZE = 16, 1536
-"""Together beyond the caches."""
+WEIGHT_SIZE = 1536
+MANY_WEIGHTS = 16
+"""Of products of many rows, which compute."""
 MANY_ROWS = 128
 LAUNCH_SIZE = 64
 """Of a weight that is in the caches and has next to nothing to compute, and is large enough for the library's own kernels."""
@@ -73,10 +74,15 @@ SERVED = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def _times(dtype: torch.dtype, tried_s: float) -> ProductTimes:
     def layers(size: int) -> list[Layer]:
-        weights = [torch.ones(size, size, dtype=dtype) for _ in range(WEIGHTS)]
+        weights = [torch.ones(size, size, dtype=dtype) for _ in range(num_beyond_caches(size**2 * dtype.itemsize))]
         return [partial(_linear, weight) for weight in weights]
 
     return product_times(layers(WEIGHT_SIZE), layers(LAUNCH_SIZE), dtype, tried_s)
+
+
+def num_beyond_caches(size_bytes: int) -> int:
+    """How many weights of this size no cache holds together; small ones are to be in the caches, and are not many."""
+    return max(MANY_WEIGHTS, min(256, READ_BYTES // size_bytes))
 
 
 def _linear(weight: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
@@ -110,7 +116,7 @@ def product_times(
     return ProductTimes(
         launch_s=product_s(1, LAUNCH_SIZE, small),
         one_row_s=product_s(1, WEIGHT_SIZE, layers),
-        many_rows_s=product_s(MANY_ROWS, WEIGHT_SIZE, layers),
+        many_rows_s=product_s(MANY_ROWS, WEIGHT_SIZE, layers[:MANY_WEIGHTS]),
     )
 
 
