@@ -200,7 +200,9 @@ def kept_bytes(
     by_id, second = {op.id: op for op in local}, second_products(local)
     for key, size in sizes.items():
         op = by_id.get(key.partition("#")[0])
-        for part in _parts_that_write(op, is_own="#" in key) if op is not None else ():
+        if op is None:
+            continue
+        for part in _parts_that_write(op, is_own="#" in key):
             share = second.get(op.id, 0.0) if part == "half_of_products" else 1.0
             of_parts[part] = of_parts.get(part, 0.0) + size * share
     start = next((op.id for op in local if op.kind == "block_input"), None)
