@@ -1,10 +1,11 @@
 """The plan of the CPU server beside what it does: time to first token, time per token and rate, at three loads.
 
-    python benchmarks/serving_prediction.py [--requests 160] [--preset smollm-135m]
+    python benchmarks/serving_prediction.py [--rounds 3] [--requests 100] [--preset smollm-135m]
 
-The machine is measured first (`llmc doctor --calibrate`); then the server is built from a spec that extends the result, started with
-random weights, and sent a few to warm up and then Poisson arrivals at 0.3, 0.5 and 0.7 of the rate that the plan holds. A busy machine spoils it: the
-script prints the load.
+The machine is measured (`llmc doctor --calibrate`), a server is built from a spec that extends the result, and started with random
+weights; then come Poisson arrivals at 0.3, 0.5 and 0.7 of the rate that the plan holds. Each round measures the machine anew before
+it plans and sends: the bandwidth of a shared host changes by half from one minute to the next, and the medians of the rounds are compared.
+A busy machine spoils it: the script prints the load.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 
 LLMC = [sys.executable, "-m", "llmc.cli.main"]
 LOADS = (0.3, 0.5, 0.7)
@@ -69,12 +71,15 @@ def capacity(folder: Path, preset: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=160)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=100, help="of a load, a round")
     parser.add_argument("--preset", default="smollm-135m")
     args = parser.parse_args()
+    measured: dict[float, list[dict[str, float]]] = {share: [] for share in LOADS}
+    expected: dict[float, list[dict[str, float]]] = {share: [] for share in LOADS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print(llmc(folder, "doctor", "--calibrate", "here.yaml"))
+        llmc(folder, "doctor", "--calibrate", "here.yaml")
         rate = capacity(folder, args.preset)
         planned(folder, preset=args.preset, rate=rate)
         llmc(folder, "build", "spec.yaml")
@@ -83,23 +88,34 @@ def main() -> None:
         try:
             assert server.stdout is not None
             url = server.stdout.readline().removeprefix("serving on ").strip()
-            warm = ("--url", url, "--json", "--spread", "--requests", "20")
-            llmc(folder, "run", "bench", "spec.yaml", *warm)
-            for share in LOADS:
-                predicted = planned(folder, preset=args.preset, rate=rate * share)
-                words = ("--url", url, "--json", "--spread", "--requests", str(args.requests))
-                measured = json.loads(llmc(folder, "run", "bench", "spec.yaml", *words))
-                show(share, rate * share, measured, predicted)
+            words = ("--url", url, "--json", "--spread", "--requests")
+            llmc(folder, "run", "bench", "spec.yaml", *words, "20")
+            for number in range(args.rounds):
+                if number:
+                    llmc(folder, "doctor", "--calibrate", "here.yaml")
+                for share in LOADS:
+                    expected[share].append(planned(folder, preset=args.preset, rate=rate * share))
+                    measured[share].append(
+                        json.loads(llmc(folder, "run", "bench", "spec.yaml", *words, str(args.requests)))
+                    )
+                print(f"round {number + 1} of {args.rounds}, load of the machine {os.getloadavg()[0]:.1f}", flush=True)
+                print((folder / "here.yaml").read_text(), flush=True)
         finally:
             server.terminate()
             server.wait(60)
+    for share in LOADS:
+        print(
+            f"{rate * share:.2f} requests/s ({share:.0%} of what the plan holds): medians of the rounds, and all of them"
+        )
+        show(measured[share], expected[share])
 
 
-def show(share: float, rate: float, measured: dict[str, float], predicted: dict[str, float]) -> None:
-    print(f"{rate:.2f} requests/s ({share:.0%} of what the plan holds), load of the machine {os.getloadavg()[0]:.1f}")
+def show(measured: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
     for row in ROWS:
-        error = predicted[row] / measured[row] - 1
-        print(f"  {row:<22}{measured[row]:>10.4g} measured{predicted[row]:>10.4g} planned{error:>+9.0%}")
+        found, said = ([each[row] for each in rounds] for rounds in (measured, expected))
+        error = median(said) / median(found) - 1
+        rounds = "   ".join(f"{one:.4g} | {other:.4g}" for one, other in zip(found, said, strict=True))
+        print(f"  {row:<22}{median(found):>9.4g} measured{median(said):>9.4g} planned{error:>+8.0%}     {rounds}")
 
 
 if __name__ == "__main__":

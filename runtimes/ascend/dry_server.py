@@ -52,10 +52,14 @@ class Names(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+PROGRAM = "serve"
+"""The module of a build."""
+
+
 def main() -> None:
     torch.npu.is_bf16_supported = lambda: True  # type: ignore[attr-defined]  # which autocast asks an NPU, wherever it is used
     sys.path.insert(0, sys.argv[1])
-    serve = importlib.import_module("serve")
+    serve = importlib.import_module(PROGRAM)
     with torch.device("meta"):
         model = serve.Model().to(torch.bfloat16)
         cache = serve.KVCache(serve.NUM_BLOCKS, serve.BLOCK_TOKENS, torch.bfloat16)
