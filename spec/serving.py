@@ -111,7 +111,7 @@ class Serve(Node):
     ] = Field(default_factory=ServeLayout, description="auto, or any of the fields fixed by hand.")
     shapes: Literal["varying", "fixed"] = Field(
         default="varying",
-        description="fixed: every step has the same shapes, and a request's tokens are the same, bit for bit, in any company.",
+        description="fixed: every step has the same shapes, and a request's tokens are the same, bit for bit, in any company (over more than two TPUs the shapes alone).",
     )
     api: Api = Field(default_factory=Api, description="Who may call, and how often.")
     ui: Flag = Field(default=False, description="A small chat page served beside the API.")

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 
 
 def files(views: Views) -> tuple[File, ...]:
-    """model.py; parallel.py and train.py, with data.py where the spec names text, or serve.py."""
+    """model.py; parallel.py and train.py, with data.py where the spec names text, or serve.py, with parallel.py for several chips."""
     names = {"t": views.train, "s": views.spmd}
     found = [File("model.py", "pytorch/model.py.j2", {"m": views.model}, key="model")]
-    if views.spmd is not None:
+    if views.spmd is not None and views.train is None:
+        found.append(File("parallel.py", "xla/parallel_served.py.j2", names, key="serve"))
+    elif views.spmd is not None:
         found.append(File("parallel.py", "xla/parallel.py.j2", names, key="parallel"))
         found.append(File("train.py", "xla/train.py.j2", names, key="train"))
         if views.spmd.topology:

@@ -326,7 +326,7 @@ class ModelView:
         if self.experts is not None and "F." in self.mlp.expression:
             return True
         has_sdpa = not self.attention.is_eager and (self.has_decode or "causal_attention" not in self.kernels)
-        has_sdpa = has_sdpa and self.spmd is None
+        has_sdpa = has_sdpa and (self.spmd is None or self.has_decode)
         has_sdpa = has_sdpa and (self.cp is None or self.cp.kind == "ulysses")
         has_row_bias = self.has_row_bias and not self.is_fp8
         has_logits = self.tp is None or not self.has_loss

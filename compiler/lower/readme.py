@@ -63,6 +63,8 @@ class ReadmeView:
     """Hugging Face's name for the model; empty if it has none."""
     run_dir: str
     has_data: bool
+    chips: int
+    """Of a served replica on TPUs; 1 on other accelerators."""
     num_devices: int
     nodes: int
     start: str
@@ -81,7 +83,9 @@ def lower_readme(
     origin: str,
 ) -> ReadmeView:
     has_kernels = train is not None
-    ranks = plan.serve.devices // plan.serve.layout.replicas if plan.serve else 1
+    devices = plan.serve.devices // plan.serve.layout.replicas if plan.serve else 1
+    is_tpu = spec.hardware.accelerator.kind == "tpu"
+    ranks = 1 if is_tpu else devices  # one process has all chips
     return ReadmeView(
         name=spec.name,
         origin=origin,
@@ -100,6 +104,7 @@ def lower_readme(
         launch_target=spec.deploy.target if spec.deploy is not None else "",
         model_type=convert.model_type if convert else "",
         run_dir=f"runs/{spec.name}",
+        chips=devices if is_tpu else 1,
         has_data=spec.data is not None,
         num_devices=plan.train.layout.devices if plan.train else 1,
         nodes=_hosts(spec, plan, train) if train else 1,

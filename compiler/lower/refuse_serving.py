@@ -12,6 +12,7 @@ from ...spec.diagnostics import diagnose
 from ..kernels.serving import serves_on_gpu
 from ..kernels.weight_only_linear import BITS
 from ..planner.layout import Layout
+from ..topology.slices import num_hosts
 from .refuse_experts import refuse_experts
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def refuse_shape(spec: Spec, shape: ServeLayout | EngineShape) -> Iterator[Diagn
     """What stands against a replica of this shape."""
     devices = shape.tp * shape.pp
     if devices > 1:
-        yield from _together(spec, devices, field="tp" if shape.tp > 1 else "pp")
+        yield from _together(spec, shape, field="tp" if shape.tp > 1 else "pp")
     if shape.ep > 1 and spec.model.moe is None:
         message = f"the model has no experts that ep {shape.ep} could spread; with `ep: 1` it is served"
         yield _refused(message, (*_LAYOUT, "ep"))
@@ -63,17 +64,35 @@ def refuse_shape(spec: Spec, shape: ServeLayout | EngineShape) -> Iterator[Diagn
     yield from _weights(spec, shape.weights, devices=devices)
 
 
-def _together(spec: Spec, devices: int, *, field: str) -> Iterator[Diagnostic]:
+def _together(spec: Spec, shape: ServeLayout | EngineShape, *, field: str) -> Iterator[Diagnostic]:
     """A replica of several devices."""
-    kind = spec.hardware.accelerator.kind
+    kind, devices = spec.hardware.accelerator.kind, shape.tp * shape.pp
     place = (*_LAYOUT, field)
-    if kind not in ("cpu", "gpu"):
+    if kind == "tpu":
+        yield from _chips(spec, shape)
+    elif kind not in ("cpu", "gpu"):
         yield _refused(
-            f"replicas of {devices} devices on a {kind} are not lowered yet; on a cpu or gpu they are", place
+            f"replicas of {devices} devices on a {kind} are not lowered yet; on a cpu, gpu or tpu they are", place
         )
     if spec.train is not None:
         message = f"a program that trains serves replicas of one device, not of {devices}; a spec with `serve` alone, of its weights, does"
         yield _refused(message, place)
+
+
+def _chips(spec: Spec, shape: ServeLayout | EngineShape) -> Iterator[Diagnostic]:
+    """TPUs that one process serves with: those of one host, each with heads of its own."""
+    if shape.pp > 1:
+        yield _refused(f"stages (pp {shape.pp}) on TPUs are not lowered yet; tp is", (*_LAYOUT, "pp"))
+    hosts = num_hosts(spec.hardware, chips=shape.tp)
+    if hosts > 1:
+        message = f"a replica of {shape.tp} chips on {hosts} hosts is not lowered yet; on one host it is"
+        yield _refused(message, (*_LAYOUT, "tp"))
+    kv_heads = 1 if spec.model.attention.kind == "mqa" else spec.model.num_kv_heads
+    if kv_heads % shape.tp:
+        message = (
+            f"tp {shape.tp} on TPUs needs it to divide the {kv_heads} key/value heads; degrees that do are lowered"
+        )
+        yield _refused(message, (*_LAYOUT, "tp"))
 
 
 def _cut(spec: Spec, tp: int, *, ep: int) -> Iterator[Diagnostic]:
@@ -91,7 +110,8 @@ def _cut(spec: Spec, tp: int, *, ep: int) -> Iterator[Diagnostic]:
     if model.position.kind == "alibi":
         message = f"ALiBi with heads that tp {tp} cuts is not lowered yet; with tp 1 it is"
         yield _refused(message, ("model", "position"), part="key")
-    if spec.serve is not None and spec.serve.shapes == "fixed" and tp > 2:
+    is_tpu = spec.hardware.accelerator.kind == "tpu"  # where fixed shapes are for the compiler
+    if spec.serve is not None and spec.serve.shapes == "fixed" and tp > 2 and not is_tpu:
         message = (
             f"`shapes: fixed` with tp {tp} is not lowered yet: sums over more than two ranks depend on where in a batch a"
             " request stands; with tp 2 it is, and with `shapes: varying`"

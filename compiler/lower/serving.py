@@ -78,6 +78,8 @@ class ServeView:
     """Servers that the plan wants; with several there is a router before them."""
     ranks: RanksView | None
     """Of a replica of several devices."""
+    chips: int
+    """Of a replica on TPUs, whose chips work as one device; 1 on other accelerators."""
     prefill_chunk: int
     """Prompt tokens computed in one step, over all prompts: the plan's `prefill_chunk`. Bounds how long a prompt delays others."""
     prefill_chunk_reason: str
@@ -197,6 +199,7 @@ def lower_serve(
         has_page=serve.ui,
         replicas=layout.replicas,
         ranks=ranks,
+        chips=layout.tp if device == "xla" else 1,
         prefill_chunk=chunk,
         prefill_chunk_reason="what a prompt may add to the step of running answers",
         prefill_lengths=lengths,

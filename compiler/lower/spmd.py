@@ -73,6 +73,8 @@ class SpmdView:
     """Whether layers have a feed-forward part without experts."""
     heads: str
     """In attention: [B, H, T, C]."""
+    cache: str
+    """Of a server's keys and values [K, rows, C]."""
     loss_pieces: int
     """Into how many the loss cuts the tokens that a device has of a sequence."""
     tables: tuple[str, ...]
@@ -111,6 +113,8 @@ def lower_spmd(spec: Spec, layout: Layout, *, origin: str) -> SpmdView:
     cut = _Axes(spec, layout, names=tuple(name for name, size in axes if size > 1))
     topology = spec.hardware.topology
     torus = tuple(int(side) for side in topology.split("x")) if topology is not None else None
+    if spec.train is None and layout.devices < spec.hardware.num_devices:
+        torus = None  # a replica is told its chips, wherever these are
     generation = generation_of(accelerator)
     return SpmdView(
         name=spec.name,
@@ -131,6 +135,7 @@ def lower_spmd(spec: Spec, layout: Layout, *, origin: str) -> SpmdView:
         tables=("embed", "positions") if spec.model.position.kind == "learned" else ("embed",),
         up="gate_up" if spec.model.mlp.is_gated else "up",
         heads=as_source((cut.data, cut.of("tp", "cp"), None, None)),
+        cache=as_source((cut.tp, None, None)),
         experts=as_source((cut.ep,))[1:-2],
         has_dense=spec.model.moe is None or any(not spec.model.is_moe_layer(n) for n in range(spec.model.num_layers)),
         summary=tuple(_summary(layout, cut)),

@@ -44,7 +44,7 @@ class Views:
     train: TrainView | None
     parallel: ParallelView | None
     spmd: SpmdView | None
-    """Of programs for TPUs, in the place of `parallel`."""
+    """Of programs for TPUs, in the place of `parallel`; a server of one chip needs none."""
     data: DataView | None
     serve: ServeView | None
     kernels: tuple[Kernel, ...]
@@ -76,7 +76,8 @@ def lower_views(spec: Spec, plan: Plan, *, place: Place) -> Views:
     assert plan.model is not None
     device = _DEVICES[spec.hardware.accelerator.kind]
     layout = plan.train.layout if plan.train else _served_layout(plan)
-    spmd = lower_spmd(spec, layout, origin=place.origin) if device == "xla" and plan.train else None
+    is_spread = device == "xla" and (plan.train is not None or layout.devices > 1)
+    spmd = lower_spmd(spec, layout, origin=place.origin) if is_spread else None
     kernels = lower_kernels(spec, plan)
     model = lower_model(
         spec,

@@ -80,6 +80,15 @@ def slices_of(hardware: Hardware) -> Slices | None:
     return Slices(generation, device, hardware.slices, hardware.topology, chips, host)
 
 
+def num_hosts(hardware: Hardware, *, chips: int) -> int:
+    """Hosts that start a program of so many TPUs together: all that are wired together, or as many as it takes where nobody says."""
+    slices = slices_of(hardware)
+    if slices is not None:
+        return slices.count * slices.hosts
+    taken = chips if hardware.topology is None else hardware.num_devices
+    return -(-taken // (hardware.per_node or hardware.accelerator.per_node))
+
+
 def torus_words(axes: tuple[tuple[str, int], ...], torus: tuple[int, ...] | None, *, slices: int = 1) -> str:
     """`tp takes 4 along the 1st side; dp_shard …`: of axes, outermost first."""
     if torus is None:

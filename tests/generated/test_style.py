@@ -161,6 +161,19 @@ def on_slices() -> Iterator[tuple[str, Any, Plan]]:
         yield f"{model}-{name}-tpu", spec, plan_of(spec, layout=layout)
 
 
+def served_on_chips() -> Iterator[tuple[str, Any, Plan]]:
+    bf16, heads = {"weights": {"dtype": "bf16"}, "kv_cache": {"dtype": "bf16"}}, {"num_heads": 8, "num_kv_heads": 4}
+    for name, model, serve in (
+        ("llama", heads | {"head_dim": 128}, bf16),
+        ("gemma2", ARCHITECTURES["gemma2"] | heads, {}),
+        ("gpt2", ARCHITECTURES["gpt2"], {}),
+        ("sinks", ARCHITECTURES["sinks"] | heads, bf16),
+    ):
+        changes = {"model": model, "serve": TINY["serve"] | serve | {"shapes": "fixed"}}
+        spec = tiny_spec(without=("train", "data"), hardware=TPU | {"topology": "2x2"}, **changes)
+        yield f"{name}-served-on-chips", spec, plan_of(spec, tp=4)
+
+
 def watched() -> Iterator[tuple[str, Any, Plan]]:
     for model, hardware, layout, watch in (
         ("llama", GPU, "pp-tp", WATCHES["roll-back"] | OF_RANKS),
@@ -262,7 +275,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("llama", "gemma2"):
             spec = tiny_spec(model=ARCHITECTURES[name])
             build(spec, folder / f"{name}-{recompute}", plan=plan_of(spec, layout=layout))
-    for name, spec, plan in (*distributed(), *on_slices(), *served_together()):
+    for name, spec, plan in (*distributed(), *on_slices(), *served_on_chips(), *served_together()):
         build(spec, folder / name, plan=plan)
     return folder
 

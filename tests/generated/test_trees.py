@@ -96,6 +96,15 @@ def test_tree_of_a_server_on_a_tpu(golden: Compare) -> None:
     golden("tpu-served", {name: texts[name] for name in names})
 
 
+def test_tree_of_a_server_on_four_tpus(golden: Compare) -> None:
+    kept = {"weights": {"dtype": "bf16"}, "kv_cache": {"dtype": "bf16"}}
+    hardware, serve = TPU | {"topology": "2x2"}, TINY["serve"] | {"shapes": "fixed"} | kept
+    model = {"head_dim": 128, "num_heads": 8, "num_kv_heads": 4}
+    spec = tiny_spec(without=("train", "data"), hardware=hardware, serve=serve, model=model)
+    texts = tree_of(spec, plan=plan_of(spec, tp=4)).texts
+    golden("tpu-tp-served", {name: texts[name] for name in ("model.py", "parallel.py", "serve.py")})
+
+
 def test_tree_of_a_server_with_weights_in_four_bits(golden: Compare) -> None:
     serve = TINY["serve"] | {"weights": {"dtype": "int4"}, "kv_cache": {"dtype": "bf16"}}
     spec = tiny_spec(without=("train", "data"), serve=serve, model=ARCHITECTURES["qwen2"])

@@ -277,6 +277,32 @@ def test_servers_of_several_devices_that_are_not_lowered_are_refused(
     assert words in found.message
 
 
+@pytest.mark.parametrize(
+    ("degrees", "hardware", "place", "words"),
+    [
+        ({"tp": 4}, {"topology": "2x2"}, "serve.layout.tp", "tp 4 on TPUs needs it to divide the 2 key/value heads"),
+        ({"tp": 2}, {"topology": "4x4"}, "serve.layout.tp", "a replica of 2 chips on 4 hosts is not lowered yet"),
+        ({"tp": 2}, {"slices": 2}, "serve.layout.tp", "a replica of 2 chips on 2 hosts is not lowered yet"),
+        ({"tp": 2}, {"topology": None, "nodes": 2, "per_node": 1}, "serve.layout.tp", "2 chips on 2 hosts"),
+        ({"pp": 2}, {}, "serve.layout.pp", "stages (pp 2) on TPUs are not lowered yet; tp is"),
+    ],
+)
+def test_servers_on_tpus_have_the_chips_of_one_host(
+    degrees: dict[str, int], hardware: dict[str, Any], place: str, words: str
+) -> None:
+    wanted = {name: each for name, each in (TPU | hardware).items() if each is not None}
+    spec = tiny_spec(without=("train", "data"), serve=TINY["serve"] | {"shapes": "fixed"}, hardware=wanted)
+    (found,) = refuse_program(spec, plan_of(spec, **degrees))
+    assert (found.code, ".".join(map(str, found.path or ()))) == ("L301", place)
+    assert words in found.message
+
+
+def test_a_server_on_tpus_has_any_degree_that_divides_the_heads() -> None:
+    hardware, serve = TPU | {"topology": "2x2"}, TINY["serve"] | {"shapes": "fixed"}
+    spec = tiny_spec(without=("train", "data"), serve=serve, hardware=hardware, model={"num_kv_heads": 4})
+    assert list(refuse_program(spec, plan_of(spec, tp=4))) == []
+
+
 def test_a_program_that_trains_serves_with_one_device() -> None:
     spec = tiny_spec(hardware=DEVICES)
     (found,) = refuse_program(spec, plan_of(spec, tp=2))

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from itertools import accumulate
 
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # read by torch: how long its threads wait for the next kernel before they sleep
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # read by torch: how long its threads wait for the next kernel
 
 import torch
 from torch import Tensor

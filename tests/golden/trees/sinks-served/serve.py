@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # read by torch: how long its threads wait for the next kernel before they sleep
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # read by torch: how long its threads wait for the next kernel
 
 import torch
 from torch import Tensor
