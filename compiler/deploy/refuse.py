@@ -32,6 +32,9 @@ def refuse_deploy(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
         yield diagnose("D101", message, path=("deploy", "target"), notes=(f"targets for `{sections[0]}`: {others}",))
     if spec.train is not None and "train" in launches:
         yield from _slices(spec, spec.deploy.target)
+    if spec.serve is not None and spec.hardware.accelerator.kind == "tpu" and spec.deploy.target in _CONTAINERS:
+        message = f"`{spec.deploy.target}` for servers on TPUs is not lowered yet: nothing would ask for the chips; `systemd` is"
+        yield diagnose("L301", message, path=("deploy", "target"))
     if spec.serve is not None and spec.deploy.target == "ray":
         yield from _guarded(spec.serve)
     if not isinstance(spec.deploy, Kubernetes) and "serve" in launches and plan.serve is not None:
@@ -44,6 +47,8 @@ def refuse_deploy(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
         yield from _serving_on_kubernetes(spec, plan, spec.deploy)
 
 
+_CONTAINERS = ("docker", "kubernetes", "ray")
+"""Targets whose servers have the devices that they ask for."""
 _FOR_SLICES = ("kubernetes", "queued_resource")
 
 

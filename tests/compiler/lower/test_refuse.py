@@ -297,6 +297,15 @@ def test_servers_on_tpus_have_the_chips_of_one_host(
     assert words in found.message
 
 
+@pytest.mark.parametrize(("target", "is_refused"), [("kubernetes", True), ("docker", True), ("systemd", False)])
+def test_containers_of_servers_on_tpus_are_refused(target: str, is_refused: bool) -> None:
+    hardware, serve = TPU | {"topology": "1x2"}, TINY["serve"] | {"shapes": "fixed"}
+    own = {"kubernetes": {"image": "registry.example/tiny:1"}, "systemd": {"folder": "/srv/tiny"}}.get(target, {})
+    spec = tiny_spec(without=("train", "data"), serve=serve, hardware=hardware, deploy={"target": target} | own)
+    found = [(each.code, each.path) for each in refuse_program(spec, plan_of(spec, tp=2))]
+    assert found == ([("L301", ("deploy", "target"))] if is_refused else [])
+
+
 def test_a_server_on_tpus_has_any_degree_that_divides_the_heads() -> None:
     hardware, serve = TPU | {"topology": "2x2"}, TINY["serve"] | {"shapes": "fixed"}
     spec = tiny_spec(without=("train", "data"), serve=serve, hardware=hardware, model={"num_kv_heads": 4})
