@@ -72,6 +72,9 @@ VIEW = ServeView(
     max_wait_steps_reason="(500 ms objective - 20 ms) of 12 ms",
     stall_s=30.0,
     drain_s=20,
+    graph_batches=(),
+    tells_lengths=False,
+    chips=1,
 )
 VARIANTS = {
     "cpu-fp32": VIEW,
