@@ -144,6 +144,9 @@ class Host(Node):
     like: str | None = Field(default=None, description="The catalog entry that this one resembles.")
     cpu_cores: Count = Field(description="Cores, of all sockets.")
     memory_gib: GiB = Field(description="Memory of the host.")
+    memory_gb_s: GBPerSecond | None = Field(
+        default=None, description="Bandwidth of that memory, of all sockets together; null: not known."
+    )
     nvme_gb_s: GBPerSecond | None = Field(default=None, description="Sequential writes to all local disks together.")
     nvme_tb: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Local disks, TB.")
     network_gb_s: GBPerSecond | None = Field(default=None, description="All network ports together, one direction.")

@@ -46,6 +46,10 @@ class Parallel(Node):
         default=None,
         description="Activations computed again in the backward pass: none, those of attention, or all of a layer.",
     )
+    offload: Literal["none", "optimizer", "auto"] | None = Field(
+        default=None,
+        description="optimizer: its states are kept in the memory of the host, which computes the update; auto: only where nothing else fits; null: none.",
+    )
 
     @property
     def is_auto(self) -> bool:

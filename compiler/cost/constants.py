@@ -54,6 +54,7 @@ class DeviceConstants:
     attention_half_tokens: float
     attention_half_head: float
     attention_backward: float
+    host_memory: float
     offload_gb_s: float
     half_side: float
     power_exponent: float

@@ -46,6 +46,8 @@ class Ledger:
     gathered: float = 0.0
     working: float = 0.0
     runtime: float = 0.0
+    host: float = 0.0
+    """Bytes in the memory of the host, no part of the peak."""
 
     @property
     def buffers(self) -> float:
@@ -346,8 +348,9 @@ def ledger_of_stage(
     num_ranks: int,
     kind: str,
     copies: int = 1,
+    is_offloaded: bool = False,
 ) -> Ledger:
-    """The ledger of one pipeline rank.
+    """The ledger of one pipeline rank. `is_offloaded`: the optimizer's states are in the memory of the host.
 
     `copies` of the parameters and their gradients: two under DualPipe, where each rank is a stage of both directions; the copies
     share the optimizer's state.
@@ -364,7 +367,8 @@ def ledger_of_stage(
     return Ledger(
         parameters=copies * spread(states.weights, 3),
         gradients=copies * spread(states.gradients, 2),
-        optimizer=spread(states.optimizer, 1),
+        optimizer=0.0 if is_offloaded else spread(states.optimizer, 1),
+        host=spread(states.optimizer, 1) if is_offloaded else 0.0,
         activations=stage.kept * stage.in_flight + stage.one_layer,
         logits=stage.loss,
         gathered=gathered + bucket,

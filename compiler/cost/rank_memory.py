@@ -90,6 +90,7 @@ class RankMemory:
             num_ranks=layout.data_parallel * layout.cp,
             kind=work.machine.kind,
             copies=2 if layout.schedule == "dualpipe" and layout.virtual_stages == 1 else 1,
+            is_offloaded=layout.offload is not None,
         )
 
     def _of_program(self, kept: float, one_layer: float) -> Ledger:
@@ -157,6 +158,7 @@ class RankMemory:
             travels=layout.zero >= 2 or layout.pp == 1,
             values=self.work.formats.values.size_bytes,
             moments=self.work.kept_by_optimizer(self.rank, layout),
+            is_offloaded=layout.offload is not None,
         )
 
     # The backward pass.

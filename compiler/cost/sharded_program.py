@@ -63,6 +63,8 @@ class Sharding:
     """Bytes of a gathered weight and of a gradient on its way: 2, or 4 in fp32."""
     moments: float
     """Bytes of the optimizer's moments a parameter."""
+    is_offloaded: bool = False
+    """Whether these are in the memory of the host."""
 
     def spread(self, dense: float, experts: float) -> float:
         return dense / self.shards + experts / self.expert_shards
@@ -128,7 +130,8 @@ def ledger_of_program(held: Held, sharding: Sharding, *, kept: float, moments: I
     passing = casts if is_sharded and sharding.zero == 3 else 0.0
     fixed = {
         "parameters": WIDE * own,
-        "optimizer": sharding.moments * own,
+        "optimizer": 0.0 if sharding.is_offloaded else sharding.moments * own,
+        "host": sharding.moments * own if sharding.is_offloaded else 0.0,
         "runtime": RUNTIME_BYTES[kind],
     }
     travel = WIDE if is_sharded and sharding.travels else 0.0

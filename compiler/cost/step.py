@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from .communication import gradient_s, pass_on_s, update_exchange_s, updated_s
 from .compute import NARROW, optimizer_s
 from .constants import spread_of
+from .offload import ON_HOST, host_update_s
 from .pipeline import bubble_s, sends_of_fill
 from .provenance import combine
 
@@ -129,7 +130,8 @@ def assemble(work: Workload, layout: Layout, *, mean: RankTime, longest_s: float
 
     total = compute + recompute + bubble + tail.optimizer_s + exposed
     spread = spread_of(constants, is_narrow=work.precision in NARROW, has_experts=any(work.has_experts.values()))
-    low, high = combine([(total, spread)])
+    on_host_s = tail.optimizer_s if layout.offload is not None else 0.0
+    low, high = combine([(total - on_host_s, spread), (on_host_s, ON_HOST)])
     return StepTime(
         compute=compute,
         recompute=recompute,
@@ -216,7 +218,9 @@ def tail_of(work: Workload, layout: Layout, parameters: tuple[int, int], *, back
     dense, experts = parameters
     shards = layout.shards if layout.zero >= 1 else 1
     mine = dense / shards + experts / max(1, shards // layout.ep)
-    update_s = optimizer_s(mine, states=work.states(layout), machine=work.machine)
+    update_s = (optimizer_s if layout.offload is None else host_update_s)(
+        mine, states=work.states(layout), machine=work.machine
+    )
     update_s += mine * work.flops_of_optimizer(layout) / _products_per_s(work)
     exchanges = work.exchanges_of_optimizer(layout)
     update_s += update_exchange_s(exchanges, layout, machine=work.machine) / layout.pp

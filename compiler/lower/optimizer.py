@@ -34,6 +34,21 @@ def optimizer_faults(spec: Spec, stage: Train) -> Iterator[tuple[Path, str]]:
         yield place, "muon with biases of experts is not lowered yet; lion and adamw are"
 
 
+def offload_layout_faults(spec: Spec, layout: Layout) -> Iterator[str]:
+    """What keeps an optimizer's states on the devices. A CPU, whose plans have none elsewhere (planner/offload.py), could run all."""
+    if layout.offload is None or spec.train is None:
+        return
+    train, kind = spec.train[0], spec.hardware.accelerator.kind
+    if kind not in ("gpu", "cpu"):
+        yield f"optimizer states on the host of a {kind} are not lowered yet; on that of a gpu they are"
+    if layout.devices == 1:
+        yield "optimizer states of one device on its host are not lowered yet; those of several are"
+    if train.optimizer.name != "adamw":
+        yield f"states of {train.optimizer.name} on the host are not lowered yet; those of adamw are"
+    if train.ema_decay is not None:
+        yield "an average of the weights beside states on the host is not lowered yet; without `ema_decay` they are"
+
+
 def optimizer_layout_faults(spec: Spec, layout: Layout) -> Iterator[str]:
     """The search leaves such layouts out."""
     if spec.train is not None and spec.train[0].optimizer.name == "sophia" and layout.pp > 1:

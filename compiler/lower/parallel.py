@@ -298,6 +298,8 @@ def _summary(layout: Layout, model: ModelView, *, zero: int | None) -> Iterator[
         yield f"cp: every sequence is cut over {layout.cp} ranks; {how}."
     if zero is not None:
         yield _ZERO[zero].format(over=_over(layout, zero=zero))
+    if layout.offload is not None:
+        yield "Moments of the optimizer are in the memory of the host, whose cores compute the update."
     if layout.ep > 1:
         yield f"ep: the experts of a layer are spread over {layout.ep} ranks of those; tokens travel to them and back."
     if zero and layout.dp_replicate > 1:

@@ -13,7 +13,7 @@ from ...spec.diagnostics import diagnose
 from ..backends.table import BACKENDS
 from ..deploy.refuse import refuse_deploy
 from .model import longest_sequence
-from .optimizer import optimizer_faults, optimizer_layout_faults
+from .optimizer import offload_layout_faults, optimizer_faults, optimizer_layout_faults
 from .pipeline import pipeline_faults
 from .precision import precision_faults, precision_layout_faults
 from .refuse_experts import refuse_experts
@@ -106,6 +106,8 @@ def _model(spec: Spec) -> Iterator[Diagnostic]:
 def refuse_layout(spec: Spec, layout: Layout) -> Iterator[Diagnostic]:
     """Layouts of several devices that can be priced and are not lowered yet; the search leaves them out (planner/train_plan.py)."""
     attention, position = spec.model.attention, spec.model.position.kind
+    for message in offload_layout_faults(spec, layout):
+        yield _refused(message, ("parallel", "offload"))
     if spec.hardware.accelerator.kind == "tpu":
         for field, message in spmd_layout_faults(spec, layout):
             yield _refused(message, ("parallel", field), part="key")

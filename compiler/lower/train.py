@@ -92,6 +92,8 @@ class TrainView:
     """Norms whose weight is stored less one."""
     asks_cuts: bool = False
     """Whether the optimizer has to know what tp cuts."""
+    is_offloaded: bool = False
+    """Whether the optimizer's states are in the memory of the host."""
     rho: float = 0.0
     """Sophia's scale of the curvature."""
     curvature_every: int = CURVATURE_EVERY
@@ -119,6 +121,8 @@ class TrainView:
     def optimizer_imports(self) -> list[tuple[str, str]]:
         """(module, name) of runtimes/pytorch/optimizers/ that train.py uses."""
         found = [("average", "keep_average")] if self.ema_decay is not None else []
+        if self.is_offloaded:
+            found.append(("host", "HostAdamW"))
         if self.optimizer != "adamw":
             name = self.optimizer.capitalize()
             found.append((self.optimizer, f"{name}, draws" if self.optimizer == "sophia" else name))
@@ -127,6 +131,8 @@ class TrainView:
     @property
     def optimizer_class(self) -> str:
         """How far train.py has to know it."""
+        if self.is_offloaded:
+            return "HostAdamW"
         return {"adamw": "AdamW" if self.has_kernel else _ANY, "sophia": "Sophia"}.get(self.optimizer, _ANY)
 
 
@@ -221,6 +227,7 @@ def lower_train(spec: Spec, plan: TrainPlan, *, origin: str, device: str, kernel
         vocab_size=spec.model.vocab_size,
         has_data=spec.data is not None,
         norms_start_at_zero=spec.model.norm.unit_offset,
+        is_offloaded=layout.offload is not None,
         rho=getattr(optimizer, "rho", 0.0),
         asks_cuts=layout.tp > 1 and optimizer.name in ("adafactor", "muon"),
     )

@@ -97,7 +97,7 @@ SMALL_BUCKETS = 160e6
 
 def _plane(work: Workload, layout: Layout, parts: tuple[str, ...]) -> _Plane:
     """Touches the ledger of a rank with many layers of the last class and a device full of activations: the ledger is convex."""
-    sharing = (layout.zero, layout.shards, layout.data_parallel, layout.grad_accumulation > 1)
+    sharing = (layout.zero, layout.shards, layout.data_parallel, layout.grad_accumulation > 1, layout.offload)
     key = ("plane", parts, layout.degrees, *sharing)
     if key not in work.memo:
         bulk, layers, kept = work.graph.order[-1], len(work.graph.order), work.machine.memory_bytes

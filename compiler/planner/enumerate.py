@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from .layout import ORDER, Axis, CpKind, LayerRecompute, Layout, Schedule, Zero
+from .layout import ORDER, Axis, CpKind, LayerRecompute, Layout, Offload, Schedule, Zero
 from .ranks import Outer
 
 if TYPE_CHECKING:
@@ -55,7 +55,13 @@ class Given:
     recompute: LayerRecompute | None = None
     stages: tuple[int, ...] | None = None
     order: tuple[Axis, ...] | None = None
+    offload: Offload | Literal["auto"] | None = None
+    """auto is decided before anything is enumerated (train_plan.py)."""
     is_auto: bool = True
+
+    @property
+    def kept_on_host(self) -> Offload | None:
+        return "optimizer" if self.offload == "optimizer" else None
 
 
 OPEN = Given()
@@ -101,6 +107,7 @@ def given(parallel: Parallel) -> Given:
         recompute=parallel.recompute if parallel.recompute is not None or auto else "none",
         stages=tuple(stages) if stages is not None else None,
         order=tuple(parallel.order) if parallel.order is not None else None,
+        offload=parallel.offload if parallel.offload != "none" else None,
         is_auto=auto,
     )
 
@@ -186,6 +193,7 @@ class Branch:
                         cp_kind=first.cp_kind,
                         stages=wanted.stages,
                         order=wanted.order if wanted.order != ORDER else None,
+                        offload=wanted.kept_on_host,
                     ),
                     recomputes=self.recomputes,
                     may_mix=family.machine.num_devices > 1,  # programs of one device treat all layers alike
@@ -232,6 +240,7 @@ def families(
                                 micro_batch=micro_batch,
                                 grad_accumulation=accumulation,
                                 cp_kind=cp_kind,
+                                offload=wanted.kept_on_host,
                             )
                             yield Family(first, wanted, graph, machine)
 

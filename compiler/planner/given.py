@@ -152,6 +152,9 @@ def faults_of(found: GivenPlan, spec: Spec) -> Iterator[Diagnostic]:
         for name, written in _kept(spec, layout):
             if getattr(layout, name) != written:
                 yield _contradicts(found, ("train", "layout", name), getattr(layout, name), ("parallel", name), written)
+        if spec.parallel.offload == "none" and layout.offload is not None:
+            place_in_plan = ("train", "layout", "offload")
+            yield _contradicts(found, place_in_plan, layout.offload, ("parallel", "offload"), "none")
     if found.plan.serve is not None and spec.serve is not None:
         yield from _serve_faults(found, spec)
 
@@ -221,7 +224,7 @@ def _kept(spec: Spec, layout: Layout) -> Iterator[tuple[str, Any]]:
         "cp_kind": layout.cp == 1,
     }
     for name, value in asdict(given(spec.parallel)).items():
-        if name != "is_auto" and value is not None and not means_nothing.get(name, False):
+        if name != "is_auto" and value not in (None, "auto") and not means_nothing.get(name, False):
             yield name, value
 
 

@@ -69,6 +69,10 @@ def _remedy(spec: Spec, wanted: Given, machine: Machine, *, retry: Retry) -> str
         best = next(iter(retry(OPEN, machine).fitting), None)
         if best is not None:
             return f"`parallel: auto` finds {describe(best.layout)}, with {_spare(best, machine)} to spare"
+    if wanted.offload is None and machine.kind != "cpu" and machine.host_bytes_per_s is not None:
+        best = next(iter(retry(replace(wanted, offload="auto"), machine).fitting), None)
+        if best is not None:
+            return f"`offload: auto` under `parallel` fits ({describe(best.layout)}), with {_spare(best, machine)} to spare"
     return _more_devices(spec, wanted, retry=retry)
 
 

@@ -13,11 +13,12 @@ Schedule = Literal["gpipe", "1f1b", "interleaved_1f1b", "zero_bubble", "dualpipe
 Recompute = Literal["none", "selective", "full", "mixed"]
 LayerRecompute = Literal["none", "selective", "full"]
 CpKind = Literal["ring", "ulysses"]
+Offload = Literal["optimizer"]
 Axis = Literal["tp", "cp", "dp_shard", "dp_replicate", "pp"]
 
 ORDER: tuple[Axis, ...] = ("tp", "cp", "dp_shard", "dp_replicate", "pp")
 """The usual order of axes on the machine, neighbours first; ranks of ep are taken out of dp_shard × cp."""
-OPTIONAL = ("cp_kind", "stages", "recompute_layers", "order")
+OPTIONAL = ("cp_kind", "stages", "recompute_layers", "order", "offload")
 """Fields that a plan has only where they say something."""
 
 
@@ -48,6 +49,8 @@ class Layout:
     """Runs of layers from the first to the last, (recompute, how many); only with `recompute: mixed`."""
     order: tuple[Axis, ...] | None = None
     """Axes from the innermost to the outermost; only where it is not the usual order."""
+    offload: Offload | None = None
+    """What is kept in the memory of the host; only where something is."""
 
     @cached_property
     def devices(self) -> int:

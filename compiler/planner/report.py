@@ -101,6 +101,8 @@ def _training(train: TrainOutcome, spec: Spec, asked: Asked, *, precision: str) 
     lines += row_of_facts([step, rate, f"MFU {predicted.mfu:.0%}", _whole_run(train, predicted)])
     if plan.reliability is not None:
         lines += row_of_facts(checkpoint_facts(plan.reliability))
+    if plan.fits and plan.layout.offload is not None:
+        lines += row_of_facts(_offload_facts(train))
     ledger = train.chosen.ledger if plan.fits else train.found.nearest_miss.ledger if train.found.nearest_miss else None
     if ledger is not None:
         lines += ["", *two_tables(_memory_table(train, ledger), _time_table(train, predicted))]
@@ -114,6 +116,22 @@ def _training(train: TrainOutcome, spec: Spec, asked: Asked, *, precision: str) 
     if asked.prices:
         lines += explain.prices(train_prices(spec, train))
     return lines
+
+
+def _offload_facts(train: TrainOutcome) -> list[str]:
+    """What the host keeps and does, and what made the planner take it."""
+    chosen, machine = train.chosen, train.work.machine
+    states = chosen.ledger.host * machine.devices_of_host
+    assert machine.host_memory_bytes is not None
+    facts = [
+        f"the host keeps {gib(states)} of optimizer states of its {gib(machine.host_memory_bytes)}",
+        f"its update takes {seconds(chosen.time.optimizer)} of a step (assumed)",
+    ]
+    stays = [miss for miss in train.found.misfits if miss.layout.offload is None]
+    if stays:
+        leanest = min(stays, key=lambda miss: miss.ledger.peak)
+        facts.append(f"without it nothing fits: at least {gib(leanest.ledger.peak)} of {gib(machine.memory_bytes)}")
+    return facts
 
 
 def _explained(train: TrainOutcome, *, at_most: int) -> list[str]:

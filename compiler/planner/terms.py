@@ -174,8 +174,9 @@ def _recompute(layout: Layout) -> str:
 def _optimizer(layout: Layout) -> str:
     over = layout.shards if layout.zero else 1
     split = layout.tp * layout.pp
+    on_host = ", on the host" if layout.offload is not None else ""
     where = f"states over {over} rank{'s' if over > 1 else ''}"
-    return f"{where} of {split} parts" if split > 1 else where
+    return (f"{where} of {split} parts" if split > 1 else where) + on_host
 
 
 def _overheads(layout: Layout) -> str:

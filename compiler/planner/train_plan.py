@@ -19,6 +19,7 @@ from ..topology.machine import Machine, machine_of
 from .enumerate import OPEN, Given, families, given
 from .infeasible import does_not_fit, rule_broken, wrong_size
 from .layout import Layout
+from .offload import offload_faults, with_or_without
 from .plan import Alternative, Memory, Rejected, Reliability, Time, TrainPlan, TrainPrediction
 from .train_search import NO_PROGRAM, NUM_SHAPES, Misfit, Priced, Search, nearest_misses, price, runners_up, search
 
@@ -67,6 +68,9 @@ def plan_training(
         kernels=kernels or _kernels_of_several(spec),
     )
     wanted = given(parallel)
+    faults = offload_faults(wanted, machine)
+    if faults:
+        return TrainOutcome(None, tuple(faults), work, batch, Search())
     if layout is None:
         found = _search(spec, wanted, work, batch)
     else:
@@ -104,6 +108,16 @@ def _kernels_of_several(spec: Spec) -> frozenset[str]:
 
 
 def _search(spec: Spec, wanted: Given, work: Workload, batch: Batch, *, num_shapes: int = NUM_SHAPES) -> Search:
+    """As is wanted; where the planner may keep optimizer states on the host, without that first."""
+    sample = Layout(dp_shard=work.machine.num_devices, offload="optimizer")
+    return with_or_without(
+        lambda each: _search_among(spec, each, work, batch, num_shapes=num_shapes),
+        wanted,
+        has_program=spec.assume is not None or _refusal(spec, sample) is None,
+    )
+
+
+def _search_among(spec: Spec, wanted: Given, work: Workload, batch: Batch, *, num_shapes: int) -> Search:
     """Among layouts of which there would be a program; where none of these fits, among all."""
     candidates = list(families(wanted, work.graph, work.machine, seq_len=work.seq_len, global_batch=batch.global_batch))
     among = partial(search, candidates, work, global_batch=batch.global_batch, num_shapes=num_shapes)

@@ -27,6 +27,7 @@ from ..cost.step import StepTime, step_time
 from .assign import fill
 from .bounds import least_step_s
 from .enumerate import Branch, Family
+from .offload import too_much_for_host
 from .ranks import Ranks
 from .rules import Violation, violations
 from .stages import EQUAL, TooSlow
@@ -129,7 +130,7 @@ def price(layouts: Sequence[Layout], work: Workload, *, global_batch: int | None
 
 
 def _price(layout: Layout, work: Workload, found: Search, *, global_batch: int | None) -> None:
-    violation = next(violations(layout, work.graph, seq_len=work.seq_len, global_batch=global_batch), None)
+    violation = _violation(layout, work, global_batch=global_batch)
     if violation is not None:
         found.broken[violation.key] += 1
         found.violations.setdefault(violation.key, (layout, violation))
@@ -139,6 +140,12 @@ def _price(layout: Layout, work: Workload, found: Search, *, global_batch: int |
         found.misfits.append(Misfit(layout, ledger))
     else:
         found.fitting.append(Priced(layout, ledger, step_time(work, layout), ledger.peak > BRIM * memory))
+
+
+def _violation(layout: Layout, work: Workload, *, global_batch: int | None) -> Violation | None:
+    """The first rule that a layout breaks: of what it divides, then of the host's memory."""
+    rules = violations(layout, work.graph, seq_len=work.seq_len, global_batch=global_batch)
+    return next(rules, None) or too_much_for_host(layout, work)
 
 
 class _Search:
@@ -198,8 +205,7 @@ class _Search:
         heapq.heappush(self.queue, (bound, self.num_queued, entry))
 
     def _breaks_a_rule(self, layout: Layout, *, times: int) -> bool:
-        rules = violations(layout, self.work.graph, seq_len=self.work.seq_len, global_batch=self.global_batch)
-        violation = next(rules, None)
+        violation = _violation(layout, self.work, global_batch=self.global_batch)
         if violation is None:
             return False
         self.found.broken[violation.key] += times
@@ -340,6 +346,7 @@ def complexity(layout: Layout) -> int:
         layout.virtual_stages > 1,
         layout.schedule in ("zero_bubble", "dualpipe"),
         layout.order is not None,
+        layout.offload is not None,
         layout.recompute != "none",
         layout.recompute == "mixed",
     )
@@ -375,4 +382,4 @@ def nearest_misses(misfits: list[Misfit], *, at_most: int) -> list[Misfit]:
 def _shape(layout: Layout) -> tuple[object, ...]:
     """What makes layouts worth telling apart: ZeRO-1 and 2 differ in memory alone."""
     mesh = (layout.tp, layout.cp, layout.pp, layout.ep, layout.dp_replicate, layout.dp_shard)
-    return (*mesh, layout.zero == 3)
+    return (*mesh, layout.zero == 3, layout.offload)

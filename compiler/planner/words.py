@@ -26,6 +26,8 @@ def layout_line(layout: Layout) -> str:
     if layout.stages is not None and len(set(layout.stages)) > 1:
         parts.append(f"stages of {min(layout.stages)} to {max(layout.stages)} layers")
     parts.append(f"recompute {recompute_words(layout)}")
+    if layout.offload is not None:
+        parts.append("optimizer states on the host")
     return " · ".join(parts)
 
 

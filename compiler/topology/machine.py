@@ -65,6 +65,10 @@ class Machine:
     """PyTorch's, by format, where somebody measured them."""
     measured_server: MeasuredServer | None = None
 
+    host_memory_bytes: float | None = None
+    """Of a node; None: not known."""
+    host_bytes_per_s: float | None = None
+    """Of that memory."""
     pod_size: int | None = None
     """Devices between which the network is as wide as their ports; beyond, it is `pod_bytes_per_s` a device."""
     pod_bytes_per_s: float = math.inf
@@ -99,6 +103,11 @@ class Machine:
             beyond = (size - in_pod) / (size - inside) * narrow.bytes_per_s / self.pod_bytes_per_s
             slow, exchange = narrow, min(1.0, 1 / beyond)
         return Group(inside, size // inside, fast, slow, slow_exchange=exchange)
+
+    @property
+    def devices_of_host(self) -> int:
+        """Devices that share the memory of one host."""
+        return min(self.per_node, self.num_devices)
 
     @property
     def power_factor(self) -> float:
@@ -152,6 +161,7 @@ def machine_of(hardware: Hardware) -> Machine:
         "int8": peak.int8,
     }
     name = device.name or device.like or "accelerator"
+    host = hardware.host
     constants = constants_of(architecture=device.architecture, kind=device.kind)
     return Machine(
         accelerator=name,
@@ -174,6 +184,8 @@ def machine_of(hardware: Hardware) -> Machine:
         op_s=device.op_us * 1e-6 if device.op_us is not None else None,
         measured_products=measured_products(device),
         measured_server=measured_server(device),
+        host_memory_bytes=host.memory_gib * GIB if host is not None else None,
+        host_bytes_per_s=host.memory_gb_s * GB if host is not None and host.memory_gb_s is not None else None,
         pod_size=hardware.pod.devices if hardware.pod is not None else None,
         pod_bytes_per_s=_pod_bytes_per_s(
             hardware, within=(slow or DEFAULT_INTER_NODE_BYTES_PER_S) * constants.network_share

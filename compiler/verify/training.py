@@ -42,7 +42,7 @@ def check_training(
         planned = planned_sums(figures.traffic, layout, figures.rank)
         for claim in compare(planned, _sums(records, layout, counts, kv_copies=figures.kv_copies)):
             yield replace(claim, name=claim.name + of_rank)
-        yield from _states(records[0], figures)
+        yield from _states(records[0], figures, is_offloaded=layout.offload is not None)
     records = [record for group in found for record in group]
     hang = find_hang({each.rank: each.events for each in records})
     if claims.device == "npu" and has_torch_npu():
@@ -86,13 +86,14 @@ def _counts(layout: Layout) -> tuple[int, ...]:
     return (few, few + layout.pp) if layout.schedule in SPLITS_BACKWARD and layout.pp > 1 else (few, fewer)
 
 
-def _states(record: Record, figures: Figures) -> Iterator[Claim]:
+def _states(record: Record, figures: Figures, *, is_offloaded: bool) -> Iterator[Claim]:
     found = record.states
     assert found is not None
     rank = figures.rank
     yield Claim("states", f"weights of rank {rank}", figures.parameters, found.parameters, "bytes")
     yield Claim("states", f"gradients of rank {rank}", figures.gradients, found.gradients, "bytes")
-    yield Claim("states", f"moments of rank {rank}", figures.optimizer, found.optimizer, "bytes")
+    where = ", on the host" if is_offloaded else ""
+    yield Claim("states", f"moments of rank {rank}{where}", figures.optimizer, found.optimizer, "bytes")
     yield Claim("memory", f"most that tensors of rank {rank} take", figures.peak, found.peak, "bytes", WITHIN_2_PERCENT)
 
 

@@ -246,6 +246,32 @@ class UnknownNetwork(Code):
         """
 
 
+class UnknownHost(Code):
+    """`parallel.offload` keeps optimizer states in the memory of the host, of which the spec does not say enough.
+
+    What fits there is decided by its size, and how long an update takes by its bandwidth. A host of the catalog has both:
+    `hardware: {host: dgx-h100}`. On a CPU there is no other memory to keep them in.
+    """
+
+    id = "P232"
+    slug = "host-memory-unknown"
+    stage = "plan"
+    failing = """
+        llmc: 1
+        model: {preset: gpt2}
+        hardware: {accelerator: h100-sxm-80g, nodes: 1, per_node: 8}
+        train: {objective: causal_lm, steps: 100, seq_len: 1024, global_batch: 64}
+        parallel: {offload: auto, rest: auto}
+        """
+    fixed = """
+        llmc: 1
+        model: {preset: gpt2}
+        hardware: {accelerator: h100-sxm-80g, nodes: 1, per_node: 8, host: dgx-h100}
+        train: {objective: causal_lm, steps: 100, seq_len: 1024, global_batch: 64}
+        parallel: {offload: auto, rest: auto}
+        """
+
+
 _PLANNED = """
     llmc: 1
     name: tiny

@@ -123,6 +123,7 @@ LAYOUTS = {
     "dp": Layout(dp_replicate=2, micro_batch=4),
     "zero-1": Layout(dp_shard=2, zero=1, micro_batch=2, grad_accumulation=2),
     "zero-3": Layout(dp_shard=2, zero=3, micro_batch=4),
+    "offload": Layout(dp_shard=2, zero=2, micro_batch=4, offload="optimizer"),
     "hsdp-cp": Layout(dp_replicate=2, dp_shard=2, cp=2, cp_kind="ring", zero=2, micro_batch=1, grad_accumulation=2),
     "tp": Layout(tp=2, micro_batch=8, recompute="selective"),
     "tp-4": Layout(tp=4, sequence_parallel=True, micro_batch=8, recompute="full"),

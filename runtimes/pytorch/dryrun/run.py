@@ -95,6 +95,7 @@ class DryProgram:
             memory.restart_peak()
             with traffic.recording(), nullcontext() if self.is_whole else ops:
                 train.accumulate_gradients(model, place, batches, **self._precision())
+                peak_of_passes = memory.peak
                 gradients = _bytes_of(each.grad for each in model.parameters())
                 train.update(optimizer, lr=train.LR)
                 if hasattr(model, "balance_experts"):
@@ -102,12 +103,15 @@ class DryProgram:
         if not self.is_whole:
             return {"ops": sorted(ops.names), **_as_json(traffic.calls)}
         states = [each for state in optimizer.state.values() for each in state.values()]
+        # Moments are there all the time. Those on the host are not what the device holds, nor is what an update there works with.
+        is_on_host = getattr(optimizer, "is_on_host", False)
+        moments = _bytes_of(each for each in states if isinstance(each, torch.Tensor) and each.dim())
         return {
             "states": {
                 "parameters": parameters,
                 "gradients": gradients,
-                "optimizer": _bytes_of(each for each in states if isinstance(each, torch.Tensor) and each.dim()),
-                "peak": memory.peak,
+                "optimizer": moments,
+                "peak": peak_of_passes - moments if is_on_host else memory.peak,
             },
             **_as_json(traffic.calls),
         }

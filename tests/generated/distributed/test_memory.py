@@ -44,6 +44,7 @@ CASES = {
         "deepseek-v3",
         Layout(pp=4, dp_shard=64, zero=1, ep=64, grad_accumulation=8, recompute="selective"),
     ),
+    "states on the host": ("llama-3.1-8b", Layout(**FSDP, micro_batch=1, offload="optimizer")),
     "normed queries": ("qwen3-8b", Layout(**FSDP, micro_batch=2)),
     "a ring": ("llama-3.1-8b", Layout(dp_shard=32, cp=2, cp_kind="ring", zero=3, micro_batch=8)),
     "latent attention, a ring": (

@@ -159,6 +159,22 @@ def save(folder: str, reference: str, checkpoints: str) -> None:
         store.finish()
 
 
+def go_on(folder: str, reference: str, checkpoints: str, to: str) -> float:
+    """Load the latest checkpoint, take the step after it, and save that elsewhere; the loss of the step."""
+    whole = load_file(Path(reference) / "reference.safetensors")
+    with imported(Path(folder), "train") as (program,):
+        place = program.take_place("cpu")
+        model, optimizer = program.build(place)
+        saved = SharedCheckpoints(Path(checkpoints), place.cuts, keep=3).load_latest(model=model, optimizer=optimizer)
+        assert saved is not None
+        batches = program.on_device(own_windows(whole["batches"][saved.step + 1], program, place), place)
+        loss, _ = program.train_step(model, optimizer, place, batches, lr=1e-3)
+        store = SharedCheckpoints(Path(to), place.cuts, keep=3)
+        store.save(saved.step + 1, model=model, optimizer=optimizer, cursor=saved.cursor)
+        store.finish()
+    return loss
+
+
 def copy(folder: str, checkpoints: str, to: str) -> int:
     """Load the latest checkpoint and save it elsewhere; its step."""
     with imported(Path(folder), "train") as (program,):
