@@ -98,6 +98,11 @@ def main() -> None:
                     measured[share].append(
                         json.loads(llmc(folder, "run", "bench", "spec.yaml", *words, str(args.requests)))
                     )
+                    print(
+                        f"round {number + 1}, {share:.0%}:",
+                        *(f"{row} {measured[share][-1][row]:.4g} | {expected[share][-1][row]:.4g}" for row in ROWS),
+                        flush=True,
+                    )
                 print(f"round {number + 1} of {args.rounds}, load of the machine {os.getloadavg()[0]:.1f}", flush=True)
                 print((folder / "here.yaml").read_text(), flush=True)
         finally:
