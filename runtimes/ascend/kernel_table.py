@@ -22,9 +22,8 @@ def has_kernel(name: str) -> bool:
     try:
         if any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in ("PrivateUse1", *COMPOSITES)):
             return True
-        out = (
-            f"{name}_out" if "." in name else f"{name}.out"
-        )  # which makes it, where torch has a kernel that calls that
+        # Or torch has a kernel that makes it by its out variant, and this one is torch-npu's.
+        out = f"{name}_out" if "." in name else f"{name}.out"
         return all(
             torch._C._dispatch_has_kernel_for_dispatch_key(*each) for each in ((name, BY_OUT), (out, "PrivateUse1"))
         )

@@ -14,6 +14,7 @@ from .cpu import use_threads
 WEIGHT_SIZE = 1536
 MANY_WEIGHTS = 16
 """Of products of many rows, which compute."""
+SMALL_BYTES = 2**20
 MANY_ROWS = 128
 LAUNCH_SIZE = 64
 """Of a weight that is in the caches and has next to nothing to compute, and is large enough for the library's own kernels."""
@@ -74,15 +75,15 @@ SERVED = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def _times(dtype: torch.dtype, tried_s: float) -> ProductTimes:
     def layers(size: int) -> list[Layer]:
-        weights = [torch.ones(size, size, dtype=dtype) for _ in range(num_beyond_caches(size**2 * dtype.itemsize))]
+        weights = [torch.ones(size, size, dtype=dtype) for _ in range(num_weights(size**2 * dtype.itemsize))]
         return [partial(_linear, weight) for weight in weights]
 
-    return product_times(layers(WEIGHT_SIZE), layers(LAUNCH_SIZE), dtype, tried_s)
+    return product_times(layers(WEIGHT_SIZE), layers(LAUNCH_SIZE), dtype, tried_s, turn_s=quickest)
 
 
-def num_beyond_caches(size_bytes: int) -> int:
-    """How many weights of this size no cache holds together; small ones are to be in the caches, and are not many."""
-    return max(MANY_WEIGHTS, min(256, READ_BYTES // size_bytes))
+def num_weights(size_bytes: int) -> int:
+    """Of this size, how many no cache holds together; of small ones, which are to be in a cache, MANY_WEIGHTS."""
+    return MANY_WEIGHTS if size_bytes < SMALL_BYTES else max(MANY_WEIGHTS, READ_BYTES // size_bytes)
 
 
 def _linear(weight: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
@@ -99,10 +100,9 @@ def product_times(
     dtype: torch.dtype,
     tried_s: float,
     *,
-    turn_s: Callable[[Callable[[], object], float], float] | None = None,
+    turn_s: Callable[[Callable[[], object], float], float],
 ) -> ProductTimes:
     """Of `layers` with weights of WEIGHT_SIZE, and `small` ones of LAUNCH_SIZE; `turn_s` is `quickest` or `middle`."""
-    turn_s = turn_s or quickest
 
     def product_s(rows: int, size: int, of: Sequence[Layer]) -> float:
         given = torch.ones(rows, size, dtype=dtype)

@@ -29,7 +29,7 @@ from ..serving.generation import Generation, Sampling, generator_for
 from ..serving.kv import KVBlocks
 from ..serving.sampler import Sampler
 from ..serving.scheduler import Scheduler
-from .calibrate import LAUNCH_SIZE, TRIED_S, WEIGHT_SIZE, ProductTimes, middle, num_beyond_caches, product_times
+from .calibrate import LAUNCH_SIZE, TRIED_S, WEIGHT_SIZE, ProductTimes, middle, num_weights, product_times
 from .cpu import release_threads, use_threads
 from .packed import fill_randomly
 
@@ -68,7 +68,7 @@ def _products(linear: Any, tried_s: float) -> ProductTimes:
         first = linear(size, size)
         first.fill_randomly(deviation=0.02)
         size_bytes = sum(each.nbytes for each in (*first.parameters(), *first.buffers()))
-        return [first, *(copy.deepcopy(first) for _ in range(num_beyond_caches(size_bytes) - 1))]
+        return [first, *(copy.deepcopy(first) for _ in range(num_weights(size_bytes) - 1))]
 
     return product_times(layers(WEIGHT_SIZE), layers(LAUNCH_SIZE), torch.bfloat16, tried_s, turn_s=middle)
 
