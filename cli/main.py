@@ -5,9 +5,10 @@ Exit codes: 0 fine, 1 the spec has errors, 2 wrong usage, 3 no layout fits, 4 ve
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -251,8 +252,14 @@ def main(args: Sequence[str] | None = None) -> int:
     from .faults import shown_as_exit_status
 
     with shown_as_exit_status() as outcome:
-        app(args=list(args) if args is not None else None, prog_name="llmc")
+        _command()(args=list(args) if args is not None else None, prog_name="llmc")
     return outcome.status
+
+
+@functools.cache
+def _command() -> Callable[..., object]:
+    """Made once a process: typer reads the signatures of all commands for it."""
+    return typer.main.get_command(app)
 
 
 def start() -> NoReturn:

