@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 
 def files(views: Views) -> tuple[File, ...]:
-    """model.py; parallel.py and train.py, with data.py where the spec names text, or serve.py, with parallel.py for several chips."""
+    """model.py; parallel.py and train.py, with data.py where the spec names text, or serve.py, with parallel.py for several chips
+    and router.py for several replicas."""
     names = {"t": views.train, "s": views.spmd}
     found = [File("model.py", "pytorch/model.py.j2", {"m": views.model}, key="model")]
     if views.spmd is not None and views.train is None:
@@ -25,6 +26,8 @@ def files(views: Views) -> tuple[File, ...]:
         found.append(File("data.py", "pytorch/data.py.j2", {"d": views.data}, key="data"))
     if views.serve is not None:
         found.append(File("serve.py", "pytorch/serve.py.j2", {"s": views.serve}, key="serve"))
+        if views.serve.replicas > 1:
+            found.append(File("router.py", "pytorch/router.py.j2", {"s": views.serve}, key="serve"))
         found.append(File("surface.json", "pytorch/surface.json.j2", {"s": views.serve}, key="serve"))
     key = "serve" if views.train is None else "train"
     for kernel in views.kernels:

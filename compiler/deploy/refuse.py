@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ...spec.deploy import Kubernetes
+from ...spec.deploy import Kubernetes, Systemd
 from ...spec.diagnostics import diagnose
 from ..topology.slices import slices_of
 from .autoscaling import can_scale
@@ -35,6 +35,8 @@ def refuse_deploy(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
     if spec.serve is not None and spec.hardware.accelerator.kind == "tpu" and spec.deploy.target in _CONTAINERS:
         message = f"`{spec.deploy.target}` for servers on TPUs is not lowered yet: nothing would ask for the chips; `systemd` is"
         yield diagnose("L301", message, path=("deploy", "target"))
+    if isinstance(spec.deploy, Systemd) and spec.hardware.accelerator.kind == "tpu":
+        yield from _units_on_tpus(plan)
     if spec.serve is not None and spec.deploy.target == "ray":
         yield from _guarded(spec.serve)
     if not isinstance(spec.deploy, Kubernetes) and "serve" in launches and plan.serve is not None:
@@ -45,6 +47,12 @@ def refuse_deploy(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
             yield diagnose("D102", message, path=("deploy", "target"), notes=(note,))
     if isinstance(spec.deploy, Kubernetes) and plan.serve is not None:
         yield from _serving_on_kubernetes(spec, plan, spec.deploy)
+
+
+def _units_on_tpus(plan: Plan) -> Iterator[Diagnostic]:
+    if plan.serve is not None and plan.serve.layout.replicas > 1:
+        message = "units of several replicas on TPUs are not lowered yet: nothing would share out the chips; without `deploy`, router.py does"
+        yield diagnose("L301", message, path=("deploy", "target"))
 
 
 _CONTAINERS = ("docker", "kubernetes", "ray")

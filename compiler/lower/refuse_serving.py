@@ -33,6 +33,8 @@ def refuse_server(spec: Spec, plan: Plan) -> Iterator[Diagnostic]:
     assert serve is not None
     if plan.serve is not None:
         yield from refuse_shape(spec, plan.serve.layout)
+        if spec.hardware.accelerator.kind == "tpu" and plan.serve.layout.replicas > 1:
+            yield from _replicas_on_chips(spec, plan.serve.layout)
     elif serve.weights.dtype[0] not in (*_DTYPES, *BITS):
         yield from _weights(spec, serve.weights.dtype[0], devices=1)
     yield from _cache(spec, serve.kv_cache.dtype)
@@ -92,6 +94,17 @@ def _chips(spec: Spec, shape: ServeLayout | EngineShape) -> Iterator[Diagnostic]
         message = (
             f"tp {shape.tp} on TPUs needs it to divide the {kv_heads} key/value heads; degrees that do are lowered"
         )
+        yield _refused(message, (*_LAYOUT, "tp"))
+
+
+def _replicas_on_chips(spec: Spec, layout: ServeLayout) -> Iterator[Diagnostic]:
+    """Several processes that share the chips of a host, each with a rectangle of them (runtimes/serving/router/fleet.py)."""
+    hosts = num_hosts(spec.hardware, chips=layout.replicas * layout.tp)
+    if hosts > 1:
+        message = f"{layout.replicas} replicas on {hosts} hosts of TPUs are not lowered yet; on one host they are"
+        yield _refused(message, (*_LAYOUT, "replicas"))
+    if layout.tp not in (1, 2, 4):
+        message = f"several replicas of {layout.tp} chips each are not lowered yet; of 1, 2 or 4 they are"
         yield _refused(message, (*_LAYOUT, "tp"))
 
 

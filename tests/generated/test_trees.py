@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -140,6 +141,33 @@ def test_tree_of_a_server_for_ascend(golden: Compare) -> None:
     texts = tree_of(spec).texts
     kernels = [name for name in texts if name.startswith("kernels/") and name.endswith(".py")]
     golden("ascend-served", {name: texts[name] for name in ("model.py", "serve.py", *kernels)})
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "gpu", "npu", "tpu"])
+def test_a_readme_names_files_that_are_there(accelerator: str) -> None:
+    """Of programs that train and serve, of servers alone, and of several servers."""
+    hardware = {
+        "cpu": TINY["hardware"],
+        "gpu": {"accelerator": TINY["hardware"]["accelerator"] | {"name": "gpu", "kind": "gpu", "per_node": 8}},
+        "npu": NPU,
+        "tpu": TPU | {"topology": "2x2"},
+    }[accelerator]
+    spread = {} if accelerator == "npu" else {"tp": 2}
+    served = TINY["serve"] | {"weights": {"dtype": "bf16"}, "kv_cache": {"dtype": "bf16"}, "shapes": "fixed"}
+    alone = tiny_spec(without=("train", "data"), hardware=hardware, serve=served, model={"num_kv_heads": 2})
+    trained = tiny_spec(without=("serve",), hardware=hardware)
+    layout = Layout(dp_shard=4, zero=3, micro_batch=1)
+    plans = [
+        (alone, plan_of(alone)),
+        (alone, plan_of(alone, replicas=2, **spread)),
+        (trained, plan_of(trained, layout=layout)),
+    ]
+    for spec, plan in plans:
+        texts = tree_of(spec, plan=plan).texts
+        table = [line.split(" | ") for line in texts["README.md"].splitlines() if line.startswith("| `")]
+        named = {name for row in table for name in re.findall(r"`([\w./]+(?:/|\.\w+))`", " ".join(row[:2]))}
+        assert {"model.py", "plan.json"} <= named
+        assert [name for name in named if not any(path.startswith(name) for path in texts)] == []
 
 
 @pytest.mark.parametrize("name", ["gemma3", "bloom", "sinks"])

@@ -97,7 +97,7 @@ def test_an_oversized_block_is_rejected_with_figures(
 ) -> None:
     kernel = samples.add_norm("bf16", hidden_size=8192)
     assert isinstance(kernel.tiles, TokenBlock)
-    large = replace(kernel, tiles=replace(kernel.tiles, tokens=1024))
+    large = replace(kernel, tiles=replace(kernel.tiles, tokens=256))
     decode = samples.decode_attention("bf16", num_heads=32, num_kv_heads=32, head_dim=128)
     assert isinstance(decode.tiles, TpuPages)
     many = replace(decode, tiles=replace(decode.tiles, pages=64))

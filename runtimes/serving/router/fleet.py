@@ -24,6 +24,11 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 """Before a replica that ended is started again; doubles while it does not last."""
 LASTS_S = 60.0
 LINE_BYTES = 2**16
+VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
+CHIP_BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1"}
+"""Chips of a process -> the sides of the rectangle of the host's chips that libtpu takes them for (Ray and torch-xla set the same)."""
+FIRST_CHIP_PORT = 8476
+"""Of a process of several on a host of TPUs, as libtpu has it."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +135,27 @@ class Fleet:
 def replica_commands(
     program: str, arguments: Sequence[str], *, number: int, device: str, asks_keys: bool, ranks: int = 1
 ) -> list[Command]:
-    """`number` servers of this machine, of so many `ranks`: a GPU for each, or a share of the cores."""
+    """`number` servers of this machine, of so many `ranks`: a device for each of these, or a share of the cores."""
     words = [sys.executable, program, *arguments, "--host", "127.0.0.1", "--port", "0"]
     words += ["--probe-port", "0"] if asks_keys else []
     if device == "cpu" and not any(word.split("=")[0] == "--threads" for word in arguments):
         words += ["--threads", str(max(1, len(os.sched_getaffinity(0)) // (number * ranks)))]
-    devices = [",".join(str(index * ranks + rank) for rank in range(ranks)) for index in range(number)]
-    return [Command(tuple(words), {"CUDA_VISIBLE_DEVICES": each} if device == "cuda" else {}) for each in devices]
+    return [Command(tuple(words), _devices_of(index, device=device, ranks=ranks)) for index in range(number)]
+
+
+def _devices_of(replica: int, *, device: str, ranks: int) -> dict[str, str]:
+    """The variables by which a replica has devices of its own."""
+    numbers = ",".join(str(replica * ranks + rank) for rank in range(ranks))
+    if device in VISIBLE:
+        return {VISIBLE[device]: numbers}
+    if device != "xla":
+        return {}
+    port = FIRST_CHIP_PORT + replica
+    return {
+        "TPU_VISIBLE_CHIPS": numbers,
+        "TPU_CHIPS_PER_PROCESS_BOUNDS": CHIP_BOUNDS[ranks],
+        "TPU_PROCESS_BOUNDS": "1,1,1",
+        "TPU_PROCESS_ADDRESSES": f"localhost:{port}",
+        "TPU_PROCESS_PORT": str(port),
+        "CLOUD_TPU_TASK_ID": "0",
+    }

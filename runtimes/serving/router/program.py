@@ -96,7 +96,7 @@ def serve_router(
     Args:
         program: the replicas' serve.py.
         replicas: how many are started, where none run already.
-        device: cpu or cuda; each has GPUs of its own, or its share of the cores.
+        device: cpu, cuda, npu or xla; each has devices of its own, or its share of the cores.
         ranks: devices of a replica.
         asks_keys: the replicas ask for keys, so that their probes have a port of their own.
         further: paths of the replicas beside their API.

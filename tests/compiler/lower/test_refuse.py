@@ -285,13 +285,17 @@ def test_servers_of_several_devices_that_are_not_lowered_are_refused(
         ({"tp": 2}, {"slices": 2}, "serve.layout.tp", "a replica of 2 chips on 2 hosts is not lowered yet"),
         ({"tp": 2}, {"topology": None, "nodes": 2, "per_node": 1}, "serve.layout.tp", "2 chips on 2 hosts"),
         ({"pp": 2}, {}, "serve.layout.pp", "stages (pp 2) on TPUs are not lowered yet; tp is"),
+        ({"replicas": 3}, {"topology": "4x4"}, "serve.layout.replicas", "3 replicas on 4 hosts of TPUs"),
+        ({"tp": 8, "replicas": 2}, {}, "serve.layout.tp", "several replicas of 8 chips each are not lowered yet"),
     ],
 )
 def test_servers_on_tpus_have_the_chips_of_one_host(
     degrees: dict[str, int], hardware: dict[str, Any], place: str, words: str
 ) -> None:
     wanted = {name: each for name, each in (TPU | hardware).items() if each is not None}
-    spec = tiny_spec(without=("train", "data"), serve=TINY["serve"] | {"shapes": "fixed"}, hardware=wanted)
+    model = {"num_heads": 8, "num_kv_heads": 8} if degrees.get("tp") == 8 else {}
+    serve = TINY["serve"] | {"shapes": "fixed"}
+    spec = tiny_spec(without=("train", "data"), serve=serve, hardware=wanted, model=model)
     (found,) = refuse_program(spec, plan_of(spec, **degrees))
     assert (found.code, ".".join(map(str, found.path or ()))) == ("L301", place)
     assert words in found.message
@@ -304,6 +308,8 @@ def test_containers_of_servers_on_tpus_are_refused(target: str, is_refused: bool
     spec = tiny_spec(without=("train", "data"), serve=serve, hardware=hardware, deploy={"target": target} | own)
     found = [(each.code, each.path) for each in refuse_program(spec, plan_of(spec, tp=2))]
     assert found == ([("L301", ("deploy", "target"))] if is_refused else [])
+    several = [(each.code, each.path) for each in refuse_program(spec, plan_of(spec, replicas=2))]
+    assert several == [("L301", ("deploy", "target"))]
 
 
 def test_a_server_on_tpus_has_any_degree_that_divides_the_heads() -> None:

@@ -426,5 +426,13 @@ def test_replicas_of_several_ranks_have_devices_and_cores_of_their_own(monkeypat
         {"CUDA_VISIBLE_DEVICES": "0,1,2,3"},
         {"CUDA_VISIBLE_DEVICES": "4,5,6,7"},
     ]
+    on_npus = replica_commands("serve.py", (), number=2, device="npu", asks_keys=False)
+    assert [each.environment for each in on_npus] == [{"ASCEND_RT_VISIBLE_DEVICES": number} for number in "01"]
+    on_chips = [
+        each.environment for each in replica_commands("serve.py", (), number=2, device="xla", asks_keys=False, ranks=2)
+    ]
+    assert [each["TPU_VISIBLE_CHIPS"] for each in on_chips] == ["0,1", "2,3"]
+    assert {each["TPU_CHIPS_PER_PROCESS_BOUNDS"] for each in on_chips} == {"1,2,1"}
+    assert len({each["TPU_PROCESS_PORT"] for each in on_chips}) == 2
     on_cpu = replica_commands("serve.py", (), number=2, device="cpu", asks_keys=False, ranks=3)
     assert [(each.words[-2:], each.environment) for each in on_cpu] == [(("--threads", "2"), {})] * 2
