@@ -35,6 +35,8 @@ class GatedLinear(Kernel):
     formula: str
     activation: str
     has_bias: bool
+    has_products: bool = False
+    """Whether products are those of kernels/linear.py."""
     tiles: RowTile | None = None
 
     @property
@@ -95,5 +97,6 @@ def choose(setting: Setting) -> GatedLinear | LeftAlone:
         formula=formula,
         activation=activation,
         has_bias=model.mlp.bias and chip is None,
+        has_products=setting.cpu_dtype == "bf16",
         tiles=None if chip is None else stream(chip),
     )

@@ -33,6 +33,8 @@ class LinearCrossEntropy(Kernel):
     z_loss: float
     softcap: float | None
     has_bias: bool
+    has_products: bool = False
+    """Whether products are those of kernels/linear.py."""
     tiles: RowTile | None = None
 
     @property
@@ -83,5 +85,6 @@ def choose(setting: Setting) -> LinearCrossEntropy | LeftAlone:
         z_loss=setting.train.z_loss,
         softcap=model.head.softcap,
         has_bias=model.head.bias,
+        has_products=setting.cpu_dtype == "bf16",
         tiles=None if chip is None else long_row(model.vocab_size, chip),
     )

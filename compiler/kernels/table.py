@@ -17,6 +17,7 @@ KERNELS: dict[str, str] = {
     "causal_attention": ".causal_attention:choose",
     "embed": ".embed:choose",
     "gated_linear": ".gated_linear:choose",
+    "linear": ".linear:choose",
     "linear_cross_entropy": ".linear_cross_entropy:choose",
 }
 

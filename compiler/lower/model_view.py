@@ -119,7 +119,9 @@ class ModelView:
     @property
     def linear(self) -> str:
         """The class of linear layers in blocks."""
-        return self.packed.linear if self.packed else "Fp8Linear" if self.is_fp8 else "nn.Linear"
+        if self.packed:
+            return self.packed.linear
+        return "Fp8Linear" if self.is_fp8 else "Linear" if "linear" in self.kernels else "nn.Linear"
 
     @property
     def head_linear(self) -> str:
@@ -129,10 +131,11 @@ class ModelView:
     def imports(self) -> tuple[tuple[str, str], ...]:
         """Each kernel's module, and what model.py takes from it."""
         packed = self.packed.imports if self.packed else ()
-        names = {
-            name: f"{name}, new_replay" if name == "decode_attention" and self.replays else name
-            for name in self.kernels
-        }
+        names = {name: name for name in self.kernels}
+        if "linear" in names:
+            names["linear"] = "Linear"
+        if self.replays:
+            names["decode_attention"] = "decode_attention, new_replay"
         return tuple(sorted({*names.items(), *packed}))
 
     @property

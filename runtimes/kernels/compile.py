@@ -89,10 +89,12 @@ def _cpu_flags() -> tuple[str, ...]:
     """Options for the instructions that this processor has."""
     if platform.machine() != "x86_64":
         return ("-mcpu=native",)
-    return tuple(option for features, option in _X86_OPTIONS if features <= _cpu_features())
+    return tuple(option for features, option in _X86_OPTIONS if features <= cpu_features())
 
 
-def _cpu_features() -> frozenset[str]:
+@cache
+def cpu_features() -> frozenset[str]:
+    """What Linux says that the processor has: avx512f, amx_bf16; nothing where it does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

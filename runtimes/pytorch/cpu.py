@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ..kernels.compile import cpu_features
+
 _GEMM_SIZE = 512
 _MEASURED_S = 0.3
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -71,6 +73,11 @@ def gemm_flops_per_s(dtypes: Sequence[torch.dtype]) -> list[float]:
     finally:
         torch.set_num_threads(threads)
     return [2 * _GEMM_SIZE**3 / best for best in best_s]
+
+
+def has_vector_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in vectors (AVX512_BF16), and has no matrix unit (AMX)."""
+    return "avx512_bf16" in cpu_features() and "amx_bf16" not in cpu_features()
 
 
 def has_fast_bf16() -> bool:

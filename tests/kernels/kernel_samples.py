@@ -13,6 +13,7 @@ from llmc.compiler.kernels.decode_attention import DecodeAttention
 from llmc.compiler.kernels.embed import Embed
 from llmc.compiler.kernels.gated_linear import ACTIVATIONS, GatedLinear
 from llmc.compiler.kernels.kernel import DType
+from llmc.compiler.kernels.linear import Linear
 from llmc.compiler.kernels.linear_cross_entropy import LinearCrossEntropy
 from llmc.compiler.kernels.prefill_attention import PrefillAttention, prefill_beside
 from llmc.compiler.kernels.weight_only_linear import Bits, WeightOnlyLinear
@@ -51,6 +52,11 @@ def gated_linear(
         activation=activation,
         has_bias=has_bias,
     )
+
+
+def linear(dtype: DType) -> Linear:
+    """Sums of more than 64 numbers (32 in fp32) come in parts."""
+    return Linear(name="linear", template="linear", dtype=dtype, language="cpp", panel_bytes=1 << 13)
 
 
 def causal_attention(dtype: DType, **changes: Any) -> CausalAttention:

@@ -70,6 +70,30 @@ def test_gated_linear_far_from_zero(workshop: Workshop, name: str) -> None:
 
 
 @dtypes
+@pytest.mark.parametrize("num_tokens", [1, 150])
+@pytest.mark.parametrize(("size", "depth"), [(16, 80), (208, 48), (128, 32)])
+def test_linear(workshop: Workshop, dtype: DType, num_tokens: int, size: int, depth: int) -> None:
+    kernel = workshop.make(samples.linear(dtype))
+    kernel.pays = lambda rows: True
+    x, weight, bias = random(1, num_tokens, depth, seed=1), random(size, depth, seed=2), random(size, seed=3)
+    inputs = x.to(TORCH[dtype]), weight.to(TORCH[dtype]), bias.to(TORCH[dtype])
+    assert_accurate(kernel.linear, F.linear, inputs[:2])
+    assert_accurate(kernel.linear, F.linear, inputs)
+
+
+@pytest.mark.parametrize("size", [96, 100])
+def test_linear_is_that_of_pytorch_for_other_sizes(workshop: Workshop, size: int) -> None:
+    kernel = workshop.make(samples.linear("bf16"))
+    kernel.pays = lambda rows: rows > 10
+    calls: list[str] = []
+    kernel.native.call = lambda product, *args: calls.append(product)
+    for num_tokens in (10, 20):
+        x, weight = random(num_tokens, 64, dtype=torch.bfloat16), random(size, 64, dtype=torch.bfloat16)
+        kernel.linear(x.requires_grad_(), weight.requires_grad_()).sum().backward()
+    assert calls == (["output", "to_input", "to_weight"] if size == 96 else [])
+
+
+@dtypes
 @pytest.mark.parametrize("num_tokens", [1, 7, 64, 65, 150])
 @pytest.mark.parametrize(
     "sizes",

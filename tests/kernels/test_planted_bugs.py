@@ -31,6 +31,18 @@ def gelu(workshop: Workshop) -> None:
     checks.test_gated_linear(workshop, "fp32", "geglu_tanh", 5, True)
 
 
+def product(workshop: Workshop) -> None:
+    checks.test_linear(workshop, "fp32", 150, 208, 48)
+
+
+def deep_product(workshop: Workshop) -> None:
+    checks.test_linear(workshop, "fp32", 150, 16, 80)
+
+
+def product_in_bf16(workshop: Workshop) -> None:
+    checks.test_linear(workshop, "bf16", 150, 208, 48)
+
+
 def attention(workshop: Workshop) -> None:
     checks.test_causal_attention(workshop, "fp32", 150, {})
 
@@ -111,6 +123,21 @@ BUGS: list[tuple[Check, str, str]] = [
     (activation, "store(d_up + j, d * a.value, lanes)", "store(d_up + j, d * a.slope, lanes)"),
     (activation, "store(active + row * F + j, a.value * u, lanes);", ""),
     (gelu, "0.21406444f", "0.07135481f"),
+    (product, "parts = parts_of(M, per_part)", "parts = M / per_part"),
+    (product, "w + column * K + k, K, packed", "w + k, K, packed"),
+    (product, "w + k * K + column, K, packed", "w + column, K, packed"),
+    (product, "(panel * words + m / PER) * PANEL, PANEL);", "panel * words * PANEL, PANEL);"),
+    (product, "packed + (j * words + r * ROWS)", "packed + r * ROWS"),
+    (product, "sum + i * ld, ld, m > 0", "sum + i * ld, ld, false"),
+    (product, "d_y + m * N + row, N, left", "d_y + row, N, left"),
+    (
+        product,
+        "_mm512_shuffle_i32x4(b[i + j], b[i + 4 + j], 0xdd)",
+        "_mm512_shuffle_i32x4(b[i + j], b[i + 4 + j], 0x88)",
+    ),
+    (deep_product, "sum, PANEL, k > 0", "sum, PANEL, false"),
+    (deep_product, "(const Word*)(a + first * K + k)", "(const Word*)(a + first * K)"),
+    (product_in_bf16, "if (r + 1 < rows) memcpy(&second", "if (r + 2 < rows) memcpy(&second"),
     (attention, "keys > query", "keys >= query"),
     (attention, "b * cos + a * sin", "b * cos - a * sin"),
     (attention, "at.sin + token * (C / 2) + j, lanes) * direction", "at.sin + token * (C / 2) + j, lanes)"),

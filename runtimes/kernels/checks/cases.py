@@ -104,6 +104,16 @@ def _gated_linear(kernel: Description, module: ModuleType, rows: int) -> Iterato
     )
 
 
+def _linear(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
+    """Of any number of rows, and on CPUs where PyTorch's product is taken instead; the first size is no multiple of a panel."""
+    module.pays = lambda rows: True
+    for depth, size in ((48, 80), (208, 16)):
+        inputs = random(rows, depth, seed=1), random(size, depth, seed=2), random(size, seed=3)
+        inputs = tuple(each.to(DTYPES[kernel["dtype"]]) for each in inputs)
+        yield Case(f"{size} x {depth}", module.linear, F.linear, inputs[:2])
+        yield Case(f"{size} x {depth} and a bias", module.linear, F.linear, inputs)
+
+
 def _causal_attention(kernel: Description, module: ModuleType, rows: int) -> Iterator[Case]:
     heads, kv_heads, size = kernel["num_heads"], kernel["num_kv_heads"], kernel["head_dim"]
     dtype = DTYPES[kernel["dtype"]]
@@ -400,6 +410,7 @@ _MAKERS: dict[str, Callable[[Description, ModuleType, int], Iterator[Case]]] = {
     "gated_linear": _gated_linear,
     "prefill_attention": _prefill_attention,
     "sampling": _sampling,
+    "linear": _linear,
     "linear_cross_entropy": _linear_cross_entropy,
     "weight_only_linear": _weight_only_linear,
 }

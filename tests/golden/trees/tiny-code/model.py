@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kernels.add_rms_norm import add_rms_norm
 from kernels.causal_attention import causal_attention
 from kernels.embed import embed
+from kernels.linear import Linear
 from kernels.linear_cross_entropy import linear_cross_entropy
 from kernels.swiglu_linear import swiglu_linear
 
@@ -89,8 +90,8 @@ class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         # Rows of qkv: 384 of queries, 128 of keys, 128 of values.
-        self.qkv = nn.Linear(384, 640, bias=False)
-        self.out = nn.Linear(384, 384, bias=False)
+        self.qkv = Linear(384, 640, bias=False)
+        self.out = Linear(384, 384, bias=False)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None
@@ -113,8 +114,8 @@ class Mlp(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(384, 2048, bias=False)  # rows: 1024 of the gate, 1024 of the up projection
-        self.down = nn.Linear(1024, 384, bias=False)
+        self.gate_up = Linear(384, 2048, bias=False)  # rows: 1024 of the gate, 1024 of the up projection
+        self.down = Linear(1024, 384, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return swiglu_linear(self.gate_up(x), self.down.weight)  # [B, T, 2F] -> [B, T, F] -> [B, T, D]

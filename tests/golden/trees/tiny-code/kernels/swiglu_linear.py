@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.linear import linear, to_input, to_weight
 from llmc.runtimes.kernels.native import load
 from llmc.runtimes.reference.activation import swiglu
 
@@ -33,15 +34,15 @@ class _GatedLinear(torch.autograd.Function):
         active = torch.empty((*gate_up.shape[:-1], 1024), dtype=gate_up.dtype)  # [..., F]
         native.call("forward", gate_up, active, active.numel() // 1024)
         ctx.save_for_backward(gate_up, weight)
-        return F.linear(active, weight)
+        return linear(active, weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         gate_up, weight = ctx.saved_tensors
         rows = gate_up.numel() // 2048
         d_out = grads[0].reshape(rows, -1)  # [rows, D]
-        d_active = d_out @ weight  # [rows, F]
+        d_active = to_input(d_out, weight)  # [rows, F]
         active, d_gate_up = torch.empty_like(d_active), torch.empty_like(gate_up)
         native.call("backward", gate_up, d_active, active, d_gate_up, rows)
-        d_weight = d_out.T @ active  # [D, F]
+        d_weight = to_weight(d_out, active)  # [D, F]
         return d_gate_up, d_weight
