@@ -11,6 +11,8 @@ import pytest
 
 from llmc.compiler.verify.environments import python_of
 
+LITTLE_COMPILING = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+"""Programs here run a few steps: compiling them for the CPU would take longest."""
 NO_XLA = "no torch-xla environment: `make setup-xla` makes it"
 NO_TPU_COMPILER = "no TPU compiler: `make setup-xla` brings it"
 
@@ -27,6 +29,7 @@ def xla(import_root: Path) -> Callable[..., str]:
             **os.environ,
             "PJRT_DEVICE": "CPU",
             "CPU_NUM_DEVICES": str(devices),
+            "XLA_FLAGS": LITTLE_COMPILING,
             "PYTHONPATH": str(import_root),
         }
         done = subprocess.run([python, *args], env=environment, cwd=cwd, capture_output=True, text=True, check=False)

@@ -28,8 +28,6 @@ def interpreted(
     """What pallas_process.py tells."""
     monkeypatch.setenv("LLMC_PALLAS", "interpret")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    # A kernel runs a few times: compiling it would take longest.
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
     monkeypatch.delenv("LLMC_KERNELS", raising=False)
     return lambda what: [json.loads(line) for line in xla(PROCESS, what, tmp_path).splitlines()]
 
