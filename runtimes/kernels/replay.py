@@ -86,6 +86,11 @@ class _Watch(TorchDispatchMode):
         self.is_alone = True
         """Whether nothing but kernels computed anything."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch's own: a mode that says yes, as they do, imports all of torch.compile when it first sees an op, which takes seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func.name(), kwargs or {}
         if name == "aten::empty.memory_format":

@@ -10,7 +10,9 @@ import torch
 from kernel_workshop import Workshop
 from numerics import random
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from llmc.runtimes.kernels import replay
 from llmc.runtimes.kernels.native import CHOICE
 
 
@@ -70,3 +72,13 @@ def test_without_compiled_kernels_nothing_is_recorded(workshop: Workshop, monkey
     for seed in range(3):
         x, y = random(3, 16, seed=seed), random(3, 16, seed=10 + seed)
         assert torch.equal(replay(lambda x, y: chain(norm, x, y), x, y), chain(norm, x, y))
+
+
+def test_recording_does_not_import_the_compiler_of_torch() -> None:
+    """torch wraps what a mode does with ops by something that imports it, for seconds, when the first op comes."""
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, *_: object) -> None: ...
+
+    assert not hasattr(replay._Watch.__torch_dispatch__, "__wrapped__")
+    assert hasattr(Mode.__torch_dispatch__, "__wrapped__"), "torch has changed: see _Watch"
