@@ -3,7 +3,7 @@
     python benchmarks/serving_prediction.py [--rounds 3] [--requests 100] [--preset smollm-135m]
 
 The machine is measured (`llmc doctor --calibrate`), a server is built from a spec that extends the result, and started with random
-weights; then come Poisson arrivals at 0.3, 0.5 and 0.7 of the rate that the plan holds. Each round measures the machine anew before
+weights; then come Poisson arrivals at 0.3, 0.5 and 0.7 of the rate that the plan holds, and the plan is played with the very same. Each round measures the machine anew before
 it plans and sends: the bandwidth of a shared host changes by half from one minute to the next, and the medians of the rounds are compared.
 A busy machine spoils it: the script prints the load.
 """
@@ -94,10 +94,11 @@ def main() -> None:
                 if number:
                     llmc(folder, "doctor", "--calibrate", "here.yaml")
                 for share in LOADS:
-                    expected[share].append(planned(folder, preset=args.preset, rate=rate * share))
-                    measured[share].append(
-                        json.loads(llmc(folder, "run", "bench", "spec.yaml", *words, str(args.requests)))
-                    )
+                    planned(folder, preset=args.preset, rate=rate * share)
+                    seed = ("--seed", str(number))
+                    found = json.loads(llmc(folder, "run", "bench", "spec.yaml", *words, str(args.requests), *seed))
+                    expected[share].append(found["predicted"])
+                    measured[share].append(found)
                     print(
                         f"round {number + 1}, {share:.0%}:",
                         *(f"{row} {measured[share][-1][row]:.4g} | {expected[share][-1][row]:.4g}" for row in ROWS),

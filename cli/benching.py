@@ -1,4 +1,4 @@
-"""`llmc run bench`: the spec's workload, sent to a running server, beside what its plan expects."""
+"""`llmc run bench`: the spec's workload, sent to a running server, beside what its plan expects of these very requests."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..compiler.pipeline import plan_specs
 from .faults import FINE, SPEC_HAS_ERRORS
 from .printing import print_diagnostics
 
 if TYPE_CHECKING:
+    from ..compiler.planner.serve_plan import ServeOutcome
     from ..runtimes.serving.arrivals import Arrival, ClosedLoop
     from ..spec.document import Spec
     from ..spec.serving import Workload
@@ -35,23 +36,24 @@ def run_bench(spec_file: Path, overrides: Sequence[str], args: Sequence[str]) ->
     from ..runtimes.common.errors import RunError
 
     try:
-        return _bench(entry.spec, entry.plan, options, folder=spec_file.parent)
+        return _bench(entry.spec, entry.serve, options, folder=spec_file.parent)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return SPEC_HAS_ERRORS
 
 
-def _bench(spec: Spec, plan: Any, options: argparse.Namespace, *, folder: Path) -> int:
+def _bench(spec: Spec, planned: ServeOutcome | None, options: argparse.Namespace, *, folder: Path) -> int:
+    from ..compiler.planner.serve_simulation import played_load
     from ..runtimes.serving.bench import Target, measure
     from ..runtimes.serving.bench_report import figures, plot, table
 
     assert spec.serve is not None
     target = Target(options.url, spec.name, key=options.key, token_ids=min(options.token_ids, spec.model.vocab_size))
     slo = spec.serve.slo.model_dump(exclude_none=True) if spec.serve.slo else {}
-    predicted = plan.serve.predicted.model_dump() if plan is not None and plan.serve is not None else {}
     load = load_of(spec.serve.workload, options, longest=spec.serve.max_seq_len, folder=folder)
     measured = asyncio.run(measure(target, load, seed=options.seed))
-    found = figures(measured, slo=slo, predicted={k: v for k, v in predicted.items() if isinstance(v, int | float)})
+    predicted = played_load(planned.found.good[0], spec.serve, load) if planned and planned.found.good else {}
+    found = figures(measured, slo=slo, predicted=predicted)
     print(json.dumps(found, indent=2) if options.json else table(found))
     if options.plot is not None:
         plot(measured, options.plot, slo=slo)

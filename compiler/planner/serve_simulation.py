@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import isnan
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,11 @@ from .serve_trace import recorded
 
 if TYPE_CHECKING:
     from ...runtimes.serving.arrivals import Arrival, ClosedLoop
+    from ...runtimes.serving.simulation import Limits
     from ...spec.serving import Serve
     from ..cost.load import Load, Service
     from ..cost.serving import Engine
+    from .serve_search import Candidate
 
 MAX_CHUNKS = 32_000
 """Tokens and prompt parts that a simulation may plan."""
@@ -41,17 +44,11 @@ def simulate_layout(
     engine: Engine, serve: Serve, load: Load, service: Service, *, max_batch: int, chunk: int, kv_tokens: int
 ) -> Simulated | None:
     """A replica's percentiles; None where no request finished, or the replica cannot keep up and every figure would be the run's length."""
-    from ...runtimes.serving.simulation import Limits, simulate
+    from ...runtimes.serving.simulation import simulate
 
     if not service.is_stable and load.requests_per_s is not None:
         return None
-    limits = Limits(
-        max_batch=max_batch,
-        max_seq_len=serve.max_seq_len,
-        prefill_chunk=chunk,
-        kv_tokens=max(kv_tokens, serve.max_seq_len),
-        stages=engine.shape.pp,
-    )
+    limits = _limits(engine, serve, max_batch=max_batch, chunk=chunk, kv_tokens=kv_tokens)
     report = simulate(_arrivals(serve, load), limits, step_time(engine))
     if not report.num_finished:
         return None
@@ -66,6 +63,54 @@ def simulate_layout(
             requests_per_s=load.requests_per_s or report.requests_per_s,
         ),
         requests=report.num_finished,
+    )
+
+
+def played_load(candidate: Candidate, serve: Serve, sent: Sequence[Arrival] | ClosedLoop) -> dict[str, float]:
+    """What a load that is sent to a layout's replicas would see, one of which is played with an even share of it.
+
+    Named as in a plan, whose own figures are of the workload that the spec states: as many requests, as they may come. A sample of a hundred
+    has another mean rate and other lengths, and other percentiles.
+    """
+    from ...runtimes.serving.simulation import simulate
+
+    count, engine = candidate.replicas, candidate.engine
+    sizes = {"max_batch": candidate.max_batch, "chunk": candidate.prefill_chunk, "kv_tokens": candidate.kv_tokens}
+    report = simulate(_share(sent, count), _limits(engine, serve, **sizes), step_time(engine))
+    if not report.num_finished:
+        return {}
+    first = engine.software.first_token_s
+    found = {
+        f"{name}_{percentile}_ms": (getattr(values, f"{percentile}_s") + later_s) * 1e3
+        for name, values, later_s in (
+            ("ttft", report.ttft, first),
+            ("tpot", report.tpot, 0.0),
+            ("e2e", report.e2e, first),
+        )
+        for percentile in ("p50", "p90", "p99")
+    }
+    rates = {"output_tokens_per_s": report.output_tokens_per_s, "requests_per_s": report.requests_per_s}
+    return {name: value for name, value in found.items() if not isnan(value)} | {
+        name: rate * count for name, rate in rates.items()
+    }
+
+
+def _share(sent: Sequence[Arrival] | ClosedLoop, replicas: int) -> Sequence[Arrival] | ClosedLoop:
+    """Of one replica."""
+    if isinstance(sent, Sequence):
+        return sent[::replicas]
+    return replace(sent, concurrency=-(-sent.concurrency // replicas), requests=sent.requests[::replicas])
+
+
+def _limits(engine: Engine, serve: Serve, *, max_batch: int, chunk: int, kv_tokens: int) -> Limits:
+    from ...runtimes.serving.simulation import Limits
+
+    return Limits(
+        max_batch=max_batch,
+        max_seq_len=serve.max_seq_len,
+        prefill_chunk=chunk,
+        kv_tokens=max(kv_tokens, serve.max_seq_len),
+        stages=engine.shape.pp,
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llmc.cli.benching import _parser, load_of
+from llmc.compiler.pipeline import plan_specs
+from llmc.compiler.planner.serve_simulation import played_load
 from llmc.runtimes.serving.arrivals import Arrival, ClosedLoop
 from llmc.spec.serving import Workload
 
@@ -54,3 +57,17 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples/tiny-code.yaml"
 def test_wrong_options_end_it(args):
     with pytest.raises(SystemExit):
         _parser().parse_args(args)
+
+
+def test_the_plan_is_of_the_requests_that_are_sent():
+    (entry,) = plan_specs([EXAMPLE], [])
+    assert entry.spec is not None
+    assert entry.spec.serve is not None
+    assert entry.serve is not None
+    chosen, serve = entry.serve.found.good[0], entry.spec.serve
+    few = played_load(chosen, serve, load(OPEN, "--rate", "0.01"))
+    many = played_load(chosen, serve, load(OPEN, "--concurrency", "8"))
+    shared = played_load(replace(chosen, replicas=4), serve, load(OPEN, "--concurrency", "8"))
+    assert few["ttft_p99_ms"] == pytest.approx(few["ttft_p50_ms"]), "each is alone"
+    assert few["tpot_p50_ms"] < shared["tpot_p50_ms"] < many["tpot_p50_ms"]
+    assert few["output_tokens_per_s"] < many["output_tokens_per_s"] < shared["output_tokens_per_s"]
