@@ -25,6 +25,8 @@ from .sharding import Degrees, shard
 if TYPE_CHECKING:
     from ..topology.machine import Machine
 
+SCORE_BYTES = 12.0
+"""Of a pair of a query and a key, on TPUs: three numbers in fp32 at a time, by libtpu's programs for v5e; for v5p up to a third less."""
 RUNTIME_BYTES = 1.5e9
 """Of a device: context, communication buffers, captured graphs. 0.3 GB on a CPU."""
 
@@ -155,13 +157,23 @@ class Engine:
             for op in self._attention
         )
 
-    def buffers_bytes(self, *, chunk: int, batch: int) -> float:
-        """Activations of one step, logits of its requests, the runtime."""
+    def buffers_bytes(self, *, chunk: int, batch: int, keys: int = 0) -> float:
+        """Activations of one step, logits of its requests, the runtime; of our programs what prompts' attention to `keys` makes."""
         sizes, tp = self.graph.sizes, self.shape.tp
         width = 4 * sizes["D"] + 3 * sizes["F"] / tp
         logits = batch * sizes["V"] / tp * 4.0
         runtime = 0.3e9 if self.machine.kind == "cpu" else RUNTIME_BYTES
-        return (chunk + batch) * width * 2.0 + logits + runtime
+        return (chunk + batch) * width * 2.0 + logits + runtime + self._prompt_bytes(chunk, keys)
+
+    def _prompt_bytes(self, chunk: int, keys: int) -> float:
+        """On TPUs a piece of a prompt attends to a whole sequence in plain PyTorch: all scores are made, of keys and values that
+        are gathered out of the cache and masked. Elsewhere kernels do it piece by piece."""
+        if self.machine.kind != "tpu":
+            return 0.0
+        return max(
+            SCORE_BYTES * self._shard(op).sizes["H"] * chunk * keys + 2 * self.ops.kv_token_bytes(op) * keys
+            for op in self._attention
+        )
 
     @cached_property
     def _attention(self) -> tuple[Op, ...]:

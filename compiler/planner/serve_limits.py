@@ -68,7 +68,7 @@ def limits_of(candidate: Candidate, serve: Serve) -> tuple[ServeLimit, ...]:
 def _cache(candidate: Candidate) -> ServeLimit:
     engine = candidate.engine
     memory = engine.constants.memory_fraction * engine.machine.memory_bytes
-    buffers = engine.buffers_bytes(chunk=candidate.prefill_chunk, batch=candidate.max_batch)
+    buffers = candidate.buffers_bytes
     room = (
         int((memory - engine.weights_bytes - buffers) / engine.kv_bytes_per_token) if engine.kv_bytes_per_token else 0
     )

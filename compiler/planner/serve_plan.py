@@ -180,7 +180,7 @@ def predict(candidate: Candidate) -> ServePrediction:
     rate = service.requests_per_s * candidate.replicas
     tokens = service.output_tokens_per_s(candidate.load) * candidate.replicas
     weights = engine.weights_bytes / GIB
-    buffers = engine.buffers_bytes(chunk=candidate.prefill_chunk, batch=candidate.max_batch) / GIB
+    buffers = candidate.buffers_bytes / GIB
     cache = candidate.kv_tokens * engine.kv_bytes_per_token / GIB
     return ServePrediction(
         ttft_p50_ms=service.ttft_p50_s * 1e3,

@@ -35,6 +35,9 @@ LEAST_SLOTS = 8
 SPARE_SLOTS = 1.5
 """Over the 99th percentile of the requests in flight."""
 CHUNKS = (512, 1024, 2048, 4096, 8192)
+LEAST_CHUNK = 64
+PROMPTS_SHARE = 0.15
+"""Of a device's memory, that a piece of a prompt may take."""
 STAGES = (1, 2, 4)
 MAX_TP = 64
 DEFAULT_CONCURRENCY = 8
@@ -51,6 +54,7 @@ class Candidate:
     prefill_chunk: int
     engine: Engine
     kv_tokens: int
+    max_seq_len: int
     load: Load
     """Of one replica."""
     service: Service | None
@@ -62,6 +66,10 @@ class Candidate:
     @property
     def devices(self) -> int:
         return self.shape.devices * self.replicas
+
+    @property
+    def buffers_bytes(self) -> float:
+        return self.engine.buffers_bytes(chunk=self.prefill_chunk, batch=self.max_batch, keys=self.max_seq_len)
 
 
 @dataclass
@@ -215,9 +223,9 @@ def candidate_of(asked: Serve, engine: Engine, *, replicas: int) -> Candidate:
     """So many replicas of a shape: what they hold and do."""
     layout, machine = asked.layout, engine.machine
     load = load_of(asked, replicas=replicas)
-    chunk = layout.prefill_chunk or _chunk(load or _default_load(asked), asked.max_seq_len, machine.kind)
+    chunk = layout.prefill_chunk or _chunk(load or _default_load(asked), asked.max_seq_len, engine)
     room = engine.constants.memory_fraction * machine.memory_bytes - engine.weights_bytes
-    room -= engine.buffers_bytes(chunk=chunk, batch=layout.max_batch or 64)
+    room -= engine.buffers_bytes(chunk=chunk, batch=layout.max_batch or 64, keys=asked.max_seq_len)
     if room < engine.cached_bytes(asked.max_seq_len):
         return _no_room(engine, asked, machine, replicas=replicas, chunk=chunk)
     share = load or _default_load(asked)
@@ -237,6 +245,7 @@ def candidate_of(asked: Serve, engine: Engine, *, replicas: int) -> Candidate:
         chunk,
         engine,
         min(kv_tokens, max_batch * asked.max_seq_len),
+        asked.max_seq_len,
         share,
         service,
         reason=missed[0] if missed else None,
@@ -273,13 +282,22 @@ def _capacity(engine: Engine, load: Load, *, room: float, block_tokens: int) -> 
     return max(1, min(MAX_BATCH, int(room / engine.cached_bytes(held_tokens(load) + (block_tokens - 1) / 2))))
 
 
-def _chunk(load: Load, max_seq_len: int, kind: str) -> int:
-    """Prompt tokens a step: whole prompts where they are short, so that products are long enough."""
-    smallest = 128 if kind == "cpu" else CHUNKS[0]
-    chunk = smallest
+def _chunk(load: Load, max_seq_len: int, engine: Engine) -> int:
+    """Prompt tokens a step: whole prompts where they are short, so that products are long enough; fewer where what that
+    takes beside the weights (scores on TPUs) would be a large share of the memory."""
+    chunk = 128 if engine.machine.kind == "cpu" else CHUNKS[0]
     while chunk < min(load.input_tokens, CHUNKS[2]):
         chunk *= 2
-    return min(chunk, max_seq_len)
+    chunk = min(chunk, max_seq_len)
+    while chunk > LEAST_CHUNK and _of_prompts(engine, chunk, max_seq_len) > PROMPTS_SHARE * engine.machine.memory_bytes:
+        chunk = max(LEAST_CHUNK, chunk // 2)
+    return chunk
+
+
+def _of_prompts(engine: Engine, chunk: int, max_seq_len: int) -> float:
+    """Bytes that a longer piece of a prompt takes more."""
+    least = engine.buffers_bytes(chunk=0, batch=1)
+    return engine.buffers_bytes(chunk=chunk, batch=1, keys=max_seq_len) - least
 
 
 def _round_up(batch: float) -> int:
@@ -290,15 +308,16 @@ def _round_up(batch: float) -> int:
 
 def _no_room(engine: Engine, asked: Serve, machine: Machine, *, replicas: int, chunk: int) -> Candidate:
     batch = asked.layout.max_batch or 1
-    needs = (
-        engine.weights_bytes + engine.cached_bytes(asked.max_seq_len) + engine.buffers_bytes(chunk=chunk, batch=batch)
-    )
+    needs = engine.weights_bytes + engine.cached_bytes(asked.max_seq_len)
+    needs += engine.buffers_bytes(chunk=chunk, batch=batch, keys=asked.max_seq_len)
     usable = engine.constants.memory_fraction * machine.memory_bytes
     gib = 1024**3
     reason = f"needs {needs / gib:.1f} GiB of {usable / gib:.1f} GiB a device"
     binding = "weights" if engine.weights_bytes > needs / 2 else "kv_cache"
     load = load_of(asked, replicas=replicas) or _default_load(asked)
-    return Candidate(engine.shape, replicas, batch, chunk, engine, 0, load, None, reason=reason, binding=binding)
+    return Candidate(
+        engine.shape, replicas, batch, chunk, engine, 0, asked.max_seq_len, load, None, reason=reason, binding=binding
+    )
 
 
 def misses(service: Service, slo: Slo | None) -> tuple[str, str] | None:

@@ -14,6 +14,8 @@ from llmc.compiler.cost.serving import Engine, EngineShape, KeptBits
 from llmc.compiler.cost.serving_constants import serving_software
 from llmc.compiler.cost.serving_ops import busiest
 from llmc.compiler.planner.serve_search import kept_bits
+from llmc.compiler.topology.machine import Machine, machine_of
+from llmc.spec.load import load_text
 from llmc.spec.serving import Weights
 
 from ..models import DEEPSEEK_V3, GEMMA_2_9B, LLAMA_3_8B, LLAMA_3_70B, graph_of, h100s
@@ -164,3 +166,18 @@ def test_our_programs_send_the_embedding_and_the_logits_beside_their_layers():
     assert cut.ops.ends_s(4096, 64) > cut.ops.ends_s(64, 64)
     theirs = Engine(cut.graph, cut.machine, cut.shape, software=serving_software("vllm", architecture="hopper"))
     assert theirs.ops.ends_s(64, 64) == 0
+
+
+def test_on_tpus_a_piece_of_a_prompt_has_all_its_scores():
+    """12 bytes a pair; keys and values of a whole sequence, gathered and masked. tp cuts both."""
+    spec, _ = load_text("model: {preset: llama-3-8b}\nhardware: {accelerator: tpu-v5e, topology: 2x4}\n")
+    tpus = machine_of(spec.hardware)
+
+    def grown(tp: int, machine: Machine) -> float:
+        shape = EngineShape(tp=tp, pp=1, ep=1, weights="bf16", kv_dtype="bf16")
+        found = Engine(graph_of(LLAMA_3_8B), machine, shape)
+        return found.buffers_bytes(chunk=512, batch=8, keys=8192) - found.buffers_bytes(chunk=512, batch=8)
+
+    assert grown(1, tpus) == 12 * 32 * 512 * 8192 + 2 * 2 * 8 * 128 * 2 * 8192
+    assert grown(8, tpus) == grown(1, tpus) / 8
+    assert grown(1, h100s(8)) == 0
