@@ -103,6 +103,10 @@ class ServeView:
     """Seconds that running requests have to finish after SIGTERM: max_seq_len times the plan's time per output token."""
 
     @property
+    def spin_count(self) -> int:
+        return SPIN_COUNT
+
+    @property
     def on_device(self) -> bool:
         """Whether the model and what it is given lie on an accelerator that PyTorch itself knows."""
         return self.device in ("cuda", "npu")
@@ -141,6 +145,8 @@ _LEAST_STALL_S = 30.0
 """No engine is called stuck sooner: a first step on a cold or busy machine may take seconds."""
 _STALL_STEPS = 20
 _LEAST_DRAIN_S = 5
+SPIN_COUNT = 3000
+"""Turns that threads of GNU's OpenMP wait awake for the next kernel, on CPUs."""
 
 
 def lower_serve(

@@ -133,18 +133,34 @@ def _changed(
 
 
 MAX_NEAR = 12
+MOST_OF_A_HOST = 32 << 40
 
 
 def rule_broken(spec: Spec, found: Search, *, retry: Retry, wanted: Given, machine: Machine) -> Diagnostic:
-    """P202: what the layout splits does not divide."""
+    """P202: what the layout splits does not divide; or P204."""
     key = max(found.violations, key=lambda each: found.broken[each])
     _, violation = found.violations[key]
+    if violation.field == "offload":
+        return _host_too_small(violation, retry=retry, wanted=wanted, machine=machine)
     fix = _nearest_value(wanted, violation, machine, retry=retry)
     if fix is None and wanted != OPEN and (best := next(iter(retry(OPEN, machine).fitting), None)) is not None:
         fix = f"`parallel: auto` finds {describe(best.layout)}"
     is_written = getattr(spec.parallel, violation.field, None) is not None
     path = ("parallel", violation.field) if is_written else ("parallel",)
     return diagnose("P202", violation.message, path=path, part="value" if is_written else "key", help=fix)
+
+
+def _host_too_small(violation: Violation, *, retry: Retry, wanted: Given, machine: Machine) -> Diagnostic:
+    """P204: states that leave the devices have no room on the host either."""
+    fix = None
+    if (best := next(iter(retry(replace(wanted, offload=None), machine).fitting), None)) is not None:
+        fix = f"they fit on the devices: without `offload` there is {_spare(best, machine)} to spare"
+    room = machine.host_memory_bytes
+    while fix is None and room is not None and room < MOST_OF_A_HOST:
+        room *= 2
+        if retry(wanted, replace(machine, host_memory_bytes=room)).fitting:
+            fix = f"`memory_gib: {room / GIB:.0f}` under `hardware.host` fits"
+    return diagnose("P204", violation.message, path=("parallel", "offload"), help=fix)
 
 
 def _nearest_value(wanted: Given, violation: Violation, machine: Machine, *, retry: Retry) -> str | None:

@@ -148,22 +148,10 @@ def verify_tpu_kernels(folder: Path, build: Mapping[str, Any], *, progress: Prog
 
 def compile_for_tpus(folder: Path, targets: Sequence[str]) -> Iterator[Compiled]:
     """Every function of every Pallas kernel of a build, for these chips."""
-    tpus = [TPUS[target] for target in targets]
-    for row in tpu_kernels.compiled(folder, tpus):
-        yield Compiled(
-            kernel=row["kernel"],
-            function=row["function"],
-            chip=row["chip"],
-            dtype=row["dtype"],
-            seconds=row["seconds"],
-            registers=0,
-            registers_allowed=0,
-            spill_bytes=0,
-            shared_bytes=row.get("vmem_bytes", 0),
-            shared_allowed=TPUS[row["chip"]].vmem_bytes,
-            fault=row.get("fault", ""),
-            memory="VMEM",
-        )
+    for row in tpu_kernels.compiled(folder, [TPUS[target] for target in targets]):
+        allowed = TPUS[row["chip"]].vmem_bytes
+        row["shared_bytes"] = row.pop("vmem_bytes", 0)
+        yield _compiled(row, registers_allowed=0, shared_allowed=allowed, memory="VMEM")
 
 
 def compile_for_npus(folder: Path, *, progress: Progress) -> tuple[tuple[Compiled, ...], tuple[str, ...]]:
@@ -194,21 +182,19 @@ def compile_ahead(folder: Path, chip: Mapping[str, Any]) -> Iterator[Compiled]:
         else:
             rows = _rows("ahead", folder, "--chips", chip["target"], environment=environment)
         for row in rows:
-            yield Compiled(
-                kernel=row["kernel"],
-                function=row["function"],
-                chip=row["chip"],
-                dtype=row["dtype"],
-                seconds=row["seconds"],
-                registers=row.get("registers", 0),
+            yield _compiled(
+                row,
                 registers_allowed=chip["registers"],
-                spill_bytes=row.get("spill_bytes", 0),
-                shared_bytes=row.get("shared_bytes", 0),
                 shared_allowed=chip["shared_bytes"],
-                fault=row.get("fault", ""),
                 memory="unified buffer" if is_npu(chip) else "shared memory",
-                status=row.get("status", ""),
             )
+
+
+def _compiled(row: Mapping[str, Any], **chip: Any) -> Compiled:
+    """Of what a compiler told of a function; what it does not tell is nothing."""
+    counts = {name: row.get(name, 0) for name in ("registers", "spill_bytes", "shared_bytes")}
+    told = {name: row[name] for name in ("kernel", "function", "chip", "dtype", "seconds")}
+    return Compiled(**told, **counts, **chip, fault=row.get("fault", ""), status=row.get("status", ""))
 
 
 def is_npu(chip: Mapping[str, Any]) -> bool:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ..common.modules import module_of
 from .native import CHOICE
 
 BLOCKS_IN_TURNS = ("TRITON_ALL_BLOCKS_PARALLEL", "1")
@@ -64,7 +65,7 @@ def load(module_file: str, *, price: str) -> Gpu:
         return Gpu(None)
     if has_npu():
         os.environ.setdefault(*BLOCKS_IN_TURNS)
-    return Gpu(_import(file.with_name(f"{file.stem}_gpu.py")) if has_device() or is_interpreted() else None)
+    return Gpu(module_of(file.with_name(f"{file.stem}_gpu.py")) if has_device() or is_interpreted() else None)
 
 
 def has_device() -> bool:
@@ -79,16 +80,6 @@ def has_npu() -> bool:
 
 def is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def _import(file: Path) -> ModuleType:
-    """By its file: builds share their modules' names."""
-    spec = importlib.util.spec_from_file_location(f"{file.parent.name}.{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _warn(name: str, price: str) -> None:

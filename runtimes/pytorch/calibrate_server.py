@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import importlib
 import json
-import os
 import queue
 import sys
 import time
@@ -19,8 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as servers do, before torch reads it
 
 import torch
 

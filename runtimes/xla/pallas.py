@@ -14,7 +14,6 @@ well: then Pallas' interpreter runs the kernels. It fills what lies beyond the e
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..common.modules import module_of
 from ..kernels.native import CHOICE
 from . import device
 from .device import Spread
@@ -46,7 +46,7 @@ class Tpu:
     def module(self) -> ModuleType:
         """Imported when it is first called: where nothing is, JAX is not asked for."""
         if self._module is None:
-            self._module = _import(self.file)
+            self._module = module_of(self.file)
         return self._module
 
     def takes(self, *tensors: Tensor, dtype: torch.dtype) -> bool:
@@ -85,13 +85,3 @@ def _interpreted(start: Callable[..., Any], args: Sequence[Tensor | None]) -> li
     arrays = [None if each is None else jax.dlpack.from_dlpack(each.detach().contiguous()) for each in args]
     outputs = jax.jit(start, static_argnames="interpret")(*arrays, interpret=True)
     return [torch.from_dlpack(each) for each in outputs]
-
-
-def _import(file: Path) -> ModuleType:
-    """By its file: builds share their modules' names."""
-    spec = importlib.util.spec_from_file_location(f"{file.parent.name}.{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -107,6 +107,32 @@ class WrongSize(Code):
         """
 
 
+class HostTooSmall(Code):
+    """Optimizer states that `parallel.offload` moves to the host have no room there.
+
+    A node's host keeps the states of its devices, and while a checkpoint is written a copy of them and of the weights. The help
+    names a size that was planned and works.
+    """
+
+    id = "P204"
+    slug = "host-too-small"
+    stage = "plan"
+    failing = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: a100-sxm-40g, nodes: 1, per_node: 2, host: {like: dgx-a100, memory_gib: 96}}
+        train: {objective: causal_lm, steps: 100, seq_len: 4096, global_batch: 64}
+        parallel: {offload: optimizer, rest: auto}
+        """
+    fixed = """
+        llmc: 1
+        model: {preset: llama-3-8b}
+        hardware: {accelerator: a100-sxm-40g, nodes: 1, per_node: 2, host: {like: dgx-a100, memory_gib: 192}}
+        train: {objective: causal_lm, steps: 100, seq_len: 4096, global_batch: 64}
+        parallel: {offload: optimizer, rest: auto}
+        """
+
+
 class TooManyDevices(Code):
     """A machine has more devices than a layout is searched for.
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llmc.cli import calibrating
-from llmc.cli.calibrating import KernelTimes, calibration_text, measure_kernels
+from llmc.cli import calibrating, measuring_servers
+from llmc.cli.calibrating import calibration_text
+from llmc.cli.measuring_servers import KernelTimes, measure_kernels
 from llmc.compiler.pipeline import plan_specs
 from llmc.runtimes.kernels import compile as compiling
 from llmc.runtimes.pytorch import calibrate as measuring
@@ -122,7 +123,7 @@ def test_this_machine_can_be_measured():
 @pytest.mark.skipif(compiling.find_compiler() is None, reason="no C++ compiler on this machine")
 def test_servers_with_kernels_can_be_measured(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(root / ".pytest_cache" / "kernels"))
-    monkeypatch.setattr(calibrating, "TRIED_S", 0.02)
+    monkeypatch.setattr(measuring_servers, "TRIED_S", 0.02)
     found = measure_kernels(FOUND)
     assert found is not None
     assert set(found.products) == {"bf16", "int8", "int4"}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from ...common import modules
 
 LISTED = "kernels/kernels.json"
 
@@ -20,10 +21,4 @@ def module_of(folder: Path, name: str) -> ModuleType:
     """`kernels/<name>.py` of a build, by its file."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    file = folder / "kernels" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"kernels.{name}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return modules.module_of(folder / "kernels" / f"{name}.py")

@@ -152,7 +152,11 @@ def test_the_search_with_states_on_the_host_finds_what_trying_everything_finds()
 
 def test_a_host_that_is_too_small_is_told_with_both_figures(plan):
     entry = plan(text(offload="optimizer", host="{like: dgx-a100, memory_gib: 96}"))
-    assert told(entry) == [("P202", "optimizer states and a checkpoint on its way take 150 GiB of a host with 96 GiB")]
+    assert told(entry) == [("P204", "optimizer states and a checkpoint on its way take 150 GiB of a host with 96 GiB")]
+    assert entry.diagnostics[0].help == "`memory_gib: 192` under `hardware.host` fits"
+    roomy = plan(text(offload="optimizer", host="{like: dgx-a100, memory_gib: 96}", kind="h100-sxm-80g", devices=8))
+    assert [each.code for each in roomy.diagnostics] == ["P204"]
+    assert (roomy.diagnostics[0].help or "").startswith("they fit on the devices: without `offload` there is ")
     assert plan(text(offload="optimizer", host="{like: dgx-a100, memory_gib: 160}")).diagnostics == ()
 
 
