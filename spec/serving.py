@@ -64,6 +64,10 @@ class Weights(Node):
     symmetric: Flag = Field(
         default=True, description="int4: false gives each group an offset beside its scale, 16 bits more."
     )
+    activations: Literal["int8"] | None = Field(
+        default=None,
+        description="int8: what weights in int8 and int4 are multiplied with is rounded too, a token's in the same groups; null: stays what it is.",
+    )
 
 
 class KvCache(Node):

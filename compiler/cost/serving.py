@@ -58,6 +58,8 @@ class EngineShape:
     """Decode attention reads keys and values once a query head (old engines)."""
     has_kernels: bool = False
     """Whether the server is ours and consists of our kernels."""
+    rounds_activations: bool = False
+    """Products in int8: weights of 8 or 4 bits times activations that are rounded as well."""
 
     @property
     def devices(self) -> int:
@@ -256,7 +258,8 @@ class Engine:
 
     def least_prefill_s(self, tokens: int) -> float:
         """What no software can beat: a prompt's products at the peak of the narrowest format."""
-        return self.ops.product_flops(tokens) / max(self.machine.peak(_rate(self.shape.weights)), 1.0) / self.shape.pp
+        rate = "int8" if self.shape.rounds_activations else _rate(self.shape.weights)
+        return self.ops.product_flops(tokens) / max(self.machine.peak(rate), 1.0) / self.shape.pp
 
 
 def _rate(weights: str) -> str:

@@ -10,7 +10,7 @@ Laws and ratios: serving_constants.toml and op_tables.py.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 CACHE_SCALE_BYTES = 2
 """bf16, of a head of a token whose keys or values are int8."""
+INTEGERS = "integers"
+"""Products whose activations are rounded to int8 too, among the laws by format."""
 LEAST_SHARE = 0.2
 """Of a measured op: no less remains when what captured graphs save is taken off."""
 
@@ -202,6 +204,9 @@ class ServingOps:
     def _law(self, op: Op) -> tuple[ProductLaw, float]:
         """With its peak. Formats without matrix units of their own (int8, int4) are widened on the way."""
         label, products = self._label(op), self.constants.products
+        if self.shape.rounds_activations and label == self.shape.weights and INTEGERS in products:
+            read = products.get(label, products["bf16"])
+            return replace(read, compute_share=products[INTEGERS].compute_share), self.machine.peak("int8")
         narrow = {"fp8": "fp8", "nvfp4": "fp4"}.get(label)
         if narrow in self.machine.peak_flops_per_s and label in products:
             return products[label], self.machine.peak_flops_per_s[narrow]

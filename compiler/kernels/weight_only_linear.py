@@ -4,7 +4,8 @@ Fuses    dequantise -> linear: the weights are read in the bits that they are st
 Applies  to the servers of serving.py: to every linear layer, and to the head, which is in 8 bits beside layers in 4. In C++ for
          CPUs, in Triton for GPUs, which leave bf16 to PyTorch.
 Cost     a step: reads each weight once, bits / 8 bytes and its share of the group's scale; a few rows at a time are bound
-         by that. Above `few_rows` the codes are decoded once for all rows, and the product is one in bf16 or fp32.
+         by that. Above `few_rows` the codes are decoded once for all rows, and the product is one in bf16 or fp32. Where inputs
+         are rounded to 8 bits the product is one of integers, at twice the rate of bf16.
 Truth    runtimes/reference/weight_only.py: weight_only_linear; F.linear for bf16
 """
 
@@ -30,6 +31,8 @@ GROUPS: dict[Bits, int] = {8: 64, 4: 32}
 HEAD_BITS: Bits = 8
 """The head decides between tokens that are nearly as likely: four bits would cost more there than anywhere else."""
 SCALE_BITS = 16
+INTEGERS = "integer_linear"
+"""The template of products whose inputs are rounded as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,11 @@ class WeightOnlyLinear(Kernel):
     prefetch_bytes: int = 4096
     """How far ahead codes are fetched. Of 512 to 4,096 the farthest was fastest, by a few percent."""
     tiles: ProductTiles | None = None
+
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether inputs become 8 bits too, in the groups of the weights."""
+        return self.template == INTEGERS
 
     @property
     def python_side(self) -> str:
@@ -77,7 +85,7 @@ class WeightOnlyLinear(Kernel):
     @property
     def most_rows(self) -> int:
         """Rows of a product whose sums stay in registers, two for each in bf16."""
-        return 8 if self.is_bf16 else 4
+        return 8 if self.is_bf16 or self.rounds_inputs else 4
 
     @property
     def is_bf16(self) -> bool:
@@ -93,6 +101,18 @@ class WeightOnlyLinear(Kernel):
         """Codes of a word from its lowest bits on: pairs of neighbours are the halves of the word, as products of bf16 take them."""
         half = range(0, self.word_codes, 2)
         return (*half, *(each + 1 for each in half))
+
+    @property
+    def input_order(self) -> tuple[int, ...]:
+        """Sixteen codes of an input as instructions meet them in the words of weights: every fourth byte of a word, then the next."""
+        parts = self.word_codes // 4
+        word = [self.order[at] for part in range(parts) for at in range(part, self.word_codes, parts)]
+        return tuple(first + each for first in range(0, 16, self.word_codes) for each in word)
+
+    @property
+    def zero_code(self) -> int:
+        """Of codes that have been made to count from zero."""
+        return 2 ** (self.bits - 1)
 
     @property
     def code_formula(self) -> str:
@@ -113,6 +133,8 @@ class WeightOnlyLinear(Kernel):
     def fuses(self) -> str:
         if not self.has_scales:
             return "weights of bf16 in the order in which they are read, linear"
+        if self.rounds_inputs:
+            return f"inputs to 8 bits, linear with weights of {self.bits}"
         return f"weights of {self.bits} bits to numbers, linear"
 
     @property
@@ -135,7 +157,8 @@ def choose_weight_only(
     bits = BITS[weights]
     asked = spec.serve.weights
     has_offset = not asked.symmetric
-    how = {"chip": chip, "chip_name": chip_name}
+    template = "weight_only_linear" if asked.activations is None else INTEGERS
+    how = {"chip": chip, "chip_name": chip_name, "template": template}
     blocks = _kernel(bits, group_of(asked, bits), dtype=dtype, has_offset=has_offset, has_bias=_has_bias(spec), **how)
     head = _kernel(HEAD_BITS, GROUPS[HEAD_BITS], dtype=dtype, has_offset=False, has_bias=spec.model.head.bias, **how)
     return (blocks,) if bits == HEAD_BITS and blocks.group == head.group else (blocks, head)
@@ -157,12 +180,13 @@ def _kernel(
     dtype: DType,
     has_offset: bool,
     has_bias: bool,
+    template: str = "weight_only_linear",
     chip: Chip | None = None,
     chip_name: str = "",
 ) -> WeightOnlyLinear:
     return WeightOnlyLinear(
         name="bf16_linear" if group is None else f"int{bits}_linear",
-        template="weight_only_linear",
+        template=template,
         dtype=dtype,
         language="cpp" if chip is None else "triton",
         chip=chip_name,

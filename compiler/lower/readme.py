@@ -134,6 +134,7 @@ def _packed(kernels: list[WeightOnlyLinear]) -> tuple[str, ...]:
     places = ("layers", "the head") if len(kernels) == 2 else ("layers and the head",)
     return tuple(
         f"`kernels/{each.name}{'.cpp' if each.is_native else '_gpu.py'}`: {place}, {each.weight_bits:g} bits a weight (groups of {each.group})"
+        f"{', inputs in 8' if each.rounds_inputs else ''}"
         for place, each in zip(places, kernels, strict=False)
     )
 

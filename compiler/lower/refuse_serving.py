@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _DTYPES = ("bf16", "fp32")
 _WEIGHTS = ("serve", "weights", "dtype")
+_ACTIVATIONS = ("serve", "weights", "activations")
 _LAYOUT = ("serve", "layout")
 
 
@@ -138,6 +139,9 @@ def _weights(spec: Spec, chosen: str, *, devices: int) -> Iterator[Diagnostic]:
     elif chosen not in _DTYPES:
         message = f"serving with {chosen} weights is not lowered yet; with bf16, fp32, int8 and int4 it is"
         yield _refused(message, _WEIGHTS)
+    elif spec.serve is not None and spec.serve.weights.activations is not None:
+        message = f"activations in {spec.serve.weights.activations} with {chosen} weights are not lowered; with int8 and int4 weights they are"
+        yield _refused(message, _ACTIVATIONS)
 
 
 def _few_bits(spec: Spec, chosen: str, *, devices: int) -> Iterator[Diagnostic]:
@@ -148,6 +152,9 @@ def _few_bits(spec: Spec, chosen: str, *, devices: int) -> Iterator[Diagnostic]:
         device = "this gpu" if kind == "gpu" else f"a {kind}"
         message = f"serving with {chosen} weights on {device} is not lowered yet; on a cpu and on a gpu with bf16 it is"
         yield _refused(message, _WEIGHTS)
+    elif kind != "cpu" and spec.serve.weights.activations is not None:
+        message = f"activations in {spec.serve.weights.activations} on a {kind} are not lowered yet; on a cpu they are"
+        yield _refused(message, _ACTIVATIONS)
     if devices > 1:
         message = f"{chosen} weights over {devices} devices are not lowered yet; on one device they are, and {_either(_DTYPES)}"
         yield _refused(message, _WEIGHTS)

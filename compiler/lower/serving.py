@@ -17,6 +17,7 @@ from .numbers import gib
 
 if TYPE_CHECKING:
     from ...spec.document import Spec
+    from ...spec.serving import Weights
     from ..kernels.kernel import Kernel
     from ..planner.plan import ServeLimit, ServePlan
     from .experts import ExpertsView
@@ -179,7 +180,7 @@ def lower_serve(
         plan_lines=_plan_lines(plan),
         device=device,
         graph_batches=_graph_batches(spec, layout.max_batch, kernels) if devices == 1 else (),
-        packed=_packed(layout.weights, dtype=layout.kv_dtype) if is_packed else None,
+        packed=_packed(serve.weights, layout.weights, dtype=layout.kv_dtype) if is_packed else None,
         is_bf16=layout.weights == "bf16" and not is_packed,
         tells_lengths=any(kernel.name == "paged_attention" for kernel in kernels),
         has_draw=serves_on_gpu(spec) and has_serving_kernels(spec, weights=layout.weights, devices=devices),
@@ -232,9 +233,10 @@ def _graph_batches(spec: Spec, max_batch: int, kernels: tuple[Kernel, ...]) -> t
     return (*smaller, max_batch)
 
 
-def _packed(weights: str, *, dtype: str) -> PackedServeView:
+def _packed(asked: Weights, weights: str, *, dtype: str) -> PackedServeView:
     activations, is_rounded = TORCH_TYPES["fp32" if dtype == "fp32" else "bf16"], weights in BITS
-    words = f"of activations and norms; linear layers round their weights to {weights}"
+    what = "weights" if asked.activations is None else f"inputs to {asked.activations} and their weights"
+    words = f"of activations and norms; linear layers round their {what} to {weights}"
     return PackedServeView(activations, is_rounded, words if is_rounded else "of weights and activations")
 
 

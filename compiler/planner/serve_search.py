@@ -181,7 +181,9 @@ def _shapes(asked: Serve, graph: Graph, machine: Machine, found: ServeSearch) ->
                     continue
                 for ep in _expert_degrees(asked, graph, tp=tp, found=found):
                     kept = kept_bits(asked.weights, weights, kind=machine.kind)
-                    yield EngineShape(tp=tp, pp=pp, ep=ep, weights=weights, kv_dtype=asked.kv_cache.dtype, kept=kept)
+                    formats = {"weights": weights, "kv_dtype": asked.kv_cache.dtype, "kept": kept}
+                    rounds = asked.weights.activations is not None and weights in BITS
+                    yield EngineShape(tp=tp, pp=pp, ep=ep, **formats, rounds_activations=rounds)
 
 
 def _expert_degrees(asked: Serve, graph: Graph, *, tp: int, found: ServeSearch) -> Iterator[int]:

@@ -31,6 +31,7 @@ _X86_OPTIONS = (
     ({"avx2", "fma"}, "-march=x86-64-v3"),
     ({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "-march=x86-64-v4"),
     ({"avx512_bf16"}, "-mavx512bf16"),
+    ({"avx512_vnni"}, "-mavx512vnni"),
 )
 """What /proc/cpuinfo must list for an option; a later -march replaces an earlier one. `-march=native` of older compilers
 misjudges newer processors."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .weight_only import rounded, rounded_up
+from .rounding import from_int8, to_int8
 
 
 def write(cache: tuple[Tensor, ...], k: Tensor, v: Tensor, rows: Tensor) -> None:
@@ -28,15 +28,3 @@ def read(cache: tuple[Tensor, ...], rows: Tensor, *, dtype: torch.dtype) -> tupl
     if not scales:
         return keys, values
     return from_int8(keys, scales[0], dtype=dtype), from_int8(values, scales[1], dtype=dtype)
-
-
-def to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [..., C] -> codes [..., C], scales [...]"""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    scales = rounded_up(x.abs().amax(-1) / 127)
-    return rounded(x, scales, -127, 127).to(torch.int8), scales
-
-
-def from_int8(codes: Tensor, scales: Tensor, *, dtype: torch.dtype) -> Tensor:
-    """codes [..., C], scales [...] -> numbers [..., C]; in bf16 rounded once."""
-    return codes.to(dtype) * scales[..., None].to(dtype)

@@ -6,6 +6,8 @@ with `has_offset` the number that its code 0 stands for, near the middle of its 
     weight = scale * code [+ offset]       code: -127 ... 127 in 8 bits, -8 ... 7 in 4
 
 Scales and offsets are bf16. Codes are chosen for the rounded scale, so that its rounding costs nothing.
+
+Inputs may be rounded to 8 bits as well, as they come: each row in the same groups, a scale in bf16 for each.
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_SHRUNK = (1.0, 0.94, 0.88, 0.82)
-"""Of the scale that reaches a group's largest number: in four bits a smaller one may cost it less than it spares the others."""
+from .rounding import from_int8, rounded, rounded_up, to_int8
+
+_SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, -1.14, -1.09, -1.03)
+"""Of the scale that reaches a group's largest number with the code -8: in four bits a smaller one may cost it less than it spares the
+others, and where numbers of the other sign are nearly as large, the largest is better off on the side that ends with 7."""
 
 
 class Quantised(NamedTuple):
@@ -54,26 +59,27 @@ def dequantise(weight: Quantised, *, group: int, dtype: torch.dtype = torch.floa
     return values if weight.offsets is None else values + _each(weight.offsets, group, size, dtype)
 
 
-def weight_only_linear(x: Tensor, weight: Quantised, bias: Tensor | None = None, *, group: int) -> Tensor:
+def weight_only_linear(
+    x: Tensor, weight: Quantised, bias: Tensor | None = None, *, group: int, rounds_inputs: bool = False
+) -> Tensor:
     """x [..., K] -> [..., N]."""
-    values = dequantise(weight, group=group, dtype=torch.promote_types(x.dtype, torch.float32))
-    return F.linear(x, values.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    wide = torch.promote_types(x.dtype, torch.float32)
+    values, bias = dequantise(weight, group=group, dtype=wide), None if bias is None else bias.to(x.dtype)
+    if not rounds_inputs:
+        return F.linear(x, values.to(x.dtype), bias)
+    product = F.linear(rounded_to_bytes(x, group=group), values, None if bias is None else bias.to(wide))
+    return product.to(x.dtype)
+
+
+def rounded_to_bytes(x: Tensor, *, group: int) -> Tensor:
+    """What codes of -127 to 127 and a scale for each `group` of neighbours leave of x [..., K], in fp32 or wider."""
+    groups = F.pad(x, (0, -x.shape[-1] % group)).unflatten(-1, (-1, group))
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return from_int8(*to_int8(groups), dtype=wide).flatten(-2)[..., : x.shape[-1]]
 
 
 def _each(of_groups: Tensor, group: int, size: int, dtype: torch.dtype) -> Tensor:
     return of_groups.to(dtype).repeat_interleave(group, dim=1)[:, :size]
-
-
-def rounded(values: Tensor, scales: Tensor, least: int, most: int) -> Tensor:
-    step = scales.float()[..., None]
-    return (values / step).round().nan_to_num(0.0).clamp(least, most)  # a group of zeros has the scale 0
-
-
-def rounded_up(scales: Tensor) -> Tensor:
-    """To the next bf16 away from zero: one that is too small would cut off the largest number."""
-    nearest = scales.to(torch.bfloat16)
-    bits = nearest.view(torch.int16) + (nearest.float().abs() < scales.abs()).to(torch.int16)
-    return bits.view(torch.bfloat16)
 
 
 def _from_the_middle(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,20 +90,31 @@ def _from_the_middle(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _best_of_four_bits(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The number farthest from zero is -8 steps from it, as four bits reach farther on that side: scales have a sign."""
+    """The number farthest from zero is about -8 steps from it, as four bits reach farther on that side: scales have a sign. The best
+    scale of several, and once more that which fits its codes best."""
     at = values.abs().argmax(-1, keepdim=True)
     reach = values.gather(-1, at).squeeze(-1) / -8
-    best_codes = best_scales = best_error = None
-    for share in _SHRUNK:
-        scales = rounded_up(reach * share)
-        codes = rounded(values, scales, -8, 7)
-        error = (codes * scales.float()[..., None] - values).square().sum(-1)
-        if best_codes is None or best_scales is None or best_error is None:
-            best_codes, best_scales, best_error = codes, scales, error
-            continue
-        is_better = error < best_error
-        best_codes = codes.where(is_better[..., None], best_codes)
-        best_scales, best_error = scales.where(is_better, best_scales), torch.minimum(error, best_error)
-    assert best_codes is not None
-    assert best_scales is not None
-    return best_codes, best_scales
+    best = _tried(values, rounded_up(reach))
+    for share in _SHARES[1:]:
+        best = _better(best, _tried(values, rounded_up(reach * share)))
+    fitting = (best.codes * values).sum(-1) / best.codes.square().sum(-1)
+    best = _better(best, _tried(values, fitting.nan_to_num(0.0).to(torch.bfloat16)))  # of a group of zeros it is none
+    return best.codes, best.scales
+
+
+class _Tried(NamedTuple):
+    codes: Tensor
+    scales: Tensor
+    errors: Tensor
+
+
+def _tried(values: Tensor, scales: Tensor) -> _Tried:
+    codes = rounded(values, scales, -8, 7)
+    return _Tried(codes, scales, (codes * scales.float()[..., None] - values).square().sum(-1))
+
+
+def _better(one: _Tried, other: _Tried) -> _Tried:
+    """Group by group."""
+    is_better = other.errors < one.errors
+    codes = other.codes.where(is_better[..., None], one.codes)
+    return _Tried(codes, other.scales.where(is_better, one.scales), torch.minimum(one.errors, other.errors))

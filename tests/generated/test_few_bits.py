@@ -75,6 +75,30 @@ def test_a_machine_without_a_compiler_computes_the_same(tmp_path: Path, monkeypa
     test_logits_are_those_of_the_rounded_weights("llama", "int4-with-offsets", tmp_path)
 
 
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@torch.no_grad()
+def test_rounded_activations_are_those_of_a_machine_without_a_compiler(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What differs in the last digit may be rounded to the code beside: a step of a group, of which a sum has many."""
+    saved(tmp_path, "qwen2")
+    tokens, found = torch.randint(0, 512, (2, 24)), []
+    for choice in ("", "eager"):
+        monkeypatch.setenv(CHOICE, choice)
+        with program(tmp_path / (choice or "kernels"), "qwen2", {"dtype": weights, "activations": "int8"}) as module:
+            model = module.Model()
+            load_weights(model, tmp_path / "weights")
+            found.append(model.logits(model(tokens)))
+            torch.testing.assert_close(decoded(module, model, tokens), found[-1], atol=0.02, rtol=0)
+    kernels, eager = found
+    torch.testing.assert_close(kernels, eager, atol=0.02, rtol=0)
+    with program(tmp_path / "plain-activations", "qwen2", {"dtype": weights}) as module:
+        model = module.Model()
+        load_weights(model, tmp_path / "weights")
+        off = (kernels - model.logits(model(tokens))).abs()
+    assert 0.001 < off.mean() < 0.05
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
 @torch.no_grad()
 def test_greedy_answers_in_eight_bits_follow_plain_logits(name: str, tmp_path: Path) -> None:

@@ -120,11 +120,17 @@ def adamw(grad_dtype: DType = "bf16") -> AdamW:
 
 
 def weight_only_linear(
-    dtype: DType, *, bits: Bits, group: int | None = 32, has_offset: bool = False, has_bias: bool = True
+    dtype: DType,
+    *,
+    bits: Bits,
+    group: int | None = 32,
+    has_offset: bool = False,
+    has_bias: bool = True,
+    rounds_inputs: bool = False,
 ) -> WeightOnlyLinear:
     return WeightOnlyLinear(
         name="bf16_linear" if group is None else f"int{bits}_linear",
-        template="weight_only_linear",
+        template="integer_linear" if rounds_inputs else "weight_only_linear",
         dtype=dtype,
         language="cpp",
         has_backward=False,

@@ -15,6 +15,7 @@ from llmc.compiler.kernels.setting import Setting
 from llmc.compiler.kernels.table import KERNELS, choose_kernels, left_alone
 from llmc.compiler.kernels.tiles import attention_tiles
 from llmc.compiler.kernels.tpus import TPUS, Tpu, tpu_attention_tiles, tpu_of
+from llmc.compiler.kernels.weight_only_linear import WeightOnlyLinear
 from llmc.compiler.lower.kernels import serving_kernels
 from llmc.compiler.lower.model import longest_sequence
 from llmc.compiler.pipeline import build_graph, run_passes
@@ -157,6 +158,18 @@ def test_servers_for_ascend_have_the_ops_of_torch_npu() -> None:
     assert served("bf16", name=npu, model=ARCHITECTURES["gemma3"]) == ["swiglu.npu"]  # windows, weights less one
     assert served("bf16", name=npu, model=ARCHITECTURES["qwen3"])[0] == "paged_attention.npu"
     assert "paged_attention.npu" not in served("bf16", name=npu, model=ARCHITECTURES["latent"])
+
+
+def test_rounded_activations_make_products_of_integers() -> None:
+    """The head's too, which is in int8 beside layers in int4."""
+    device = TINY["hardware"]["accelerator"] | {"name": "cpu", "kind": "cpu"}
+    for weights, bits in (("int8", [8]), ("int4", [4, 8])):
+        asked = {"dtype": weights, "activations": "int8"}
+        serve = TINY["serve"] | {"weights": asked, "kv_cache": {"dtype": "bf16"}}
+        spec = tiny_spec(without=("train", "data"), hardware={"accelerator": device}, serve=serve)
+        found = [each for each in serving_kernels(spec, plan_of(spec)) if isinstance(each, WeightOnlyLinear)]
+        assert [each.bits for each in found] == bits
+        assert all(each.rounds_inputs for each in found)
 
 
 def served(weights: str, *, name: str = "h100-sxm-80g", **fields: Any) -> list[str]:

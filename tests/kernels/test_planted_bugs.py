@@ -73,6 +73,14 @@ def four_bits_in_bf16(workshop: Workshop) -> None:
     test_weight_only.test_products_agree_with_float64(workshop, "int4", "bf16")
 
 
+def eight_by_eight_bits(workshop: Workshop) -> None:
+    test_weight_only.test_products_agree_with_float64(workshop, "int8-by-int8", "bf16")
+
+
+def four_by_eight_bits(workshop: Workshop) -> None:
+    test_weight_only.test_products_agree_with_float64(workshop, "int4-with-offsets-by-int8", "bf16")
+
+
 def weights_in_bf16(workshop: Workshop) -> None:
     test_bf16_linear.test_products_agree_with_float64(workshop, None)
 
@@ -232,6 +240,21 @@ BUGS: list[tuple[Check, str, str]] = [
     (four_bits_in_bf16, "s < CHAINS; s++) sums[i] += partial[i][s]", "s < CHAINS - 1; s++) sums[i] += partial[i][s]"),
     (four_bits_in_bf16, "_mm512_srli_epi32(words, 4 * s)", "_mm512_srli_epi32(words, 3 * s)"),
     (four_bits_in_bf16, "16 * (first + p), sum, n - 16 * (first + p)", "16 * first, sum, n - 16 * (first + p)"),
+    (eight_by_eight_bits, "max(load(numbers + j), -load(numbers + j))", "load(numbers + j)"),
+    (eight_by_eight_bits, "(bits + 0xffff) >> 16", "bits >> 16"),
+    (eight_by_eight_bits, "row.starts[g] = -ZERO * sum", "row.starts[g] = ZERO * sum"),
+    (eight_by_eight_bits, "words ^ 0x80808080", "words"),
+    (eight_by_eight_bits, "order = { 0, 2, 1, 3,", "order = { 0, 1, 2, 3,"),
+    (eight_by_eight_bits, "(scale * x.steps[i * w.groups + g])", "(scale * x.steps[g])"),
+    (eight_by_eight_bits, "left < 16 ? left : 16", "left < 16 ? 4 : 16"),
+    (eight_by_eight_bits, "w.codes[p * w.words + at]", "w.codes[at]"),
+    (eight_by_eight_bits, "num_panels, i, p), i += 4", "num_panels, i, p), i += 5"),
+    (eight_by_eight_bits, "rows_of(Lanes<12>{}, Lanes<BLOCK>{}, p)", "rows_of(Lanes<12>{}, Lanes<1>{}, p)"),
+    (four_by_eight_bits, "words >> 4 * P &", "words >> 4 &"),
+    (four_by_eight_bits, "* PARTS + each]", "* PARTS]"),
+    (four_by_eight_bits, "total[i][p] += offset * x.sums[i * w.groups + g];", ""),
+    (four_by_eight_bits, "row.sums[g] = step * (float)sum", "row.sums[g] = (float)sum"),
+    (four_by_eight_bits, "x + i * k + g * GROUP", "x + i * k"),
     (weights_in_bf16, "for (; at < w.words; at++) add(at, 0);", ""),
     (weights_in_bf16, "x + i * ldx + at * WORD", "x + at * WORD"),
     (weights_in_bf16, "total[i] += sums[i][chain]", "total[i] = sums[i][chain]"),

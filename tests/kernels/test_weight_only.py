@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from platform import machine
 from types import ModuleType
 from typing import Any
 
@@ -16,16 +17,19 @@ from numerics import assert_accurate, random
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llmc.compiler.kernels.kernel import DType
+from llmc.runtimes.kernels import compile as compiling
 from llmc.runtimes.kernels.native import CHOICE
 from llmc.runtimes.pytorch.packed import PackedLinear, fill_randomly
 from llmc.runtimes.pytorch.weights import load_weights, save_weights
-from llmc.runtimes.reference.weight_only import dequantise, quantise, weight_only_linear
+from llmc.runtimes.reference.weight_only import dequantise, quantise, rounded_to_bytes, weight_only_linear
 
 FORMATS: dict[str, dict[str, Any]] = {
     "int8": {"bits": 8, "group": 64},
     "int4": {"bits": 4, "group": 32},
     "int4-wide-groups": {"bits": 4, "group": 128},
     "int4-with-offsets": {"bits": 4, "group": 32, "has_offset": True},
+    "int8-by-int8": {"bits": 8, "group": 64, "rounds_inputs": True},
+    "int4-with-offsets-by-int8": {"bits": 4, "group": 32, "has_offset": True, "rounds_inputs": True},
 }
 SIZES = [(64, 48), (37, 19), (200, 130), (8, 1)]
 """K inputs and N outputs: whole groups and panels, parts of both, more than one block of panels, next to nothing."""
@@ -51,7 +55,7 @@ def test_products_agree_with_float64(workshop: Workshop, name: str, dtype: DType
     for depth, size in SIZES:
         layer = layer_of(module, depth, size, dtype=dtype)
         kept = layer.unpacked()
-        eager = partial(_eager, kept, group=layer.group)
+        eager = partial(_eager, kept, group=layer.group, rounds_inputs=FORMATS[name].get("rounds_inputs", False))
         for rows in (1, 2, 5, 13, 33, 100):
             inputs = random(rows, depth, dtype=TORCH[dtype]), layer.bias
             assert_accurate(partial(_product, layer), eager, inputs)
@@ -61,8 +65,8 @@ def _product(layer: Any, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     return layer(x)
 
 
-def _eager(kept: Any, x: torch.Tensor, bias: torch.Tensor, *, group: int) -> torch.Tensor:
-    return weight_only_linear(x, kept, bias, group=group)
+def _eager(kept: Any, x: torch.Tensor, bias: torch.Tensor, **options: Any) -> torch.Tensor:
+    return weight_only_linear(x, kept, bias, **options)
 
 
 @formats
@@ -78,6 +82,28 @@ def test_numbers_of_a_row_do_not_depend_on_where_it_stands(workshop: Workshop, n
         x = random(rows, 128, dtype=TORCH[dtype]).repeat(1, 2)
         for shift in range(1, rows):
             assert torch.equal(layer(x.roll(shift, 0)), layer(x).roll(shift, 0))
+
+
+@pytest.mark.parametrize("name", ["int8-by-int8", "int4-with-offsets-by-int8"])
+@torch.no_grad()
+def test_integers_are_the_same_without_the_instructions_for_them(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    view, x = samples.weight_only_linear("bf16", **FORMATS[name]), random(21, 200, dtype=torch.bfloat16)
+    here = layer_of(workshop.make(view), 200, 130, dtype="bf16")(x)
+    monkeypatch.setattr(compiling, "_cpu_flags", lambda: ["-march=x86-64-v3"] if machine() == "x86_64" else [])
+    assert torch.equal(layer_of(workshop.make(view), 200, 130, dtype="bf16")(x), here)
+
+
+@torch.no_grad()
+def test_inputs_lose_half_a_step_of_their_group() -> None:
+    """An input that is far larger than its neighbours costs those of its own group digits, and no others."""
+    x = random(3, 100)
+    x[1, 70] = 1000.0
+    off = (rounded_to_bytes(x, group=32) - x).abs()
+    groups = torch.nn.functional.pad(x, (0, 28)).view(3, 4, 32).abs().amax(-1) / 127
+    assert (off <= 0.51 * groups.repeat_interleave(32, dim=1)[:, :100]).all()
+    assert off[1, 64:96].max() > 0.5 > 0.02 > off[1, :64].max()
 
 
 @torch.no_grad()

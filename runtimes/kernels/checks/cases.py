@@ -213,7 +213,8 @@ def _weight_only_linear(kernel: Description, module: ModuleType, rows: int) -> I
         def eager(x: Tensor, *bias: Tensor, layer: Any = layer) -> Tensor:
             if group is None:
                 return F.linear(x, layer.whole().to(x.dtype), *bias)
-            return weight_only_linear(x, layer.unpacked(), *bias, group=group)
+            rounds_inputs = kernel["template"] == "integer_linear"
+            return weight_only_linear(x, layer.unpacked(), *bias, group=group, rounds_inputs=rounds_inputs)
 
         yield Case(f"{size} x {depth}", product, eager, (random(rows, depth, seed=3, dtype=dtype), *bias))
 
@@ -412,6 +413,7 @@ _MAKERS: dict[str, Callable[[Description, ModuleType, int], Iterator[Case]]] = {
     "sampling": _sampling,
     "linear": _linear,
     "linear_cross_entropy": _linear_cross_entropy,
+    "integer_linear": _weight_only_linear,
     "weight_only_linear": _weight_only_linear,
 }
 """Template of a kernel -> its cases."""

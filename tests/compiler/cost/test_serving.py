@@ -82,6 +82,22 @@ def test_a_cache_in_int8_has_a_scale_of_two_bytes_for_each_head_of_a_token():
     assert narrow.decode_step_s(64, context=4096) < wide.decode_step_s(64, context=4096)
 
 
+def test_rounded_activations_make_prompts_shorter_and_answers_as_long_as_their_weights():
+    """On the CPU of the catalog, whose peak in int8 is twice that in bf16; our kernel reaches 0.7 of it, bf16 is counted
+    with 0.4. Attention stays what it is."""
+    peaks = {"fp32": 0.175, "bf16": 0.402, "int8": 0.803}
+    machine = h100s(1, kind="cpu", architecture=None, memory_gb_s=30.0, peak_tflops=peaks)
+    sizes = {"tp": 1, "pp": 1, "ep": 1, "weights": "int8", "kv_dtype": "bf16"}
+    plain, rounded = (
+        Engine(graph_of(LLAMA_3_8B), machine, EngineShape(**sizes, rounds_activations=rounds))
+        for rounds in (False, True)
+    )
+    assert 1.5 < plain.prefill_s(512) / rounded.prefill_s(512) < 3.5
+    assert plain.least_prefill_s(512) / rounded.least_prefill_s(512) == pytest.approx(803 / 402)
+    assert rounded.decode_step_s(1, context=512) == pytest.approx(plain.decode_step_s(1, context=512), rel=0.05)
+    assert rounded.weights_bytes == plain.weights_bytes
+
+
 def test_groups_are_counted_where_they_are_asked_for():
     assert kept_bits(Weights(dtype=("int8",)), "int8", kind="gpu") is None
     assert kept_bits(Weights(dtype=("int8",), group=128), "int8", kind="gpu") == KeptBits(layers=8.125, head=16.0)

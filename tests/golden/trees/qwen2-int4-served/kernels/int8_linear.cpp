@@ -21,17 +21,21 @@ static_assert(GROUP % WORD == 0, "a group ends with a word");
 #if defined(__AVX512BF16__)
 constexpr int PAIRS = WORD / 2;
 
-// The pairs of codes of sixteen words as bf16, to be multiplied with pairs of x. A byte as the uppermost of an integer (VPSHUFB)
-// needs no more of its fp32 than the upper half.
+// The pairs of codes of sixteen words as bf16, to be multiplied with pairs of x. A byte as the uppermost of an integer needs no
+// more of its fp32 than the upper half.
 constexpr float UNIT = 0x1p-24f;  // of such numbers, which the group's scale makes good
 static inline void to_pairs(__m512i words, __m512bh (&pairs)[PAIRS]) {
-  const auto number = [&](int byte) {
-    const __m512i place = _mm512_set4_epi32((byte + 12) << 24, (byte + 8) << 24, (byte + 4) << 24, byte << 24);
-    const __m512i others_are_zero = _mm512_set1_epi32(0x808080);
-    return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_shuffle_epi8(words, place | others_are_zero)));
+  const auto number = [](__m512i uppermost) { return _mm512_castps_si512(_mm512_cvtepi32_ps(uppermost)); };
+  const auto byte = [&](int at) {
+    const auto from = [](int place) { return place << 24 | 0x808080; };  // the others are zero
+    return _mm512_shuffle_epi8(words, _mm512_set4_epi32(from(at + 12), from(at + 8), from(at + 4), from(at)));
   };
-#pragma GCC unroll 2
-  for (int s = 0; s < PAIRS; s++) pairs[s] = (__m512bh)_mm512_or_si512(_mm512_srli_epi32(number(s), 16), number(s + 2));
+  const auto pair = [](__m512i first, __m512i second) {  // the upper half of the first below that of the second
+    const __m512i upper_halves = _mm512_set4_epi32(0x0f0e0f0e, 0x0b0a0b0a, 0x07060706, 0x03020302);
+    return (__m512bh)_mm512_mask_shuffle_epi8(second, 0x3333333333333333, first, upper_halves);
+  };
+  pairs[0] = pair(number(byte(0)), number(byte(2)));
+  pairs[1] = pair(number(byte(1)), number(_mm512_and_si512(words, _mm512_set1_epi32(0xff000000))));
 }
 #else
 constexpr float UNIT = 1.0f;
