@@ -161,8 +161,8 @@ def ours(
             return model.logits(model(torch.tensor([tokens])))[0].float().log_softmax(-1).numpy()
 
     size = sum(each.num_bytes for each in packed_weights(model).values())
-    tables = {table.weight for table in model.modules() if isinstance(table, torch.nn.Embedding)}  # a row is read
-    size += sum(each.nbytes for each in model.parameters() if not each.is_meta and each not in tables)
+    table = model.embed.weight if hasattr(model, "head") else None  # else it is the head, and is read from end to end
+    size += sum(each.nbytes for each in model.parameters() if not each.is_meta and each is not table)
     return step, log_probabilities, size
 
 
@@ -339,7 +339,9 @@ def quality(folder: Path, args: argparse.Namespace) -> None:
     for side in sides:
         size = answer(process := start(*side, folder, args))["bytes"]
         process.wait()
-        logs = np.load(folder / f"{side[0]}-{side[1]}.npy")
+        file = folder / f"{side[0]}-{side[1]}.npy"  # half a gigabyte or more
+        logs = np.load(file)
+        file.unlink()
         exact = logs if exact is None else exact
         said = logs[:-1][has_next[:-1], ids[1:][has_next[:-1]]]
         divergence = (np.exp(exact) * (exact - logs)).sum(-1)

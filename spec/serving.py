@@ -66,7 +66,7 @@ class Weights(Node):
     )
     activations: Literal["int8"] | None = Field(
         default=None,
-        description="int8: what weights in int8 and int4 are multiplied with is rounded too, a token's in the same groups; null: stays what it is.",
+        description="int8: what weights in int8 and int4 are multiplied with is rounded too, 32 numbers of a token with a scale; null: stays what it is.",
     )
 
 

@@ -52,7 +52,7 @@ class WeightOnlyLinear(Kernel):
 
     @property
     def rounds_inputs(self) -> bool:
-        """Whether inputs become 8 bits too, in the groups of the weights."""
+        """Whether inputs become 8 bits too."""
         return self.template == INTEGERS
 
     @property
@@ -101,6 +101,12 @@ class WeightOnlyLinear(Kernel):
         """Codes of a word from its lowest bits on: pairs of neighbours are the halves of the word, as products of bf16 take them."""
         half = range(0, self.word_codes, 2)
         return (*half, *(each + 1 for each in half))
+
+    @property
+    def input_group(self) -> int:
+        """Numbers of an input that share a step, as runtimes/reference/weight_only.py has it: with 64 a large one cost its neighbours
+        half as many digits again as with 32 (docs/kernels.md)."""
+        return 32
 
     @property
     def input_order(self) -> tuple[int, ...]:

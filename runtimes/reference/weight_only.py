@@ -7,7 +7,7 @@ with `has_offset` the number that its code 0 stands for, near the middle of its 
 
 Scales and offsets are bf16. Codes are chosen for the rounded scale, so that its rounding costs nothing.
 
-Inputs may be rounded to 8 bits as well, as they come: each row in the same groups, a scale in bf16 for each.
+Inputs may be rounded to 8 bits as well, as they come: a scale in bf16 for INPUT_GROUP of a row.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .rounding import from_int8, rounded, rounded_up, to_int8
 
+INPUT_GROUP = 32
 _SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, -1.14, -1.09, -1.03)
 """Of the scale that reaches a group's largest number with the code -8: in four bits a smaller one may cost it less than it spares the
 others, and where numbers of the other sign are nearly as large, the largest is better off on the side that ends with 7."""
@@ -67,13 +68,13 @@ def weight_only_linear(
     values, bias = dequantise(weight, group=group, dtype=wide), None if bias is None else bias.to(x.dtype)
     if not rounds_inputs:
         return F.linear(x, values.to(x.dtype), bias)
-    product = F.linear(rounded_to_bytes(x, group=group), values, None if bias is None else bias.to(wide))
+    product = F.linear(rounded_to_bytes(x), values, None if bias is None else bias.to(wide))
     return product.to(x.dtype)
 
 
-def rounded_to_bytes(x: Tensor, *, group: int) -> Tensor:
-    """What codes of -127 to 127 and a scale for each `group` of neighbours leave of x [..., K], in fp32 or wider."""
-    groups = F.pad(x, (0, -x.shape[-1] % group)).unflatten(-1, (-1, group))
+def rounded_to_bytes(x: Tensor) -> Tensor:
+    """What codes of -127 to 127 and a scale for each INPUT_GROUP of neighbours leave of x [..., K], in fp32 or wider."""
+    groups = F.pad(x, (0, -x.shape[-1] % INPUT_GROUP)).unflatten(-1, (-1, INPUT_GROUP))
     wide = torch.promote_types(x.dtype, torch.float32)
     return from_int8(*to_int8(groups), dtype=wide).flatten(-2)[..., : x.shape[-1]]
 

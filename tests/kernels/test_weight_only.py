@@ -100,7 +100,7 @@ def test_inputs_lose_half_a_step_of_their_group() -> None:
     """An input that is far larger than its neighbours costs those of its own group digits, and no others."""
     x = random(3, 100)
     x[1, 70] = 1000.0
-    off = (rounded_to_bytes(x, group=32) - x).abs()
+    off = (rounded_to_bytes(x) - x).abs()
     groups = torch.nn.functional.pad(x, (0, 28)).view(3, 4, 32).abs().amax(-1) / 127
     assert (off <= 0.51 * groups.repeat_interleave(32, dim=1)[:, :100]).all()
     assert off[1, 64:96].max() > 0.5 > 0.02 > off[1, :64].max()
