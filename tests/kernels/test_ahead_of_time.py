@@ -54,26 +54,21 @@ def written(kernels: list[Kernel], chip: Chip, folder: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
 def test_kernels_compile_for_a_chip_without_it(target: str, tmp_path: Path) -> None:
+    """Those of training and of servers, in one process."""
     pytest.importorskip("triton")
     chip = CHIPS[target]
-    found = list(compile_ahead(written(llama_8b(chip), chip, tmp_path), asdict(chip)))
-    assert {"attend_kernel", "keys_kernel", "queries_kernel", "loss_kernel", "step_kernel"} <= {
-        each.function for each in found
-    }
+    trained, served = llama_8b(chip), llama_8b_served(chip)
+    found = list(compile_ahead(written([*trained, *served], chip, tmp_path), asdict(chip)))
     assert [each.complaint for each in found if each.complaint] == []
     assert all(0 < each.registers <= chip.registers for each in found)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
-def test_kernels_of_servers_compile_for_a_chip_without_it(target: str, tmp_path: Path) -> None:
-    pytest.importorskip("triton")
-    chip = CHIPS[target]
-    found = list(compile_ahead(written(llama_8b_served(chip), chip, tmp_path), asdict(chip)))
-    assert {each.function for each in found} == {
+    names = {each.name for each in served}
+    assert {each.function for each in found if each.kernel not in names} >= {
+        *("attend_kernel", "keys_kernel", "queries_kernel", "loss_kernel", "step_kernel")
+    }
+    assert {each.function for each in found if each.kernel in names} == {
         *("product_kernel", "enter_kernel", "attend_kernel", "combine_kernel", "draw_kernel", "choose_kernel"),
     }
-    assert [each.complaint for each in found if each.complaint] == []
+    assert {each.kernel for each in found} == {each.name for each in (*trained, *served)}
 
 
 @pytest.mark.slow
