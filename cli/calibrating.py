@@ -103,11 +103,16 @@ def _kernels(kernels: KernelTimes, found: Calibration) -> str:
 
 
 def _rate(name: str, times: ProductTimes, found: Calibration, *, launch_s: float | None = None) -> str:
-    """A format's line: times as shares of what this machine could do. `launch_s` is that of a step, where it is not one of its own."""
+    """A format's line: times as shares of what this machine could do. `launch_s` is that of a step, for kernels that a step records."""
     alone_s, peak = times.launch_s, found.flops_per_s["fp32" if name == "fp32" else "bf16"]
-    flops, size = 2 * MANY_ROWS * WEIGHT_SIZE**2, WEIGHT_BYTES[name] * WEIGHT_SIZE**2
-    compute = flops / max(times.many_rows_s - alone_s, 1e-9) / peak
-    memory = size / max(times.one_row_s - alone_s, 1e-9) / found.read_bytes_per_s
+    flops, size = 2 * WEIGHT_SIZE**2, WEIGHT_BYTES[name] * WEIGHT_SIZE**2
+    if launch_s is None:
+        row_s, read_s = (times.many_rows_s - alone_s) / MANY_ROWS, times.one_row_s - alone_s
+    else:  # a kernel reads a weight, and then each row takes its time
+        row_s = (times.many_rows_s - times.one_row_s) / (MANY_ROWS - 1)
+        read_s = times.one_row_s - alone_s - row_s
+    compute = flops / max(row_s, 1e-9) / peak
+    memory = size / max(read_s, 1e-9) / found.read_bytes_per_s
     return f"{{compute: {min(compute, 2):.2f}, memory: {min(memory, 2):.2f}, launch_us: {(launch_s or alone_s) * 1e6:.1f}}}"
 
 

@@ -79,7 +79,7 @@ class ProductRates(Node):
 
 
 class KernelProductRates(Node):
-    """By the format of the weights; those that are null go by the products of PyTorch."""
+    """By the format of the weights; those that are null go by the products of PyTorch. `compute` is of what each row takes beside the reading."""
 
     bf16: ProductRate | None = Field(default=None, description="Products with weights in bf16.")
     int8: ProductRate | None = Field(default=None, description="Products with weights in int8.")

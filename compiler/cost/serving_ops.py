@@ -22,7 +22,7 @@ from ..ir.types import DType
 from .collectives import all_gather_s, all_reduce_s
 from .communication import num_reductions
 from .op_tables import OpTable, measured_all_reduce_s, op_table
-from .serving_constants import OURS, ExpertLaw, ProductLaw, ServeConstants, ServingSoftware
+from .serving_constants import OURS, OVERLAP, ExpertLaw, ProductLaw, ServeConstants, ServingSoftware
 from .sharding import Degrees, shard
 
 if TYPE_CHECKING:
@@ -186,7 +186,8 @@ class ServingOps:
     def product_s(self, op: Op, rows: int) -> float:
         law, rate, work = *self._law(op), self._work(op, rows)
         if work.base is None:
-            return _power_sum(work, law.launch_s, law.compute_share * rate, law.memory_share * self.bandwidth)
+            speeds = law.compute_share * rate, law.memory_share * self.bandwidth
+            return _power_sum(work, law.launch_s, *speeds, overlap=law.overlap)
         launch, compute, memory = work.base
         measured = work.ratio * _power_sum(work, launch, compute * rate, memory * self.bandwidth)
         saved = law.saved_s + (self.software.fused_scales_s if law is not self.constants.products["bf16"] else 0.0)
@@ -354,5 +355,7 @@ def busiest(total: float, *, groups: int, drawn: float, num_experts: int) -> flo
     return min(total, total / groups + most * math.sqrt(variance))
 
 
-def _power_sum(work: _Work, launch_s: float, flops_per_s: float, bytes_per_s: float) -> float:
-    return launch_s + ((work.flops / flops_per_s) ** 3 + (work.moved / bytes_per_s) ** 3) ** (1 / 3)
+def _power_sum(
+    work: _Work, launch_s: float, flops_per_s: float, bytes_per_s: float, *, overlap: float = OVERLAP
+) -> float:
+    return launch_s + ((work.flops / flops_per_s) ** overlap + (work.moved / bytes_per_s) ** overlap) ** (1 / overlap)

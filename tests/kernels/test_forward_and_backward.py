@@ -81,6 +81,17 @@ def test_linear(workshop: Workshop, dtype: DType, num_tokens: int, size: int, de
     assert_accurate(kernel.linear, F.linear, inputs)
 
 
+@dtypes
+@pytest.mark.parametrize("num_tokens", [30, 150])
+def test_gradient_of_a_weight_is_added_up_in_fp32(workshop: Workshop, dtype: DType, num_tokens: int) -> None:
+    kernel = workshop.make(samples.linear(dtype))
+    kernel.pays = lambda rows: True
+    d_y, x = (random(num_tokens, size, seed=size, dtype=TORCH[dtype]) for size in (208, 80))
+    total, exact = random(208, 80, seed=3), d_y.double().T @ x.double()
+    found = kernel.add_to_weight(total.clone(), d_y, x).double() - total.double()
+    assert error(found, exact) < 5e-6
+
+
 @pytest.mark.parametrize("size", [96, 100])
 def test_linear_is_that_of_pytorch_for_other_sizes(workshop: Workshop, size: int) -> None:
     kernel = workshop.make(samples.linear("bf16"))

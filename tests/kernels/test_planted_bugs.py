@@ -39,6 +39,14 @@ def deep_product(workshop: Workshop) -> None:
     checks.test_linear(workshop, "fp32", 150, 16, 80)
 
 
+def added_gradients(workshop: Workshop) -> None:
+    checks.test_gradient_of_a_weight_is_added_up_in_fp32(workshop, "fp32", 150)
+
+
+def added_gradients_at_once(workshop: Workshop) -> None:
+    checks.test_gradient_of_a_weight_is_added_up_in_fp32(workshop, "bf16", 30)
+
+
 def product_in_bf16(workshop: Workshop) -> None:
     checks.test_linear(workshop, "bf16", 150, 208, 48)
 
@@ -143,6 +151,8 @@ BUGS: list[tuple[Check, str, str]] = [
         "_mm512_shuffle_i32x4(b[i + j], b[i + 4 + j], 0xdd)",
         "_mm512_shuffle_i32x4(b[i + j], b[i + 4 + j], 0x88)",
     ),
+    (added_gradients, "add ? load(to + i * ld_to + j) + v : v", "v"),
+    (added_gradients_at_once, "K + panel * PANEL, K, add)", "K + panel * PANEL, K, false)"),
     (deep_product, "sum, PANEL, k > 0", "sum, PANEL, false"),
     (deep_product, "(const Word*)(a + first * K + k)", "(const Word*)(a + first * K)"),
     (product_in_bf16, "if (r + 1 < rows) memcpy(&second", "if (r + 2 < rows) memcpy(&second"),

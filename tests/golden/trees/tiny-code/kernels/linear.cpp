@@ -29,9 +29,13 @@ static T* kept(std::vector<T>& memory, int64_t size) {
 static thread_local std::vector<Word> left_memory, right_memory;
 static thread_local std::vector<float> sum_memory;
 
-static void copy(const float* from, int64_t ld, Number* to, int64_t ld_to, int64_t rows, int columns) {
+template <class To>
+static void copy(const float* from, int64_t ld, To* to, int64_t ld_to, int64_t rows, int columns, bool add) {
   for (int64_t i = 0; i < rows; i++)
-    for (int j = 0; j < columns; j += 16) store(to + i * ld_to + j, load(from + i * ld + j));
+    for (int j = 0; j < columns; j += 16) {
+      const f32x16 v = load(from + i * ld + j);
+      store(to + i * ld_to + j, add ? load(to + i * ld_to + j) + v : v);
+    }
 }
 
 // c [M, N] = a [M, K] b. pack(column, columns, k, depth, words) packs a part of b. Each task is a panel by a part of the rows.
@@ -58,7 +62,7 @@ static void multiply(const Number* a, Number* c, int64_t M, int64_t N, int64_t K
         } else {
           float* sum = sums + (panel * M + first) * PANEL;
           matmul<Number>(rows, columns, depth / PER, left, {packed, PANEL}, sum, PANEL, k > 0);
-          if (k + depth == K) copy(sum, PANEL, out, N, rows, columns);
+          if (k + depth == K) copy(sum, PANEL, out, N, rows, columns, false);
         }
       }
   }
@@ -88,9 +92,10 @@ static void pack_left(int rows, int columns, const Number* x, int64_t ld, Word* 
   }
 }
 
-// Rows [row, row + rows) of d_w in the columns of some panels, of x packed as to_weight has it.
-static void some_of_weight(const Number* d_y, const Word* right, Number* d_w, int64_t M, int64_t N, int64_t K, int64_t row,
-                           int rows, int64_t first_panel, int64_t end_panel) {
+// Rows [row, row + rows) of d_w in the columns of some panels, of x packed as weight_gradient has it.
+template <class To>
+static void some_of_weight(const Number* d_y, const Word* right, To* d_w, int64_t M, int64_t N, int64_t K, int64_t row,
+                           int rows, int64_t first_panel, int64_t end_panel, bool add) {
   const int64_t words = parts_of(M, PER), ld = (end_panel - first_panel) * PANEL;
   float* sums = M <= DEPTH ? nullptr : kept(sum_memory, BLOCK * ld);
   for (int64_t m = 0; m < M; m += DEPTH) {
@@ -107,15 +112,16 @@ static void some_of_weight(const Number* d_y, const Word* right, Number* d_w, in
         if (sums)
           matmul<Number>(count, columns, num_words, six, packed, sum + i * ld, ld, m > 0);
         else
-          matmul<Number>(count, columns, num_words, six, packed, d_w + (row + i) * K + panel * PANEL, K, false);
+          matmul<Number>(count, columns, num_words, six, packed, d_w + (row + i) * K + panel * PANEL, K, add);
       }
     }
   }
   const int64_t column = first_panel * PANEL;
-  if (sums) copy(sums, ld, d_w + row * K + column, K, rows, (int)std::min(ld, K - column));
+  if (sums) copy(sums, ld, d_w + row * K + column, K, rows, (int)std::min(ld, K - column), add);
 }
 
-extern "C" void to_weight(const Number* d_y, const Number* x, Number* d_w, int64_t M, int64_t N, int64_t K) {
+template <class To>
+static void weight_gradient(const Number* d_y, const Number* x, To* d_w, int64_t M, int64_t N, int64_t K, bool add) {
   const int64_t panels = parts_of(K, PANEL), words = parts_of(M, PER), blocks = parts_of(N, BLOCK);
   const int64_t tasks = 4 * omp_get_max_threads(), per_task = parts_of(panels, std::min(parts_of(tasks, blocks), panels));
   Word* right = kept(right_memory, panels * words * PANEL);
@@ -131,6 +137,15 @@ extern "C" void to_weight(const Number* d_y, const Number* x, Number* d_w, int64
     for (int64_t row = 0; row < N; row += BLOCK)
       for (int64_t panel = 0; panel < panels; panel += per_task)
         some_of_weight(d_y, right, d_w, M, N, K, row, (int)std::min<int64_t>(BLOCK, N - row), panel,
-                       std::min(panel + per_task, panels));
+                       std::min(panel + per_task, panels), add);
   }
+}
+
+extern "C" void to_weight(const Number* d_y, const Number* x, Number* d_w, int64_t M, int64_t N, int64_t K) {
+  weight_gradient(d_y, x, d_w, M, N, K, false);
+}
+
+// total [N, K] in fp32 += d_y^T x
+extern "C" void add_to_weight(const Number* d_y, const Number* x, float* total, int64_t M, int64_t N, int64_t K) {
+  weight_gradient(d_y, x, total, M, N, K, true);
 }

@@ -70,6 +70,13 @@ def to_weight(d_y: Tensor, x: Tensor) -> Tensor:
     return _call("to_weight", d_y, x, x.new_empty(n, k), n, k)
 
 
+def add_to_weight(total: Tensor, d_y: Tensor, x: Tensor) -> Tensor:
+    """total += d_y.T @ x: total [N, K] in fp32, where what a part adds to a large sum is not lost."""
+    if not _takes(d_y, x, *total.shape):
+        return total.add_(d_y.T @ x)
+    return _call("add_to_weight", d_y, x, total, *total.shape)
+
+
 def pays(rows: int) -> bool:
     """Whether oneDNN is slower: few rows are not worth the packing, and with AMX it is faster."""
     return rows >= 64 and has_vector_bf16()

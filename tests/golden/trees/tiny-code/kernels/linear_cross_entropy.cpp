@@ -42,12 +42,3 @@ extern "C" void forward(Number* logits, const int64_t* targets, float* losses, i
     store_one(row + targets[i], std::exp(target - lse) * factor - 1.0f);
   }
 }
-
-// total [size] in fp32 += part [size]
-extern "C" void accumulate(float* total, const Number* part, int64_t size) {
-  constexpr int BLOCK = 1024;
-#pragma omp parallel for schedule(static)
-  for (int64_t at = 0; at < size / BLOCK * BLOCK; at += BLOCK)
-    each_vector<BLOCK>([&](int j, auto) { store(total + at + j, load(total + at + j) + load(part + at + j)); });
-  for (int64_t at = size / BLOCK * BLOCK; at < size; at++) total[at] += to_float(part[at]);
-}

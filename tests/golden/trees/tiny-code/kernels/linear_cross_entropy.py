@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.linear import output, to_input, to_weight
+from kernels.linear import add_to_weight, output, to_input, to_weight
 from llmc.runtimes.kernels.native import load
 from llmc.runtimes.reference.loss import cross_entropy as eager_cross_entropy
 
@@ -47,8 +47,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             losses[part] = _cross_entropy(logits, targets[part], has_grad=has_grad)
             if has_grad:  # logits now hold their gradient
                 to_input(logits, w, out=d_x[part])
-                of_chunk = to_weight(logits, x[part])  # [V, D]
-                d_w = of_chunk if d_w is None else _add(d_w, of_chunk)
+                d_w = to_weight(logits, x) if d_w is None else add_to_weight(d_w, logits, x[part])  # [V, D]
+            del logits
+        del buffer  # a narrow copy of the gradient takes its room
         if d_w is not None:
             ctx.is_fresh = True
             ctx.save_for_backward(d_x.to(hidden.dtype), d_w.to(weight.dtype))
@@ -71,11 +72,3 @@ def _cross_entropy(logits: Tensor, targets: Tensor, *, has_grad: bool) -> Tensor
     losses, d_logits = eager_cross_entropy(logits, targets, z_loss=0.0001)
     logits.copy_(d_logits)
     return losses
-
-
-def _add(total: Tensor, part: Tensor) -> Tensor:
-    """The sum over chunks in fp32: what a small number adds to a large one is lost in bf16."""
-    if native.takes(part, dtype=torch.bfloat16):
-        native.call("accumulate", total, part, part.numel())
-        return total
-    return total.add_(part)
