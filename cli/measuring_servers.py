@@ -11,13 +11,16 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ..compiler.lower.serving import SPIN_COUNT
-from ..compiler.pipeline import build
+from ..compiler.pipeline import build, plan_specs
+from ..compiler.planner.serve_simulation import played_load
 
 if TYPE_CHECKING:
     from ..runtimes.pytorch.calibrate import Calibration, ProductTimes
+    from ..runtimes.serving.arrivals import ClosedLoop
 
 TRIED_S = 2.0
 """Of a server, for each figure."""
@@ -30,9 +33,17 @@ model: {{family: llama, hidden_size: {hidden}, num_layers: {layers}, num_heads: 
 hardware: {{accelerator: cpu}}
 serve: {{max_seq_len: 1024, weights: {{dtype: {weights}}}, kv_cache: {{dtype: bf16}}, layout: {{max_batch: {most}}}}}
 """
+WHOLE = """llmc: 1
+extends: here.yaml
+name: measured
+model: {family: llama, hidden_size: 768, num_layers: 12, num_heads: 12, num_kv_heads: 4, intermediate_size: 2048, vocab_size: 32000, max_seq_len: 512}
+serve: {max_seq_len: 512, weights: {dtype: bf16}, kv_cache: {dtype: bf16}, layout: {max_batch: 4}, workload: {input_tokens: 64, output_tokens: 32, concurrency: 4}}
+"""
+"""A server with something to compute: 100M parameters."""
+PROMPT = 64
 PRODUCTS = 4
 """Of a layer: queries with keys and values, output, gate with up, down."""
-LEAST_S = 1e-7
+LEAST_S, LEAST_STRETCH = 1e-7, 0.1
 MANY, ANSWERS, ANSWER = 4, 12, 64
 """Answers at a time, how many, and their tokens."""
 
@@ -48,11 +59,14 @@ class KernelTimes:
     first_token_s: float
     attention_flops_per_s: float
     products: Mapping[str, ProductTimes]
+    stretch: float = 1.0
+    """How much longer kernels take in a server with clients than by themselves: all are on the same cores."""
 
 
 def measure_kernels(found: Calibration) -> KernelTimes | None:
     """Of little servers, each in a process of its own. None without a C++ compiler: there are no kernels then."""
     from ..runtimes.kernels.compile import find_compiler
+    from ..runtimes.serving.arrivals import ClosedLoop
 
     if find_compiler() is None:
         print("no C++ compiler on this machine: servers with kernels are not measured", file=sys.stderr)
@@ -61,7 +75,8 @@ def measure_kernels(found: Calibration) -> KernelTimes | None:
     with tempfile.TemporaryDirectory() as name:
         programs = [("bf16", SHALLOW), ("bf16", DEEP), ("int8", SHALLOW), ("int4", SHALLOW)]
         times = [_measured_server(Path(name), weights=weights, layers=layers) for weights, layers in programs]
-        alone, together = _over_http(Path(name, "bf16-2"))
+        loads = {at_a_time: ClosedLoop(at_a_time, [(16, ANSWER)] * (ANSWERS + at_a_time)) for at_a_time in (1, MANY)}
+        alone, together = _over_http(Path(name, "bf16-2"), loads).values()
     shallow, deep, eight, four = times
     products = {label: _product_times(each) for label, each in (("bf16", shallow), ("int8", eight), ("int4", four))}
     layer_s = (deep["token_s"] - shallow["token_s"]) / (DEEP - SHALLOW)
@@ -76,6 +91,47 @@ def measure_kernels(found: Calibration) -> KernelTimes | None:
         attention_flops_per_s=shallow["attention_flops_per_s"],
         products=products,
     )
+
+
+def measure_stretch(text: str, kernels: KernelTimes) -> float:
+    """Of a server of 100M parameters: what it takes over what its plan by `text`, the calibration so far, says."""
+    from ..compiler.emit.tree import write_tree
+    from ..runtimes.serving.arrivals import ClosedLoop
+
+    print("measuring a server with something to compute, about twenty seconds", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "here.yaml").write_text(text, encoding="utf-8")
+        (folder / "spec.yaml").write_text(WHOLE, encoding="utf-8")
+        (entry,) = plan_specs([folder / "spec.yaml"], [])
+        result = build(folder / "spec.yaml", folder / "program")
+        assert result.tree is not None, [each.message for each in result.diagnostics]
+        write_tree(result.tree, folder / "program")
+        loads = {
+            at_a_time: ClosedLoop(at_a_time, [(PROMPT, ANSWER // 2)] * (ANSWERS + at_a_time)) for at_a_time in (1, MANY)
+        }
+        measured = _over_http(folder / "program", loads)
+    assert entry.spec is not None
+    assert entry.spec.serve is not None
+    assert entry.serve is not None
+    chosen, serve = entry.serve.found.good[0], entry.spec.serve
+    return stretch_of(measured, {number: played_load(chosen, serve, load) for number, load in loads.items()}, kernels)
+
+
+def stretch_of(
+    measured: Mapping[int, Mapping[str, float]], planned: Mapping[int, Mapping[str, float]], kernels: KernelTimes
+) -> float:
+    """Answers at a time -> figures, of both. The median of a token's, alone and not, and of the first token's: without what
+    is measured over HTTP already."""
+    host_s = {number: kernels.step_s + number * kernels.request_s for number in measured}
+    ratios = [
+        (measured[number]["tpot_p50_ms"] / 1e3 - host_s[number])
+        / (planned[number]["tpot_p50_ms"] / 1e3 - host_s[number])
+        for number in measured
+    ]
+    first_s = kernels.first_token_s + host_s[1]
+    ratios.append((measured[1]["ttft_p50_ms"] / 1e3 - first_s) / (planned[1]["ttft_p50_ms"] / 1e3 - first_s))
+    return max(median(ratios), LEAST_STRETCH)
 
 
 def _measured_server(folder: Path, *, weights: str, layers: int) -> dict[str, Any]:
@@ -93,9 +149,8 @@ def _measured_server(folder: Path, *, weights: str, layers: int) -> dict[str, An
     return json.loads(done.stdout)
 
 
-def _over_http(program: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """Times of answers that are alone, and of MANY at a time."""
-    from ..runtimes.serving.arrivals import ClosedLoop
+def _over_http(program: Path, loads: Mapping[int, ClosedLoop]) -> dict[int, dict[str, float]]:
+    """What answers take, so many at a time."""
     from ..runtimes.serving.bench import Target, measure
     from ..runtimes.serving.bench_report import figures
 
@@ -105,12 +160,10 @@ def _over_http(program: Path) -> tuple[dict[str, float], dict[str, float]]:
         assert server.stdout is not None
         target = Target(server.stdout.readline().removeprefix("serving on ").strip(), "measured", token_ids=VOCAB)
 
-        def times(at_a_time: int) -> dict[str, float]:
-            load = ClosedLoop(at_a_time, [(16, ANSWER)] * (ANSWERS + at_a_time))
-            return figures(asyncio.run(measure(target, load)), slo={}, predicted={})
-
-        times(MANY)  # the first ones prepare
-        return times(1), times(MANY)
+        asyncio.run(measure(target, loads[MANY]))  # the first ones prepare
+        return {
+            number: figures(asyncio.run(measure(target, load)), slo={}, predicted={}) for number, load in loads.items()
+        }
     finally:
         server.terminate()
         server.wait(60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,24 @@ def test_servers_with_kernels_can_be_measured(root: Path, monkeypatch: pytest.Mo
         assert min(times.launch_s, times.one_row_s, times.many_rows_s) > 0  # a busy machine may turn their order round
 
 
+def test_kernels_are_as_slow_as_in_a_server_with_clients(tmp_path: Path):
+    planned = {1: {"tpot_p50_ms": 10.7, "ttft_p50_ms": 45.7}, 4: {"tpot_p50_ms": 22.2}}
+    measured = {1: {"tpot_p50_ms": 12.7, "ttft_p50_ms": 53.7}, 4: {"tpot_p50_ms": 24.2}}
+    assert measuring_servers.stretch_of(planned, planned, KERNELS) == pytest.approx(1.0)
+    assert measuring_servers.stretch_of(measured, planned, KERNELS) == pytest.approx(1.2), "of 1.2, 1.1 and 1.2"
+    slower = tpot_ms(tmp_path, kernels=replace(KERNELS, stretch=1.2))
+    alone = 700e-3  # of a step and a request
+    assert (slower - alone) / (tpot_ms(tmp_path, kernels=KERNELS) - alone) == pytest.approx(1.2, abs=0.05)
+
+
+@pytest.mark.skipif(compiling.find_compiler() is None, reason="no C++ compiler on this machine")
+def test_a_server_with_something_to_compute_can_be_measured(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root / ".pytest_cache" / "kernels"))
+    monkeypatch.setattr(measuring_servers, "ANSWERS", 1)
+    text = calibration_text(FOUND, file="here.yaml", torch="2", processor="a CPU", memory_gib=16.0, kernels=KERNELS)
+    assert measuring_servers.measure_stretch(text, KERNELS) > measuring_servers.LEAST_STRETCH
+
+
 def test_without_a_compiler_there_are_no_kernels_to_measure(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(compiling, "find_compiler", lambda: None)
     assert measure_kernels(FOUND) is None
@@ -144,10 +163,12 @@ def test_without_a_compiler_there_are_no_kernels_to_measure(monkeypatch: pytest.
 def test_the_command_writes_the_file_and_says_when_it_cannot(llmc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(measuring, "calibrate", lambda: FOUND)
     monkeypatch.setattr(calibrating, "measure_kernels", lambda found: KERNELS)
+    monkeypatch.setattr(calibrating, "measure_stretch", lambda text, kernels: 1.25)
     monkeypatch.setattr(calibrating.os, "getloadavg", lambda: (7.0, 0.0, 0.0))
     ran = llmc("doctor", "--calibrate", tmp_path / "here.yaml")
     assert ran.status == 0
     assert (tmp_path / "here.yaml").read_text() in ran.out
+    assert "1.25 times as long" in ran.out
     assert "the load is 7.0" in ran.err
     gone = llmc("doctor", "--calibrate", tmp_path / "nowhere/here.yaml")
     assert (gone.status, "cannot be written: No such file" in gone.err) == (2, True)
