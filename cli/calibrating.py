@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .faults import FINE, WRONG_USAGE
-from .measuring_servers import DEEP, SHALLOW, KernelTimes, measure_kernels, measure_stretch
+from .measuring_servers import BY_THEMSELVES, DEEP, SHALLOW, KernelTimes, Stretch, measure_kernels, measure_stretch
 
 if TYPE_CHECKING:
     from ..runtimes.pytorch.calibrate import Calibration, ProductTimes
@@ -87,7 +87,7 @@ def _kernels(kernels: KernelTimes, found: Calibration) -> str:
         f"        {name}: {_rate(name, times, found, launch_s=kernels.launch_s, stretch=kernels.stretch)}"
         for name, times in kernels.products.items()
     )
-    attention = kernels.attention_flops_per_s / found.flops_per_s["bf16"] / kernels.stretch
+    attention = kernels.attention_flops_per_s / found.flops_per_s["bf16"] / kernels.stretch.computing
     return f"""\
     kernels:  # of servers with nothing to compute, of {SHALLOW} and {DEEP} layers: a token of an answer that is alone
       step_us: {kernels.step_s * 1e6:.1f}  # without any layer, over HTTP, with the client on this machine
@@ -95,13 +95,18 @@ def _kernels(kernels: KernelTimes, found: Calibration) -> str:
       request_us: {kernels.request_s * 1e6:.1f}  # each answer more in a step
       first_token_us: {kernels.first_token_s * 1e6:.1f}  # over HTTP, beside the step
       attention: {min(attention, 2):.2f}  # of a prompt of 512 tokens, the pairs that are seen
-      products:  # as above, with the kernels of linear layers, as layers start them; all {kernels.stretch:.2f} times as long, as in a server of 100M parameters with clients
+      products:  # as above, with the kernels of linear layers, as layers start them. In a server of 100M parameters reading takes {kernels.stretch.reading:.2f} times as long, and arithmetic {kernels.stretch.computing:.2f}: both are in here
 {rates}
 """
 
 
 def _rate(
-    name: str, times: ProductTimes, found: Calibration, *, launch_s: float | None = None, stretch: float = 1.0
+    name: str,
+    times: ProductTimes,
+    found: Calibration,
+    *,
+    launch_s: float | None = None,
+    stretch: Stretch = BY_THEMSELVES,
 ) -> str:
     """A format's line: times as shares of what this machine could do. `launch_s` is that of a step, for kernels that a step records."""
     alone_s, peak = times.launch_s, found.flops_per_s["fp32" if name == "fp32" else "bf16"]
@@ -111,8 +116,8 @@ def _rate(
     else:  # a kernel reads a weight, and then each row takes its time
         row_s = (times.many_rows_s - times.one_row_s) / (MANY_ROWS - 1)
         read_s = times.one_row_s - alone_s - row_s
-    compute = flops / max(row_s, 1e-9) / peak / stretch
-    memory = size / max(read_s, 1e-9) / found.read_bytes_per_s / stretch
+    compute = flops / max(row_s, 1e-9) / peak / stretch.computing
+    memory = size / max(read_s, 1e-9) / found.read_bytes_per_s / stretch.reading
     return f"{{compute: {min(compute, 2):.2f}, memory: {min(memory, 2):.2f}, launch_us: {(launch_s or alone_s) * 1e6:.1f}}}"
 
 

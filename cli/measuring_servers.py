@@ -11,8 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..compiler.lower.serving import SPIN_COUNT
 from ..compiler.pipeline import build, plan_specs
@@ -37,7 +36,7 @@ WHOLE = """llmc: 1
 extends: here.yaml
 name: measured
 model: {family: llama, hidden_size: 768, num_layers: 12, num_heads: 12, num_kv_heads: 4, intermediate_size: 2048, vocab_size: 32000, max_seq_len: 512}
-serve: {max_seq_len: 512, weights: {dtype: bf16}, kv_cache: {dtype: bf16}, layout: {max_batch: 4}, workload: {input_tokens: 64, output_tokens: 32, concurrency: 4}}
+serve: {max_seq_len: 512, weights: {dtype: bf16}, kv_cache: {dtype: bf16}, layout: {max_batch: 4}, workload: {input_tokens: 64, output_tokens: 32, concurrency: 1}}
 """
 """A server with something to compute: 100M parameters."""
 PROMPT = 64
@@ -46,6 +45,16 @@ PRODUCTS = 4
 LEAST_S, LEAST_STRETCH = 1e-7, 0.1
 MANY, ANSWERS, ANSWER = 4, 12, 64
 """Answers at a time, how many, and their tokens."""
+
+
+class Stretch(NamedTuple):
+    """How much longer kernels take in a server with clients than by themselves: all are on the same cores."""
+
+    reading: float = 1.0
+    computing: float = 1.0
+
+
+BY_THEMSELVES = Stretch()
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,7 @@ class KernelTimes:
     first_token_s: float
     attention_flops_per_s: float
     products: Mapping[str, ProductTimes]
-    stretch: float = 1.0
-    """How much longer kernels take in a server with clients than by themselves: all are on the same cores."""
+    stretch: Stretch = BY_THEMSELVES
 
 
 def measure_kernels(found: Calibration) -> KernelTimes | None:
@@ -93,8 +101,8 @@ def measure_kernels(found: Calibration) -> KernelTimes | None:
     )
 
 
-def measure_stretch(text: str, kernels: KernelTimes) -> float:
-    """Of a server of 100M parameters: what it takes over what its plan by `text`, the calibration so far, says."""
+def measure_stretch(text: str, kernels: KernelTimes) -> Stretch:
+    """Of a server of 100M parameters, one answer at a time: what it takes over what its plan by `text`, the calibration so far, says."""
     from ..compiler.emit.tree import write_tree
     from ..runtimes.serving.arrivals import ClosedLoop
 
@@ -107,31 +115,26 @@ def measure_stretch(text: str, kernels: KernelTimes) -> float:
         result = build(folder / "spec.yaml", folder / "program")
         assert result.tree is not None, [each.message for each in result.diagnostics]
         write_tree(result.tree, folder / "program")
-        loads = {
-            at_a_time: ClosedLoop(at_a_time, [(PROMPT, ANSWER // 2)] * (ANSWERS + at_a_time)) for at_a_time in (1, MANY)
-        }
-        measured = _over_http(folder / "program", loads)
+        load = ClosedLoop(1, [(PROMPT, ANSWER // 2)] * (2 * ANSWERS))
+        (measured,) = _over_http(folder / "program", {1: load}).values()
     assert entry.spec is not None
     assert entry.spec.serve is not None
     assert entry.serve is not None
-    chosen, serve = entry.serve.found.good[0], entry.spec.serve
-    return stretch_of(measured, {number: played_load(chosen, serve, load) for number, load in loads.items()}, kernels)
+    return stretch_of(measured, played_load(entry.serve.found.good[0], entry.spec.serve, load), kernels)
 
 
-def stretch_of(
-    measured: Mapping[int, Mapping[str, float]], planned: Mapping[int, Mapping[str, float]], kernels: KernelTimes
-) -> float:
-    """Answers at a time -> figures, of both. The median of a token's, alone and not, and of the first token's: without what
-    is measured over HTTP already."""
-    host_s = {number: kernels.step_s + number * kernels.request_s for number in measured}
-    ratios = [
-        (measured[number]["tpot_p50_ms"] / 1e3 - host_s[number])
-        / (planned[number]["tpot_p50_ms"] / 1e3 - host_s[number])
-        for number in measured
-    ]
-    first_s = kernels.first_token_s + host_s[1]
-    ratios.append((measured[1]["ttft_p50_ms"] / 1e3 - first_s) / (planned[1]["ttft_p50_ms"] / 1e3 - first_s))
-    return max(median(ratios), LEAST_STRETCH)
+def stretch_of(measured: Mapping[str, float], planned: Mapping[str, float], kernels: KernelTimes) -> Stretch:
+    """From the figures of answers that are alone. Beside what was measured over HTTP already, a token takes the reading of all weights and
+    one row's arithmetic, and a prompt the same reading and the arithmetic of its rows."""
+
+    def parts(figures: Mapping[str, float]) -> tuple[float, float]:
+        token_s = figures["tpot_p50_ms"] / 1e3 - kernels.step_s - kernels.request_s
+        prompt_s = figures["ttft_p50_ms"] / 1e3 - kernels.first_token_s - kernels.step_s - kernels.request_s
+        row_s = (prompt_s - token_s) / (PROMPT - 1)
+        return token_s - row_s, row_s
+
+    (found_read_s, found_row_s), (read_s, row_s) = parts(measured), parts(planned)
+    return Stretch(max(found_read_s / read_s, LEAST_STRETCH), max(found_row_s / row_s, LEAST_STRETCH))
 
 
 def _measured_server(folder: Path, *, weights: str, layers: int) -> dict[str, Any]:
@@ -160,7 +163,7 @@ def _over_http(program: Path, loads: Mapping[int, ClosedLoop]) -> dict[int, dict
         assert server.stdout is not None
         target = Target(server.stdout.readline().removeprefix("serving on ").strip(), "measured", token_ids=VOCAB)
 
-        asyncio.run(measure(target, loads[MANY]))  # the first ones prepare
+        asyncio.run(measure(target, max(loads.items())[1]))  # the first ones prepare
         return {
             number: figures(asyncio.run(measure(target, load)), slo={}, predicted={}) for number, load in loads.items()
         }

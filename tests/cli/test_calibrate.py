@@ -9,7 +9,7 @@ import pytest
 
 from llmc.cli import calibrating, measuring_servers
 from llmc.cli.calibrating import calibration_text
-from llmc.cli.measuring_servers import KernelTimes, measure_kernels
+from llmc.cli.measuring_servers import KernelTimes, Stretch, measure_kernels
 from llmc.compiler.pipeline import plan_specs
 from llmc.runtimes.kernels import compile as compiling
 from llmc.runtimes.pytorch import calibrate as measuring
@@ -137,11 +137,11 @@ def test_servers_with_kernels_can_be_measured(root: Path, monkeypatch: pytest.Mo
 
 
 def test_kernels_are_as_slow_as_in_a_server_with_clients(tmp_path: Path):
-    planned = {1: {"tpot_p50_ms": 10.7, "ttft_p50_ms": 45.7}, 4: {"tpot_p50_ms": 22.2}}
-    measured = {1: {"tpot_p50_ms": 12.7, "ttft_p50_ms": 53.7}, 4: {"tpot_p50_ms": 24.2}}
-    assert measuring_servers.stretch_of(planned, planned, KERNELS) == pytest.approx(1.0)
-    assert measuring_servers.stretch_of(measured, planned, KERNELS) == pytest.approx(1.2), "of 1.2, 1.1 and 1.2"
-    slower = tpot_ms(tmp_path, kernels=replace(KERNELS, stretch=1.2))
+    planned = {"tpot_p50_ms": 0.7 + 10 + 0.5, "ttft_p50_ms": 5.7 + 10 + 64 * 0.5}
+    measured = {"tpot_p50_ms": 0.7 + 12 + 0.75, "ttft_p50_ms": 5.7 + 12 + 64 * 0.75}
+    assert measuring_servers.stretch_of(planned, planned, KERNELS) == pytest.approx(Stretch())
+    assert measuring_servers.stretch_of(measured, planned, KERNELS) == pytest.approx(Stretch(1.2, 1.5))
+    slower = tpot_ms(tmp_path, kernels=replace(KERNELS, stretch=Stretch(1.2, 1.2)))
     alone = 700e-3  # of a step and a request
     assert (slower - alone) / (tpot_ms(tmp_path, kernels=KERNELS) - alone) == pytest.approx(1.2, abs=0.05)
 
@@ -151,7 +151,7 @@ def test_a_server_with_something_to_compute_can_be_measured(root: Path, monkeypa
     monkeypatch.setenv("XDG_CACHE_HOME", str(root / ".pytest_cache" / "kernels"))
     monkeypatch.setattr(measuring_servers, "ANSWERS", 1)
     text = calibration_text(FOUND, file="here.yaml", torch="2", processor="a CPU", memory_gib=16.0, kernels=KERNELS)
-    assert measuring_servers.measure_stretch(text, KERNELS) > measuring_servers.LEAST_STRETCH
+    assert min(measuring_servers.measure_stretch(text, KERNELS)) >= measuring_servers.LEAST_STRETCH
 
 
 def test_without_a_compiler_there_are_no_kernels_to_measure(monkeypatch: pytest.MonkeyPatch, capsys):
@@ -163,12 +163,12 @@ def test_without_a_compiler_there_are_no_kernels_to_measure(monkeypatch: pytest.
 def test_the_command_writes_the_file_and_says_when_it_cannot(llmc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(measuring, "calibrate", lambda: FOUND)
     monkeypatch.setattr(calibrating, "measure_kernels", lambda found: KERNELS)
-    monkeypatch.setattr(calibrating, "measure_stretch", lambda text, kernels: 1.25)
+    monkeypatch.setattr(calibrating, "measure_stretch", lambda text, kernels: Stretch(1.25, 1.5))
     monkeypatch.setattr(calibrating.os, "getloadavg", lambda: (7.0, 0.0, 0.0))
     ran = llmc("doctor", "--calibrate", tmp_path / "here.yaml")
     assert ran.status == 0
     assert (tmp_path / "here.yaml").read_text() in ran.out
-    assert "1.25 times as long" in ran.out
+    assert "reading takes 1.25 times as long, and arithmetic 1.50" in ran.out
     assert "the load is 7.0" in ran.err
     gone = llmc("doctor", "--calibrate", tmp_path / "nowhere/here.yaml")
     assert (gone.status, "cannot be written: No such file" in gone.err) == (2, True)

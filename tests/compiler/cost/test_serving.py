@@ -83,7 +83,7 @@ def test_a_cache_in_int8_has_a_scale_of_two_bytes_for_each_head_of_a_token():
 
 
 def test_rounded_activations_make_prompts_shorter_and_answers_as_long_as_their_weights():
-    """On the CPU of the catalog, whose peak in int8 is twice that in bf16; our kernel reaches 0.7 of it, bf16 is counted
+    """On the CPU of the catalog, whose peak in int8 is twice that in bf16; our kernel reaches 0.64 of it, bf16 is counted
     with 0.4. Attention stays what it is."""
     peaks = {"fp32": 0.175, "bf16": 0.402, "int8": 0.803}
     machine = h100s(1, kind="cpu", architecture=None, memory_gb_s=30.0, peak_tflops=peaks)
