@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..compiler.lower.serving import SPIN_COUNT
-from ..compiler.pipeline import build, plan_specs
+from ..compiler.pipeline import PlanEntry, build
 from ..compiler.planner.serve_simulation import played_load
 
 if TYPE_CHECKING:
@@ -103,18 +103,13 @@ def measure_kernels(found: Calibration) -> KernelTimes | None:
 
 def measure_stretch(text: str, kernels: KernelTimes) -> Stretch:
     """Of a server of 100M parameters, one answer at a time: what it takes over what its plan by `text`, the calibration so far, says."""
-    from ..compiler.emit.tree import write_tree
     from ..runtimes.serving.arrivals import ClosedLoop
 
     print("measuring a server with something to compute, about twenty seconds", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "here.yaml").write_text(text, encoding="utf-8")
-        (folder / "spec.yaml").write_text(WHOLE, encoding="utf-8")
-        (entry,) = plan_specs([folder / "spec.yaml"], [])
-        result = build(folder / "spec.yaml", folder / "program")
-        assert result.tree is not None, [each.message for each in result.diagnostics]
-        write_tree(result.tree, folder / "program")
+        entry = _build(WHOLE, folder / "program")
         load = ClosedLoop(1, [(PROMPT, ANSWER // 2)] * (2 * ANSWERS))
         (measured,) = _over_http(folder / "program", {1: load}).values()
     assert entry.spec is not None
@@ -137,16 +132,21 @@ def stretch_of(measured: Mapping[str, float], planned: Mapping[str, float], kern
     return Stretch(max(found_read_s / read_s, LEAST_STRETCH), max(found_row_s / row_s, LEAST_STRETCH))
 
 
-def _measured_server(folder: Path, *, weights: str, layers: int) -> dict[str, Any]:
+def _build(spec: str, out: Path) -> PlanEntry:
+    """The program of a spec, which lies beside it; what was planned for it."""
     from ..compiler.emit.tree import write_tree
 
-    spec, out = folder / f"{weights}-{layers}.yaml", folder / f"{weights}-{layers}"
-    spec.write_text(
-        SERVER.format(hidden=HIDDEN, vocab=VOCAB, layers=layers, weights=weights, most=MANY), encoding="utf-8"
-    )
-    result = build(spec, out)
+    file = out.with_suffix(".yaml")
+    file.write_text(spec, encoding="utf-8")
+    result = build(file, out)
     assert result.tree is not None, [each.message for each in result.diagnostics]
     write_tree(result.tree, out)
+    return result.entry
+
+
+def _measured_server(folder: Path, *, weights: str, layers: int) -> dict[str, Any]:
+    out = folder / f"{weights}-{layers}"
+    _build(SERVER.format(hidden=HIDDEN, vocab=VOCAB, layers=layers, weights=weights, most=MANY), out)
     command = [sys.executable, "-m", "llmc.runtimes.pytorch.calibrate_server", str(out), str(TRIED_S)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=_environment())
     return json.loads(done.stdout)
