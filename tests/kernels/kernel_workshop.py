@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import ModuleType
 
 from llmc.compiler.emit.render import render
 from llmc.compiler.kernels.kernel import Kernel
+from llmc.runtimes.common.modules import module_of
 
 
 @dataclass
@@ -30,9 +30,4 @@ class Workshop:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
         file = folder / "kernels" / f"{kernel.name}.py"
-        spec = importlib.util.spec_from_file_location(f"kernel_{kernel.name}_{self.count}", file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+        return module_of(file)
