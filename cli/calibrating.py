@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from ..runtimes.pytorch.calibrate import Calibration, ProductTimes
 
 MANY_ROWS, WEIGHT_SIZE = 128, 1536
-WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 8.25 / 8, "int4": 4.5 / 8}
-"""Of the measured products, as runtimes/pytorch/calibrate.py has them; a test compares."""
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
+KERNEL_BYTES = {"bf16": 12 / 8, "int8": 8.25 / 8, "int4": 4.5 / 8}
+"""Of the measured products, PyTorch's as runtimes/pytorch/calibrate.py has them, and those of kernels; tests compare."""
 
 HEAD = """\
 # This machine, measured by `llmc doctor --calibrate`: torch {torch}, {threads} {words}, {processor}.
@@ -110,10 +111,12 @@ def _rate(
 ) -> str:
     """A format's line: times as shares of what this machine could do. `launch_s` is that of a step, for kernels that a step records."""
     alone_s, peak = times.launch_s, found.flops_per_s["fp32" if name == "fp32" else "bf16"]
-    flops, size = 2 * WEIGHT_SIZE**2, WEIGHT_BYTES[name] * WEIGHT_SIZE**2
+    flops, weights = 2 * WEIGHT_SIZE**2, WEIGHT_SIZE**2
     if launch_s is None:
+        size = WEIGHT_BYTES[name] * weights
         row_s, read_s = (times.many_rows_s - alone_s) / MANY_ROWS, times.one_row_s - alone_s
     else:  # a kernel reads a weight, and then each row takes its time
+        size = KERNEL_BYTES[name] * weights
         row_s = (times.many_rows_s - times.one_row_s) / (MANY_ROWS - 1)
         read_s = times.one_row_s - alone_s - row_s
     compute = flops / max(row_s, 1e-9) / peak / stretch.computing

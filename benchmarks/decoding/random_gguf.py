@@ -49,7 +49,7 @@ def write_random_gguf(path: Path, shape: Shape) -> None:
     writer.add_vocab_size(shape.vocabulary)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([f"t{number}" for number in range(shape.vocabulary)])
+    writer.add_token_list(["t", "0", *(f"t{number}" for number in range(shape.vocabulary - 2))])
     writer.add_token_types([1] * shape.vocabulary)
     writer.add_token_merges(["t 0"])  # llama.cpp wants one
     writer.add_bos_token_id(0)

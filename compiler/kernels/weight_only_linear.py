@@ -1,4 +1,4 @@
-"""Linear layers of a server, whose weights are kept in the order in which they are read: in bf16, or in 8 or 4 bits.
+"""Linear layers of a server, whose weights are kept in the order in which they are read: bf16 in 12 bits without loss, or rounded to 8 or 4.
 
 Fuses    dequantise -> linear: the weights are read in the bits that they are stored in, and become numbers in registers.
 Applies  to the servers of serving.py: to every linear layer, and to the head, which is in 8 bits beside layers in 4. In C++ for
@@ -11,7 +11,7 @@ Truth    runtimes/reference/weight_only.py: weight_only_linear; F.linear for bf1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from .kernel import BYTES, Kernel
@@ -31,6 +31,8 @@ GROUPS: dict[Bits, int] = {8: 64, 4: 32}
 HEAD_BITS: Bits = 8
 """The head decides between tokens that are nearly as likely: four bits would cost more there than anywhere else."""
 SCALE_BITS = 16
+LOSSLESS_BITS = 12.0
+"""Of a bf16 number (runtimes/pytorch/lossless.py). The few that have no code add one in a thousand where weights are normally distributed."""
 INTEGERS = "integer_linear"
 """The template of products whose inputs are rounded as well."""
 
@@ -38,12 +40,14 @@ INTEGERS = "integer_linear"
 @dataclass(frozen=True, kw_only=True)
 class WeightOnlyLinear(Kernel):
     bits: Bits
-    """16 are a bf16 number as it is."""
+    """16 are a bf16 number, all of whose bits are kept."""
     group: int | None
     """Weights that share a scale; None for bf16, which has none."""
     has_offset: bool
     """Codes count from the middle of their group's range; else from zero."""
     has_bias: bool
+    is_table: bool = False
+    """Whether a weight in bf16 is also the table of embeddings, of which rows are read."""
     tile_rows: int = 96
     """Rows whose sums, 64 columns each, stay in the L1 cache beside what they are made of."""
     prefetch_bytes: int = 4096
@@ -68,7 +72,7 @@ class WeightOnlyLinear(Kernel):
     @property
     def num_pointers(self) -> int:
         """Tensors that the C++ function takes."""
-        return 3 + self.has_scales + self.has_offset + self.has_bias
+        return (4 if self.has_scales else 6) + self.has_offset + self.has_bias
 
     @property
     def class_name(self) -> str:
@@ -133,12 +137,12 @@ class WeightOnlyLinear(Kernel):
 
     @property
     def weight_bits(self) -> float:
-        return self.bits if self.group is None else bits_of(self.bits, group=self.group, has_offset=self.has_offset)
+        return LOSSLESS_BITS if self.group is None else bits_of(self.bits, group=self.group, has_offset=self.has_offset)
 
     @property
     def fuses(self) -> str:
         if not self.has_scales:
-            return "weights of bf16 in the order in which they are read, linear"
+            return "upper bytes of bf16 from codes of four bits, linear"
         if self.rounds_inputs:
             return f"inputs to 8 bits, linear with weights of {self.bits}"
         return f"weights of {self.bits} bits to numbers, linear"
@@ -146,7 +150,7 @@ class WeightOnlyLinear(Kernel):
     @property
     def price(self) -> str:
         if not self.has_scales:
-            return "each weight put in order, 4 more bytes through memory, at every step"
+            return "each weight put together, 4 more bytes through memory, at every step"
         return (
             f"each weight read from {self.bits} bits, written and read again in {8 * self.number_bytes}, at every step"
         )
@@ -159,7 +163,8 @@ def choose_weight_only(
     `chip`, which needs none for bf16; else in C++."""
     assert spec.serve is not None
     if weights not in BITS:
-        return () if chip is not None else (_kernel(16, None, dtype=dtype, has_offset=False, has_bias=_has_bias(spec)),)
+        lossless = _kernel(16, None, dtype=dtype, has_offset=False, has_bias=_has_bias(spec))
+        return () if chip is not None else (replace(lossless, is_table=spec.model.tie_embeddings),)
     bits = BITS[weights]
     asked = spec.serve.weights
     has_offset = not asked.symmetric

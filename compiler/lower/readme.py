@@ -53,6 +53,8 @@ class ReadmeView:
     ranks_of_node: int
     kernels: tuple[KernelRow, ...]
     packed: tuple[str, ...]
+    lossless_bits: float
+    """That bf16 weights take where linear layers are kernels; else 0."""
     """Of a server whose weights are kept in few bits: a line on each kernel."""
     has_kernels: bool
     left_alone: tuple[tuple[str, str], ...]
@@ -83,6 +85,7 @@ def lower_readme(
     origin: str,
 ) -> ReadmeView:
     has_kernels = train is not None
+    products = [each for each in kernels if isinstance(each, WeightOnlyLinear)]
     devices = plan.serve.devices // plan.serve.layout.replicas if plan.serve else 1
     is_tpu = spec.hardware.accelerator.kind == "tpu"
     ranks = 1 if is_tpu else devices  # one process has all chips
@@ -98,7 +101,8 @@ def lower_readme(
         ranks=ranks,
         ranks_of_node=machines_of(spec, ranks).per_node,
         kernels=tuple(_kernel(each) for each in kernels) if has_kernels else (),
-        packed=_packed([each for each in kernels if isinstance(each, WeightOnlyLinear) and each.has_scales]),
+        packed=_packed([each for each in products if each.has_scales]),
+        lossless_bits=next((each.weight_bits for each in products if not each.has_scales), 0.0),
         has_kernels=bool(kernels) and (has_kernels or train is None),
         left_alone=tuple(left_alone(setting).items()) if setting is not None and has_kernels else (),
         launch_target=spec.deploy.target if spec.deploy is not None else "",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..cost.load import Load, Service, held_tokens, serve
 from ..cost.serving import Engine, EngineShape, KeptBits
-from ..kernels.weight_only_linear import BITS, GROUPS, HEAD_BITS, bits_of, group_of
+from ..kernels.weight_only_linear import BITS, GROUPS, HEAD_BITS, LOSSLESS_BITS, bits_of, group_of
 from .enumerate import divisors
 
 if TYPE_CHECKING:
@@ -104,7 +104,9 @@ def search_serving(
     found = ServeSearch()
     alike: dict[EngineShape, Engine] = {}
     for plain in _shapes(asked, graph, machine, found):
-        shape = replace(plain, has_kernels=has_kernels is not None and has_kernels(plain))
+        ours = has_kernels is not None and has_kernels(plain)
+        kept = kept_bits(asked.weights, plain.weights, kind=machine.kind, has_kernels=ours)
+        shape = replace(plain, has_kernels=ours, kept=kept)
         engine = Engine(graph, machine, shape, alike=alike.get(replace(shape, pp=1)))
         alike.setdefault(replace(shape, pp=1), engine)
         refused = refusal(shape) if refusal is not None else None
@@ -180,10 +182,8 @@ def _shapes(asked: Serve, graph: Graph, machine: Machine, found: ServeSearch) ->
                     found.skipped.append((TOO_MANY, devices, machine.num_devices))
                     continue
                 for ep in _expert_degrees(asked, graph, tp=tp, found=found):
-                    kept = kept_bits(asked.weights, weights, kind=machine.kind)
-                    formats = {"weights": weights, "kv_dtype": asked.kv_cache.dtype, "kept": kept}
-                    rounds = asked.weights.activations is not None and weights in BITS
-                    yield EngineShape(tp=tp, pp=pp, ep=ep, **formats, rounds_activations=rounds)
+                    rounds, kept = asked.weights.activations is not None and weights in BITS, asked.kv_cache.dtype
+                    yield EngineShape(tp, pp, ep, weights, kept, rounds_activations=rounds)
 
 
 def _expert_degrees(asked: Serve, graph: Graph, *, tp: int, found: ServeSearch) -> Iterator[int]:
@@ -261,8 +261,10 @@ def _formats(weights: Weights) -> tuple[WeightDtype, ...]:
     return weights.dtype
 
 
-def kept_bits(asked: Weights, label: str, *, kind: str) -> KeptBits | None:
-    """What our program keeps of a weight in few bits on a CPU, and anyone's with groups of a stated size."""
+def kept_bits(asked: Weights, label: str, *, kind: str, has_kernels: bool = False) -> KeptBits | None:
+    """What our program keeps of a weight on a CPU, in few bits or, where it `has_kernels`, in bf16; and anyone's in groups of a stated size."""
+    if label == "bf16" and has_kernels:
+        return KeptBits(LOSSLESS_BITS, LOSSLESS_BITS)
     bits = BITS.get(label)
     if bits is None or (kind != "cpu" and asked.group is None):
         return None

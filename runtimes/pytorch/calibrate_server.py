@@ -64,8 +64,7 @@ def _products(linear: Any, tried_s: float) -> ProductTimes:
     def layers(size: int) -> list[Any]:
         first = linear(size, size)
         first.fill_randomly(deviation=0.02)
-        size_bytes = sum(each.nbytes for each in (*first.parameters(), *first.buffers()))
-        return [first, *(copy.deepcopy(first) for _ in range(num_weights(size_bytes) - 1))]
+        return [first, *(copy.deepcopy(first) for _ in range(num_weights(first.num_bytes) - 1))]
 
     return product_times(layers(WEIGHT_SIZE), layers(LAUNCH_SIZE), torch.bfloat16, tried_s, turn_s=middle)
 

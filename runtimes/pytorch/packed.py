@@ -1,11 +1,11 @@
-"""Linear layers that keep their weight in the order in which kernels read it, in bf16 or in few bits.
+"""Linear layers that keep their weight in the order in which kernels read it, and those of them in few bits.
 
-Sixteen rows of a weight [N, K] are a panel, a lane each; a lane has 32-bit words of neighbouring codes along K:
+Sixteen rows of a weight [N, K] are a panel, a lane each; in few bits a lane has 32-bit words of neighbouring codes along K:
 
     codes [N/16, K/WORD, 16], scales and offsets [N/16, groups, 16]        N and K filled up with zeros
 
-Words have their codes in the order that kernels/int*_linear.cpp of a build names: even ones in the lower half. A word of bf16
-is a pair of neighbours.
+Words have their codes in the order that kernels/int*_linear.cpp of a build names: even ones in the lower half. How
+bf16 lies in panels is told in lossless.py.
 """
 
 from __future__ import annotations
@@ -19,20 +19,17 @@ from torch import Tensor, nn
 from ..reference.weight_only import Quantised, dequantise, quantise
 
 LANES = 16
-_ROUNDED_ROWS = 2048
-"""Rows that are rounded at a time: what that takes beside the weight itself stays small."""
+ROWS_AT_A_TIME = 2048
+"""Rows that are put in order at a time: what that takes beside the weight itself stays small."""
 
 
 class PanelLinear(nn.Module):
-    """A layer whose weight is in bf16, without its product, which the generated subclass has."""
-
-    bits: ClassVar[int] = 16
+    """A layer whose weight lies in panels, in a subclass's format, without its product, which the generated subclass of that has."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        panels, words = -(-out_features // LANES), -(-in_features // self.word)
-        self.codes = in_huge_pages((panels, words, LANES), torch.int32)
+        self.num_panels = -(-out_features // LANES)
         self.weight = nn.Parameter(
             torch.empty(out_features, in_features, device="meta")
         )  # what a checkpoint has; no memory
@@ -43,40 +40,21 @@ class PanelLinear(nn.Module):
         return self.forward(x)
 
     @property
-    def word(self) -> int:
-        """Codes of a word."""
-        return 32 // self.bits
-
-    @property
     def num_bytes(self) -> int:
         """What the weight takes."""
-        return self.codes.nbytes
+        raise NotImplementedError
 
-    @torch.no_grad()
     def fill(self, weight: Tensor) -> None:
         """Keep a weight [N, K]."""
-        assert weight.shape == self.weight.shape
-        pairs = nn.functional.pad(weight.to(torch.bfloat16), (0, -self.in_features % self.word))
-        self.codes.copy_(_lanes(pairs.contiguous().view(torch.int32)))
+        raise NotImplementedError
 
-    @torch.no_grad()
     def fill_randomly(self, *, deviation: float) -> None:
-        """Numbers of that standard deviation."""
-        self.fill(deviation * torch.randn(self.out_features, self.in_features))
-
-    def whole(self) -> Tensor:
-        """The weight [N, K] that inputs are multiplied with."""
-        return self._of_rows(self.codes).contiguous().view(torch.bfloat16)[:, : self.in_features]
+        """Numbers of about that standard deviation."""
+        raise NotImplementedError
 
     def rows(self, tokens: Tensor) -> Tensor:
         """Rows [..., K] of the weight, where it is also a table of embeddings."""
-        panel, lane = tokens.flatten() // LANES, tokens.flatten() % LANES
-        found = self.codes[panel, :, lane].view(torch.bfloat16)[:, : self.in_features]
-        return found.reshape(*tokens.shape, self.in_features)
-
-    def _of_rows(self, panels: Tensor) -> Tensor:
-        """[N/16, X, 16] -> [N, X]"""
-        return panels.transpose(1, 2).flatten(0, 1)[: self.out_features]
+        raise NotImplementedError
 
 
 class PackedLinear(PanelLinear):
@@ -88,13 +66,14 @@ class PackedLinear(PanelLinear):
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
         super().__init__(in_features, out_features, bias=bias)
-        panels, groups = -(-out_features // LANES), -(-in_features // self.group)
-        self.scales = in_huge_pages((panels, groups, LANES), torch.bfloat16)
-        self.offsets = in_huge_pages((panels, groups, LANES), torch.bfloat16) if self.has_offset else None
+        words, groups = -(-in_features // (32 // self.bits)), -(-in_features // self.group)
+        self.codes = in_huge_pages((self.num_panels, words, LANES), torch.int32)
+        self.scales = in_huge_pages((self.num_panels, groups, LANES), torch.bfloat16)
+        self.offsets = in_huge_pages((self.num_panels, groups, LANES), torch.bfloat16) if self.has_offset else None
 
     @property
     def num_bytes(self) -> int:
-        return super().num_bytes + self.scales.nbytes + (0 if self.offsets is None else self.offsets.nbytes)
+        return self.codes.nbytes + self.scales.nbytes + (0 if self.offsets is None else self.offsets.nbytes)
 
     @property
     def zero(self) -> int:
@@ -105,8 +84,8 @@ class PackedLinear(PanelLinear):
     def fill(self, weight: Tensor) -> None:
         """Round a weight [N, K] and keep it."""
         assert weight.shape == self.weight.shape
-        for first in range(0, self.out_features, _ROUNDED_ROWS):
-            rows = weight[first : first + _ROUNDED_ROWS]
+        for first in range(0, self.out_features, ROWS_AT_A_TIME):
+            rows = weight[first : first + ROWS_AT_A_TIME]
             found = quantise(rows, bits=self.bits, group=self.group, has_offset=self.has_offset)
             panels = slice(first // LANES, first // LANES + -(-len(rows) // LANES))
             self.codes[panels] = _words(found.codes + self.zero, bits=self.bits)
@@ -132,8 +111,11 @@ class PackedLinear(PanelLinear):
         offsets = None if self.offsets is None else self._of_rows(self.offsets)
         return Quantised(self._of_rows(codes)[:, : self.in_features], self._of_rows(self.scales), offsets)
 
+    def _of_rows(self, panels: Tensor) -> Tensor:
+        """[N/16, X, 16] -> [N, X]"""
+        return panels.transpose(1, 2).flatten(0, 1)[: self.out_features]
+
     def rows(self, tokens: Tensor) -> Tensor:
-        """Rows [..., K] of the weight, where it is also a table of embeddings."""
         panel, lane = tokens.flatten() // LANES, tokens.flatten() % LANES
         codes = _codes(self.codes[panel, :, lane][:, :, None], bits=self.bits) - self.zero
         offsets = None if self.offsets is None else self.offsets[panel, :, lane]

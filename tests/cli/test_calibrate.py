@@ -11,9 +11,11 @@ from llmc.cli import calibrating, measuring_servers
 from llmc.cli.calibrating import calibration_text
 from llmc.cli.measuring_servers import KernelTimes, Stretch, measure_kernels
 from llmc.compiler.pipeline import plan_specs
+from llmc.compiler.planner.serve_search import kept_bits
 from llmc.runtimes.kernels import compile as compiling
 from llmc.runtimes.pytorch import calibrate as measuring
 from llmc.runtimes.pytorch.calibrate import Calibration, ProductTimes, calibrate
+from llmc.spec.serving import Weights
 
 FOUND = Calibration(
     threads=2,
@@ -103,6 +105,13 @@ def test_products_become_shares_of_what_the_machine_could_do():
     compute = 2 * 128 * 1536**2 / 0.39e-3 / 2.4e12
     memory = 2 * 1536**2 / 190e-6 / 40e9
     assert f"bf16: {{compute: {compute:.2f}, memory: {memory:.2f}, launch_us: 10.0}}" in text
+
+
+def test_reading_is_counted_in_the_bytes_that_kernels_keep():
+    for label, size in calibrating.KERNEL_BYTES.items():
+        kept = kept_bits(Weights(dtype=(label,)), label, kind="cpu", has_kernels=True)
+        assert kept is not None
+        assert kept.layers == 8 * size
 
 
 def test_every_figure_says_how_it_was_measured(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llmc.runtimes.kernels.native import CHOICE
+from llmc.runtimes.pytorch.lossless import LosslessLinear
 from llmc.runtimes.pytorch.packed import PanelLinear, fill_randomly
 from llmc.runtimes.pytorch.weights import load_weights, save_weights
 
@@ -24,12 +26,16 @@ SIZES = [(64, 48), (37, 19), (200, 130), (8, 1)]
 """K inputs and N outputs: whole pairs and panels, parts of both, more than one block of panels, next to nothing."""
 ROWS = (1, 2, 5, 13, 33, 100)
 BF16 = torch.bfloat16
-VIEW = samples.weight_only_linear("bf16", bits=16, group=None)
+VIEW = replace(samples.weight_only_linear("bf16", bits=16, group=None), is_table=True)
 
 
 def without_its_instruction(text: str) -> str:
     """The C++ for processors that have no products of bf16."""
     return f"#undef __AVX512BF16__\n{text}"
+
+
+def without_vectors_of_bytes(text: str) -> str:
+    return f"#undef __AVX512BW__\n{text}"
 
 
 def layer_of(workshop: Workshop, depth: int, size: int, *, edit: Callable[[str], str] | None = None) -> Any:
@@ -40,7 +46,7 @@ def layer_of(workshop: Workshop, depth: int, size: int, *, edit: Callable[[str],
     return layer
 
 
-@pytest.mark.parametrize("edit", [None, without_its_instruction])
+@pytest.mark.parametrize("edit", [None, without_its_instruction, without_vectors_of_bytes])
 @torch.no_grad()
 def test_products_agree_with_float64(workshop: Workshop, edit: Callable[[str], str] | None) -> None:
     for depth, size in SIZES:
@@ -79,6 +85,33 @@ def test_what_is_kept_is_the_weight_in_bf16(workshop: Workshop) -> None:
     assert torch.equal(layer.whole(), weight)
     tokens = torch.tensor([[0, 18, 5], [16, 0, 15]])
     assert torch.equal(layer.rows(tokens), weight[tokens])
+    for outside in (-1, 19):
+        with pytest.raises(IndexError, match=r"of a vocabulary of 19"):
+            layer.rows(torch.tensor([3, outside]))
+
+
+@pytest.mark.parametrize("edit", [None, without_its_instruction, without_vectors_of_bytes])
+@torch.no_grad()
+def test_every_bit_is_kept(workshop: Workshop, edit: Callable[[str], str] | None) -> None:
+    """All patterns of 16 bits, most of which have no code; in products those that are numbers no product overflows with."""
+    weight = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(BF16).view(512, 128)
+    layer = workshop.make(VIEW, edit=edit).Bf16Linear(128, 512)
+    layer.fill(weight)
+    assert len(layer.escapes) > 2**15
+    assert torch.equal(layer.whole().view(torch.int16), weight.view(torch.int16))
+    assert torch.equal(LosslessLinear.whole(layer).view(torch.int16), weight.view(torch.int16))
+    wide = (weight.float().abs() < 2.0**100) & (weight.float().abs() > 2.0**-100)
+    layer.fill(weight.where(wide, -0.0))
+    for rows in (3, 70):
+        inputs = random(rows, 128, dtype=BF16), layer.whole(), None
+        assert_accurate(partial(_product, layer), F.linear, inputs)
+
+
+@torch.no_grad()
+def test_trained_weights_take_twelve_bits(workshop: Workshop) -> None:
+    layer = workshop.make(VIEW).Bf16Linear(256, 512)
+    layer.fill(0.02 * random(512, 256))
+    assert 12 < 8 * layer.num_bytes / (512 * 256) < 12.1
 
 
 @torch.no_grad()
@@ -93,7 +126,7 @@ def test_a_custom_op_for_those_who_trace(workshop: Workshop) -> None:
     module = workshop.make(VIEW)
     layer = module.Bf16Linear(40, 24)
     layer.fill(random(24, 40))
-    args = (random(3, 40, dtype=BF16), layer.codes, None, 24)
+    args = (random(3, 40, dtype=BF16), layer.units, layer.table, layer.escapes, layer.bounds, None, 24)
     torch.library.opcheck(module.bf16_linear, args, test_utils=("test_schema", "test_faketensor"))
     with torch.no_grad():
         assert torch.equal(module.bf16_linear(*args), layer(args[0]))
@@ -114,7 +147,7 @@ def test_weights_are_put_in_order_as_they_are_loaded(workshop: Workshop, tmp_pat
     layer = model[0]
     assert isinstance(layer, PanelLinear)
     assert torch.equal(layer.whole(), plain[0].weight.to(BF16))
-    assert layer.num_bytes == 32 * 38 * 2  # whole panels and pairs
+    assert layer.num_bytes == 32 * 40 * 1.5 + 16 + 3 * 4 + layer.escapes.nbytes  # whole panels and units
     assert layer.weight.is_meta
 
 

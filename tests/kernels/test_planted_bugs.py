@@ -93,6 +93,14 @@ def weights_in_bf16(workshop: Workshop) -> None:
     test_bf16_linear.test_products_agree_with_float64(workshop, None)
 
 
+def bits_of_weights(workshop: Workshop) -> None:
+    test_bf16_linear.test_every_bit_is_kept(workshop, None)
+
+
+def bits_of_weights_without_vectors(workshop: Workshop) -> None:
+    test_bf16_linear.test_every_bit_is_kept(workshop, test_bf16_linear.without_vectors_of_bytes)
+
+
 def places_of_rows(workshop: Workshop) -> None:
     test_bf16_linear.test_numbers_of_a_row_do_not_depend_on_where_it_stands(workshop)
 
@@ -266,12 +274,24 @@ BUGS: list[tuple[Check, str, str]] = [
     (four_by_eight_bits, "total[i][p] += offset * x.sums[at];", ""),
     (four_by_eight_bits, "row.sums[s] = step * (float)sum", "row.sums[s] = (float)sum"),
     (four_by_eight_bits, "x + i * k + s * INPUTS", "x + i * k"),
-    (weights_in_bf16, "for (; at < w.words; at++) add(at, 0);", ""),
     (weights_in_bf16, "x + i * ldx + at * WORD", "x + at * WORD"),
-    (weights_in_bf16, "total[i] += sums[i][chain]", "total[i] = sums[i][chain]"),
-    (weights_in_bf16, "w.panel(first + p).codes[at]", "w.panel(first).codes[at]"),
-    (weights_in_bf16, "codes + p * words", "codes + p * (words - 1)"),
-    (places_of_rows, "constexpr int CHAINS = 2;", "constexpr int CHAINS = ROWS < 3 ? 2 : 1;"),
+    (weights_in_bf16, "total[i] += sums[i] + load(rest[i])", "total[i] = sums[i] + load(rest[i])"),
+    (weights_in_bf16, "w.panel(first + p);", "w.panel(first);"),
+    (weights_in_bf16, "units + p * num_units", "units + p * (num_units - 1)"),
+    (weights_in_bf16, "_mm512_unpackhi_epi8", "_mm512_unpacklo_epi8"),
+    (weights_in_bf16, "_mm512_srli_epi16(both, 4)", "_mm512_srli_epi16(both, 3)"),
+    (bits_of_weights, "bounds + p, num_units", "bounds, num_units"),
+    (bits_of_weights, "to_float(x[i * ldx + one.column])", "to_float(x[one.column])"),
+    (bits_of_weights, "rest[i][one.lane] +=", "rest[i][one.lane] ="),
+    (bits_of_weights, "one.lane) + one.column % 2", "one.lane)"),
+    (bits_of_weights, "j / 4 % 2, place", "j / 2 % 2, place"),
+    (bits_of_weights, "if (escapes[e].lane == lane)", ""),
+    (bits_of_weights_without_vectors, "half == 0 ? both & 15 : both >> 4", "half == 1 ? both & 15 : both >> 4"),
+    (
+        places_of_rows,
+        "for (int s = 0; s < 4; s++) {",
+        "for (int t = 0; t < 4; t++) {\n        const int s = ROWS < 3 ? t : 3 - t;",
+    ),
 ]
 
 
@@ -282,6 +302,7 @@ def test_planted_bug_is_caught(workshop: Workshop, check: Check, right: str, wro
 
     def make_wrong(view, *, edit=None):
         def plant(text: str) -> str:
+            text = text if edit is None else edit(text)
             assert right in text, "the kernel has changed: plant another bug"
             return text.replace(right, wrong, 1)
 

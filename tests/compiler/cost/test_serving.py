@@ -70,6 +70,15 @@ def test_our_servers_on_cpus_keep_scales_and_a_head_of_eight_bits():
     assert tied.least_step_s() * tied.bandwidth == pytest.approx(read)
 
 
+def test_kernels_keep_bf16_in_twelve_bits():
+    """Of linear layers and the head; norms and a table of embeddings of its own have sixteen."""
+    assert kept_bits(Weights(dtype=("bf16",)), "bf16", kind="cpu") is None
+    kept = kept_bits(Weights(dtype=("bf16",)), "bf16", kind="cpu", has_kernels=True)
+    shape = EngineShape(tp=1, pp=1, ep=1, weights="bf16", kv_dtype="bf16", kept=kept)
+    products = 32 * (4096 * 6144 + 4096 * 4096 + 3 * 4096 * 14336) + 128256 * 4096
+    assert Engine(graph_of(LLAMA_3_8B), h100s(1), shape).weights_bytes == products * 1.5 + (128256 + 65) * 4096 * 2
+
+
 def test_a_cache_in_int8_has_a_scale_of_two_bytes_for_each_head_of_a_token():
     """Read at every step as well."""
     shapes = {dtype: EngineShape(tp=1, pp=1, ep=1, weights="bf16", kv_dtype=dtype) for dtype in ("bf16", "int8")}
