@@ -15,7 +15,8 @@ constexpr int PER_WORD = sizeof(Word) / sizeof(T);
 
 struct Left {
   const Word* words;
-  int64_t row, col;  // distance in words between neighbours along M and along K
+  int64_t row, col;     // distance in words between neighbours along M and along K
+  bool is_far = false;  // rows are not in a near cache: the next tile's are fetched during this one's products
 };
 
 struct Right {
@@ -62,6 +63,9 @@ static inline void tile(int num_words, Left a, Right b, Sum* c, int64_t ldc, boo
 #pragma GCC unroll 4
     for (int j = 0; j < VECTORS; j++) sums[i][j] = add ? load(c + i * ldc + 16 * j) : f32x16{};
   for (int k = 0; k < num_words; k++) {
+    if (a.is_far && k % 16 == 0)
+#pragma GCC unroll 6
+      for (int i = 0; i < ROWS; i++) __builtin_prefetch(a.words + (ROWS + i) * a.row + k);
     u32x16 row[VECTORS];
 #pragma GCC unroll 4
     for (int j = 0; j < VECTORS; j++) memcpy(&row[j], b.words + k * b.ld + 16 * j, 64);

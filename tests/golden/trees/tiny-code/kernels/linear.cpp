@@ -55,7 +55,7 @@ static void multiply(const Number* a, Number* c, int64_t M, int64_t N, int64_t K
         const int rows = (int)std::min(per_part, M - first), columns = (int)std::min<int64_t>(PANEL, N - column);
         Word* packed = kept(right_memory, DEPTH / PER * PANEL);
         pack(column, columns, k, depth, packed);
-        const Left left = {(const Word*)(a + first * K + k), K / PER, 1};
+        const Left left = {(const Word*)(a + first * K + k), K / PER, 1, true};
         Number* out = c + first * N + column;
         if (at_once) {
           matmul<Number>(rows, columns, depth / PER, left, {packed, PANEL}, out, N, false);
@@ -80,15 +80,15 @@ extern "C" void to_input(const Number* d_y, const Number* w, Number* d_x, int64_
   });
 }
 
-// The transpose of x [rows, BLOCK or fewer] as left side: ROWS columns after the other, each [rows / PER][ROWS].
-static void pack_left(int rows, int columns, const Number* x, int64_t ld, Word* packed) {
-  const int64_t words = parts_of(rows, PER);
+// The transpose of x [rows, BLOCK or fewer] as left side: ROWS columns after the other, `stride` words apart, each
+// [rows / PER][ROWS]. Eight words are copied at once: those beyond the six are written anew with the next rows.
+static void pack_left(int rows, int columns, const Number* x, int64_t ld, Word* packed, int64_t stride) {
   alignas(64) Word line[BLOCK + 16] = {};
-  for (int64_t r = 0; r < words; r++) {
-    const Number* row = x + r * PER * ld;
-    for (int j = 0; j < columns; j += 32) __builtin_prefetch(row + 16 * ld + j), __builtin_prefetch(row + 17 * ld + j);
-    pack<Number>(std::min<int>(PER, rows - r * PER), columns, row, ld, line, 0);
-    for (int j = 0; j < columns; j += ROWS) memcpy(packed + (j * words + r * ROWS), line + j, ROWS * sizeof(Word));
+  for (int r = 0; r < rows; r += PER, packed += ROWS) {
+    const Number *row = x + r * ld, *far = row + 32 * ld;
+    for (int j = 0; j < columns; j += 32) __builtin_prefetch(far + j), __builtin_prefetch(far + ld + j);
+    pack<Number>(std::min(PER, rows - r), columns, row, ld, line, 0);
+    for (int j = 0; j < columns; j += ROWS) memcpy(packed + j / ROWS * stride, line + j, 8 * sizeof(Word));
   }
 }
 
@@ -100,14 +100,15 @@ static void some_of_weight(const Number* d_y, const Word* right, To* d_w, int64_
   float* sums = M <= DEPTH ? nullptr : kept(sum_memory, BLOCK * ld);
   for (int64_t m = 0; m < M; m += DEPTH) {
     const int depth = (int)std::min<int64_t>(DEPTH, M - m), num_words = (int)parts_of(depth, PER);
-    Word* left = kept(left_memory, DEPTH / PER * (BLOCK + ROWS));
-    pack_left(depth, rows, d_y + m * N + row, N, left);
+    const int64_t stride = num_words * ROWS + 16;  // a power of two would put all sixes on the same lines of a cache
+    Word* left = kept(left_memory, (DEPTH / PER * ROWS + 16) * (BLOCK / ROWS));
+    pack_left(depth, rows, d_y + m * N + row, N, left, stride);
     for (int64_t panel = first_panel; panel < end_panel; panel++) {
       const int columns = (int)std::min<int64_t>(PANEL, K - panel * PANEL);
       const Right packed = {right + (panel * words + m / PER) * PANEL, PANEL};
       float* sum = sums + (panel - first_panel) * PANEL;
       for (int i = 0; i < rows; i += ROWS) {
-        const Left six = {left + (int64_t)i * num_words, 1, ROWS};
+        const Left six = {left + i / ROWS * stride, 1, ROWS};
         const int count = std::min(ROWS, rows - i);
         if (sums)
           matmul<Number>(count, columns, num_words, six, packed, sum + i * ld, ld, m > 0);
