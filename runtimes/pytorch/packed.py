@@ -145,6 +145,7 @@ def in_huge_pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return begin[: torch.Size(shape).numel() * dtype.itemsize].view(dtype).view(shape)
 
 
+_HUGE_PAGE = 2 << 20
 _REGION_BYTES = 64 << 20
 _free = torch.empty(0, dtype=torch.uint8)
 
@@ -152,11 +153,15 @@ _free = torch.empty(0, dtype=torch.uint8)
 def _take(size: int) -> Tensor:
     global _free
     if size > len(_free):
-        whole = -(-max(size, _REGION_BYTES) // (2 << 20)) * (2 << 20)
-        region = mmap.mmap(-1, whole)
+        whole = -(-max(size, _REGION_BYTES) // _HUGE_PAGE) * _HUGE_PAGE
+        region = mmap.mmap(
+            -1, whole + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        )  # shared ones get small pages
         if hasattr(mmap, "MADV_HUGEPAGE"):
             region.madvise(mmap.MADV_HUGEPAGE)
-        _free = torch.frombuffer(region, dtype=torch.uint8)
+        taken = torch.frombuffer(region, dtype=torch.uint8)
+        begin = -taken.data_ptr() % _HUGE_PAGE
+        _free = taken[begin : begin + whole]
     taken, _free = _free[:size], _free[size:]
     return taken
 
