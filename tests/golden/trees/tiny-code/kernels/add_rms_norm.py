@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmc.runtimes.kernels.memory import empty_like
 from llmc.runtimes.kernels.native import load
 from llmc.runtimes.reference.norm import add_rms_norm as eager_add_rms_norm
 
@@ -29,10 +30,10 @@ class _AddRmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor | None, branch: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         rows = branch.numel() // 384
-        total, h = torch.empty(branch.shape), torch.empty_like(branch)
+        total, h = empty_like(branch, dtype=torch.float32), empty_like(branch)
         normed = inverse_rms = None
         if any(ctx.needs_input_grad):
-            normed, inverse_rms = torch.empty_like(branch), torch.empty(rows)
+            normed, inverse_rms = empty_like(branch), torch.empty(rows)
         native.call("forward", x, branch, weight, total, h, normed, inverse_rms, rows)
         ctx.has_x = x is not None
         ctx.save_for_backward(normed, inverse_rms, weight)
@@ -43,8 +44,8 @@ class _AddRmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         d_total, d_h = grads
         normed, inverse_rms, weight = ctx.saved_tensors
-        d_x = torch.empty(d_h.shape) if ctx.has_x else None
-        d_branch, d_weight = torch.empty_like(normed), torch.empty_like(weight)
+        d_x = empty_like(d_h, dtype=torch.float32) if ctx.has_x else None
+        d_branch, d_weight = empty_like(normed), torch.empty_like(weight)
         rows = normed.numel() // 384
         native.call("backward", normed, inverse_rms, weight, d_total, d_h.contiguous(), d_x, d_branch, d_weight, rows)
         return d_x, d_branch, d_weight

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmc.runtimes.kernels.memory import empty, empty_like
 from llmc.runtimes.kernels.native import load
 from llmc.runtimes.reference.attention import causal_attention as eager_causal_attention
 
@@ -30,8 +31,8 @@ class _CausalAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         b, t, _ = qkv.shape
-        out = torch.empty((b, t, 384), dtype=qkv.dtype)  # [B, T, H * C]
-        lse = torch.empty((b, 6, t))  # [B, H, T]
+        out = empty((b, t, 384), like=qkv)  # [B, T, H * C]
+        lse = empty((b, 6, t), like=qkv, dtype=torch.float32)  # [B, H, T]
         native.call("forward", qkv, cos, sin, out, lse, b, t)
         ctx.save_for_backward(qkv, cos, sin, out, lse)
         return out
@@ -40,6 +41,6 @@ class _CausalAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         qkv, cos, sin, out, lse = ctx.saved_tensors
         b, t, _ = qkv.shape
-        d_qkv = torch.empty_like(qkv)
+        d_qkv = empty_like(qkv)
         native.call("backward", qkv, cos, sin, out, lse, grads[0].contiguous(), d_qkv, b, t)
         return d_qkv, None, None

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llmc.runtimes.kernels.memory import empty
+
 
 def embed(tokens: Tensor, weight: Tensor) -> Tensor:
     """tokens [B, T], table [V, D] -> [B, T, D]."""
@@ -35,6 +37,6 @@ class _Embed(torch.autograd.Function):
         used, row_of = tokens.flatten().unique(return_inverse=True)  # [U], [B * T]
         sums = torch.zeros((len(used), shape[1]), device=tokens.device)  # [U, D] in fp32
         sums.index_add_(0, row_of, grads[0].flatten(0, -2).float())
-        d_weight = torch.zeros(shape, dtype=dtype, device=tokens.device)
+        d_weight = empty(shape, like=grads[0], dtype=dtype).zero_()
         d_weight[used] = sums.to(dtype)
         return None, d_weight

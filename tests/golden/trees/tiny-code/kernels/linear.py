@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmc.runtimes.kernels.memory import empty
 from llmc.runtimes.kernels.native import load
 from llmc.runtimes.pytorch.cpu import has_vector_bf16
 
@@ -51,7 +52,7 @@ def output(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     n, k = weight.shape
     if not _takes(x, weight, n, k):
         return torch.mm(x, weight.T, out=out)
-    return _call("output", x, weight, x.new_empty(len(x), n) if out is None else out, n, k)
+    return _call("output", x, weight, empty((len(x), n), like=x) if out is None else out, n, k)
 
 
 def to_input(d_y: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
@@ -59,7 +60,7 @@ def to_input(d_y: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     n, k = weight.shape
     if not _takes(d_y, weight, n, k):
         return torch.mm(d_y, weight, out=out)
-    return _call("to_input", d_y, weight, d_y.new_empty(len(d_y), k) if out is None else out, n, k)
+    return _call("to_input", d_y, weight, empty((len(d_y), k), like=d_y) if out is None else out, n, k)
 
 
 def to_weight(d_y: Tensor, x: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ def to_weight(d_y: Tensor, x: Tensor) -> Tensor:
     n, k = d_y.shape[1], x.shape[1]
     if not _takes(d_y, x, n, k):
         return d_y.T @ x
-    return _call("to_weight", d_y, x, x.new_empty(n, k), n, k)
+    return _call("to_weight", d_y, x, empty((n, k), like=x), n, k)
 
 
 def add_to_weight(total: Tensor, d_y: Tensor, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels.linear import add_to_weight, output, to_input, to_weight
+from llmc.runtimes.kernels.memory import empty, empty_like
 from llmc.runtimes.kernels.native import load
 from llmc.runtimes.reference.loss import cross_entropy as eager_cross_entropy
 
@@ -37,10 +38,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         x, w = hidden.to(dtype), weight.to(dtype)  # [N, D], [V, D]
         has_grad = any(ctx.needs_input_grad)
         losses = torch.empty(len(x), dtype=torch.float32, device=x.device)
-        buffer = torch.empty((min(8192, len(x)), len(w)), dtype=dtype, device=x.device)
-        d_x = torch.empty_like(x) if has_grad else x
+        buffer = empty((min(8192, len(x)), len(w)), like=x)
+        d_x = empty_like(x) if has_grad else x
         is_whole = len(x) <= 8192
-        d_w = None if is_whole or not has_grad else torch.zeros_like(w, dtype=torch.float32)  # a sum needs its digits
+        d_w = None if is_whole or not has_grad else empty_like(w, dtype=torch.float32).zero_()  # a sum needs its digits
         for start in range(0, len(x), 8192):
             part = slice(start, start + 8192)
             logits = output(x[part], w, out=buffer[: len(x[part])])  # [n, V]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.linear import linear, to_input, to_weight
+from llmc.runtimes.kernels.memory import empty, empty_like
 from llmc.runtimes.kernels.native import load
 from llmc.runtimes.reference.activation import swiglu
 
@@ -31,7 +32,7 @@ def swiglu_linear(gate_up: Tensor, weight: Tensor) -> Tensor:
 class _GatedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor, weight: Tensor) -> Tensor:
-        active = torch.empty((*gate_up.shape[:-1], 1024), dtype=gate_up.dtype)  # [..., F]
+        active = empty((*gate_up.shape[:-1], 1024), like=gate_up)  # [..., F]
         native.call("forward", gate_up, active, active.numel() // 1024)
         ctx.save_for_backward(gate_up, weight)
         return linear(active, weight)
@@ -42,7 +43,7 @@ class _GatedLinear(torch.autograd.Function):
         rows = gate_up.numel() // 2048
         d_out = grads[0].reshape(rows, -1)  # [rows, D]
         d_active = to_input(d_out, weight)  # [rows, F]
-        active, d_gate_up = torch.empty_like(d_active), torch.empty_like(gate_up)
+        active, d_gate_up = empty_like(d_active), empty_like(gate_up)
         native.call("backward", gate_up, d_active, active, d_gate_up, rows)
         d_weight = to_weight(d_out, active)  # [D, F]
         return d_gate_up, d_weight
