@@ -97,8 +97,12 @@ def bits_of_weights(workshop: Workshop) -> None:
     test_bf16_linear.test_every_bit_is_kept(workshop, None)
 
 
-def bits_of_weights_without_vectors(workshop: Workshop) -> None:
-    test_bf16_linear.test_every_bit_is_kept(workshop, test_bf16_linear.without_vectors_of_bytes)
+def weights_in_bf16_without_vectors(workshop: Workshop) -> None:
+    test_bf16_linear.test_products_agree_with_float64(workshop, test_bf16_linear.without_vectors_of_bytes)
+
+
+def many_rows(workshop: Workshop) -> None:
+    test_bf16_linear.test_many_rows_come_in_parts(workshop)
 
 
 def places_of_rows(workshop: Workshop) -> None:
@@ -278,6 +282,12 @@ BUGS: list[tuple[Check, str, str]] = [
     (weights_in_bf16, "total[i] += sums[i] + load(rest[i])", "total[i] = sums[i] + load(rest[i])"),
     (weights_in_bf16, "w.panel(first + p);", "w.panel(first);"),
     (weights_in_bf16, "units + p * num_units", "units + p * (num_units - 1)"),
+    (
+        weights_in_bf16,
+        "const int64_t end = begin + per_part < rows ? begin + per_part : rows",
+        "const int64_t end = begin + per_part - 1",
+    ),
+    (many_rows, "right, y + begin * n + 16 * first, n", "right, y + begin * n, n"),
     (weights_in_bf16, "_mm512_unpackhi_epi8", "_mm512_unpacklo_epi8"),
     (weights_in_bf16, "_mm512_srli_epi16(both, 4)", "_mm512_srli_epi16(both, 3)"),
     (bits_of_weights, "bounds + p, num_units", "bounds, num_units"),
@@ -286,7 +296,7 @@ BUGS: list[tuple[Check, str, str]] = [
     (bits_of_weights, "one.lane) + one.column % 2", "one.lane)"),
     (bits_of_weights, "j / 4 % 2, place", "j / 2 % 2, place"),
     (bits_of_weights, "if (escapes[e].lane == lane)", ""),
-    (bits_of_weights_without_vectors, "half == 0 ? both & 15 : both >> 4", "half == 1 ? both & 15 : both >> 4"),
+    (weights_in_bf16_without_vectors, "half == 0 ? both & 15 : both >> 4", "half == 1 ? both & 15 : both >> 4"),
     (
         places_of_rows,
         "for (int s = 0; s < 4; s++) {",

@@ -6,6 +6,7 @@
 // 4 numbers of K a panel has one vector of 32-bit words: codes [N/16][K/4][16], scales [N/16][groups][16]. So a group's
 // scale is one multiplication of a vector, and no lanes are summed. In a word the codes are in the order 0 2 1 3.
 
+#include <omp.h>
 #include <vector>
 
 #include "small_matmul.h"
@@ -176,23 +177,35 @@ extern "C" void forward(const Number* x, const u32x16* codes, const bf16* scales
     return;
   }
   constexpr int64_t LD = 16 * BLOCK, TILE = 96;  // rows whose sums stay in the cache
-  const int64_t k_words = words * WORD / PER_WORD<Number>;
+  const int64_t k_words = words * WORD / PER_WORD<Number>, blocks = (panels + BLOCK - 1) / BLOCK;
+  const int64_t threads = omp_get_max_threads();
+  int64_t parts = 1;  // of the rows: as many as keep all threads busy to the end, but for a twentieth of the time
+  while ((threads - blocks * parts % threads) % threads * 20 > blocks * parts && (parts + 1) * TILE <= rows) parts++;
+  const int64_t per_part = (rows + parts - 1) / parts;
 #pragma omp parallel
   {
     std::vector<Word> decoded(k_words * LD);
     std::vector<float> sums(TILE * LD);
-#pragma omp for schedule(dynamic)
-    for (int64_t first = 0; first < panels; first += BLOCK) {
-      const int64_t some = panels - first < BLOCK ? panels - first : BLOCK;
-      decode(w, first, some, decoded.data());
-      for (int64_t i = 0; i < rows; i += TILE) {
-        const int64_t tile = rows - i < TILE ? rows - i : TILE;
-        const Left left{(const Word*)(x + i * ldx), ldx / PER_WORD<Number>, 1};
-        matmul<Number>(tile, 16 * some, k_words, left, {decoded.data(), LD}, sums.data(), LD, false);
-        for (int64_t p = 0; p < some; p++) {
-          for (int64_t r = 0; r < tile; r++) {
-            const f32x16 sum = load(&sums[r * LD + 16 * p]);
-            store_some(y + (i + r) * n + 16 * (first + p), sum, n - 16 * (first + p));
+#pragma omp for collapse(2) schedule(dynamic)
+    for (int64_t begin = 0; begin < rows; begin += per_part) {
+      for (int64_t first = 0; first < panels; first += BLOCK) {
+        const int64_t some = panels - first < BLOCK ? panels - first : BLOCK;
+        const int64_t end = begin + per_part < rows ? begin + per_part : rows;
+        const auto left = [&](int64_t i) { return Left{(const Word*)(x + i * ldx), ldx / PER_WORD<Number>, 1, true}; };
+        const Right right{decoded.data(), LD};
+        decode(w, first, some, decoded.data());
+        if (16 * (first + some) <= n) {
+          matmul<Number>(end - begin, 16 * some, k_words, left(begin), right, y + begin * n + 16 * first, n, false);
+          continue;
+        }
+        for (int64_t i = begin; i < end; i += TILE) {
+          const int64_t tile = end - i < TILE ? end - i : TILE;
+          matmul<Number>(tile, 16 * some, k_words, left(i), right, sums.data(), LD, false);
+          for (int64_t p = 0; p < some; p++) {
+            for (int64_t r = 0; r < tile; r++) {
+              const f32x16 sum = load(&sums[r * LD + 16 * p]);
+              store_some(y + (i + r) * n + 16 * (first + p), sum, n - 16 * (first + p));
+            }
           }
         }
       }
