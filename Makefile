@@ -1,8 +1,9 @@
 # `make demo` sets everything up and runs the main job; `make test` sets everything up and passes the tests.
 
 PYTHON ?= python3
-JOBS ?= 2
 BIN := .venv/bin
+# One more than CI has cores: some tests wait.
+JOBS ?= 3
 NODE := tests/house/node
 KEY = $(shell cat pyproject.toml setup.py constraints.txt | cksum | cut -d' ' -f1)
 NODE_KEY = $(shell cksum < $(NODE)/package-lock.json | cut -d' ' -f1)

@@ -58,6 +58,7 @@ def import_root(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     _keep_goldens(config, items)
     _skip_without_device(items)
+    _begin_with_long_ones(items)
 
 
 def _keep_goldens(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -79,6 +80,12 @@ def _skip_without_device(items: list[pytest.Item]) -> None:
         if marked and not has_device():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=f"no {marker} on this machine"))
+
+
+def _begin_with_long_ones(items: list[pytest.Item]) -> None:
+    """Files with slow tests, which wait a lot, go first: the first of several workers has them, and none is left for the end."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def _has_gpu() -> bool:

@@ -16,10 +16,13 @@ from starts import starts, steps
 from trees import STEPS, cpus, training, write_launch
 
 NEEDED = ("munged", "slurmctld-wlm", "slurmd-wlm", "srun", "sbatch")
-pytestmark = pytest.mark.skipif(
-    any(tool(name) is None and tool(name.removesuffix("-wlm")) is None for name in NEEDED),
-    reason="Slurm is not here: make tools unpacks Debian's packages into .venv/tools",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        any(tool(name) is None and tool(name.removesuffix("-wlm")) is None for name in NEEDED),
+        reason="Slurm is not here: make tools unpacks Debian's packages into .venv/tools",
+    ),
+    pytest.mark.slow,
+]
 RANKS = 2
 
 
