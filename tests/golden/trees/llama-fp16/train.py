@@ -152,7 +152,7 @@ def validate(model: Model, place: Place, loader: TokenLoader) -> float:
 
 def main() -> None:
     args = training_arguments(PLAN.name)
-    use_threads(args.threads)
+    use_threads(args.threads, processes=2)  # the ranks of a host share its cores
     place = take_place("cpu")
 
     with first_rank_first("corpus"):
