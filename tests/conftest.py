@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything loads OpenMP; subprocesses inherit it
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # threads that wait leave the cores to other tests
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may fetch a model
 
