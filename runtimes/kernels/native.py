@@ -27,7 +27,7 @@ CHOICE = "LLMC_KERNELS"
 """Environment variable: `eager` asks for plain PyTorch in place of compiled kernels."""
 
 _PRICE_OF_TRAINING = (
-    "a training step then takes 1.9 times as long and 1.5 times the memory (a 134M Llama on two cores: benchmarks/README.md"
+    "a training step then takes 1.8 times as long and 1.6 times the memory (a 134M Llama on two cores: benchmarks/README.md"
     " of llmc)"
 )
 
