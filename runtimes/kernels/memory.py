@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 _ALIGNMENT = 64  # bytes: a line of a cache, and a vector of AVX-512
-_LEAST_BYTES = 1 << 16  # below this holes do not matter
+LEAST_BYTES = 1 << 16  # below this holes do not matter
 
 
 def empty(shape: Sequence[int], *, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """What like.new_empty returns. Fake tensors, with which a program is checked without being run, make fake ones."""
+    """A tensor without contents, where `like` is. Fake tensors, with which a program is checked without being run, make fake ones."""
     dtype = dtype or like.dtype
     num_bytes = math.prod(shape) * dtype.itemsize
-    if num_bytes < _LEAST_BYTES or type(like) not in (Tensor, nn.Parameter) or not like.is_cpu:
-        return like.new_empty(shape, dtype=dtype)
+    if num_bytes < LEAST_BYTES or type(like) not in (Tensor, nn.Parameter) or not like.is_cpu:
+        return torch.empty(shape, dtype=dtype, device=like.device)
     block = torch.from_numpy(np.empty(num_bytes + _ALIGNMENT, dtype=np.uint8))
     start = -block.data_ptr() % _ALIGNMENT
     return block[start : start + num_bytes].view(dtype).view(shape)

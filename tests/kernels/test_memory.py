@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from llmc.runtimes.kernels.checks.rule import canaries
 from llmc.runtimes.kernels.memory import empty, empty_like
 
 ROWS = torch.zeros(500, 100, dtype=torch.bfloat16)  # 100 kB: from 128 KiB on glibc may ask the kernel for each
@@ -35,3 +36,11 @@ def test_fake_tensors_make_fake_ones() -> None:
         made = empty_like(mode.from_tensor(ROWS), dtype=torch.float32)
     assert isinstance(made, FakeTensor)
     assert made.shape == ROWS.shape
+
+
+def test_checks_of_kernels_have_canaries_around_them() -> None:
+    with canaries() as are_alive:
+        made = empty_like(ROWS)
+        assert are_alive()
+        made.as_strided((1,), (1,), made.storage_offset() + made.numel()).zero_()
+        assert not are_alive()

@@ -7,6 +7,7 @@ in (the lowest among inputs and outputs: what a bf16 kernel keeps for its backwa
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from .. import memory
 
 _GUARD, _CANARY = 64, 77.0
 
@@ -82,9 +85,10 @@ def run(function: Callable[..., Any], inputs: Sequence[Any]) -> list[Tensor]:
 
 @contextmanager
 def canaries() -> Iterator[Callable[[], bool]]:
-    """Within, torch.empty and torch.empty_like give tensors between guard numbers; the function tells if all are whole."""
+    """Within, torch.empty and torch.empty_like, also for kernels' outputs, give tensors between guard numbers; the function tells
+    if all are whole."""
     guarded: list[tuple[Tensor, int]] = []
-    real_empty, real_empty_like = torch.empty, torch.empty_like
+    real_empty, real_empty_like, least_bytes = torch.empty, torch.empty_like, memory.LEAST_BYTES
 
     def empty(*size: Any, dtype: torch.dtype = torch.float32, **_: Any) -> Tensor:
         shape = torch.Size(size[0]) if size and not isinstance(size[0], int) else torch.Size(size)
@@ -102,11 +106,11 @@ def canaries() -> Iterator[Callable[[], bool]]:
             for whole, count in guarded
         )
 
-    torch.empty, torch.empty_like = empty, empty_like  # type: ignore[assignment]
+    torch.empty, torch.empty_like, memory.LEAST_BYTES = empty, empty_like, sys.maxsize  # type: ignore[assignment]
     try:
         yield are_alive
     finally:
-        torch.empty, torch.empty_like = real_empty, real_empty_like  # type: ignore[assignment]
+        torch.empty, torch.empty_like, memory.LEAST_BYTES = real_empty, real_empty_like, least_bytes  # type: ignore[assignment]
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0, scale: float = 1.0) -> Tensor:

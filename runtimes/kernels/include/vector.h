@@ -152,12 +152,17 @@ static inline f32x16 sums(const f32x16 (&v)[16]) {
 }
 
 // exp(x) to 2 ulp; 0 below -87; exp(88) = 1.7e38 above 88; not a number where x is not one. With n = round(x / ln 2) and r = x - n ln 2 in
-// [-0.347, 0.347]: exp(x) = 2^n * (1 + r + r^2/2! + ... + r^6/6!), the factor 2^n added to the exponent bits.
+// [-0.347, 0.347]: exp(x) = 2^n * (1 + r + r^2/2! + ... + r^6/6!).
 static inline f32x16 exp(f32x16 x) {
+#if defined(__AVX512F__)
+  const f32x16 y = (f32x16)_mm512_min_ps(_mm512_set1_ps(88.0f), (__m512)x);  // of two the second, where one is not a number
+  const f32x16 n = (f32x16)_mm512_roundscale_ps((__m512)(y * 1.44269504f), 0);
+#else
   const f32x16 round = splat(12582912.0f);  // 1.5 * 2^23: adding it leaves an integer in the low bits
   const f32x16 y = x < -88.0f ? splat(-88.0f) : x > 88.0f ? splat(88.0f) : x;
   const f32x16 shifted = y * 1.44269504f + round;
   const f32x16 n = shifted - round;
+#endif
   const f32x16 r = (y - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts
   f32x16 p = r * 1.38888889e-3f + 8.33333333e-3f;
   p = p * r + 4.16666667e-2f;
@@ -165,6 +170,11 @@ static inline f32x16 exp(f32x16 x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const f32x16 scaled = (f32x16)((i32x16)p + ((i32x16)shifted << 23));
+#if defined(__AVX512F__)
+  const __mmask16 is_normal = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);
+  return (f32x16)_mm512_maskz_scalef_ps(is_normal, (__m512)p, (__m512)n);
+#else
+  const f32x16 scaled = (f32x16)((i32x16)p + ((i32x16)shifted << 23));  // 2^n, added to the exponent
   return x < -87.0f ? f32x16{} : x == x ? scaled : x;
+#endif
 }

@@ -72,7 +72,7 @@ static inline void rotate(const From* x, Number* out, Angles at, int token, floa
 }
 
 struct Forward {
-  int T, padded;                       // padded: T rounded up to whole vectors
+  int T, padded;                       // padded: T rounded up to whole vectors, and one, as rows of 2 KiB share lines of a cache
   std::vector<Word> keys, values;      // of one key head: K^T and V, packed
   std::vector<Number> rotated;         // K [T, C]
   std::vector<Number> queries;         // [QUERIES, C]
@@ -82,7 +82,7 @@ struct Forward {
   std::vector<float> most, total;      // a row's largest score and sum of weights so far [QUERIES]
 
   explicit Forward(int T)
-      : T(T), padded(round_up(T, 16)), keys(C / PER * padded), values(padded / PER * C), rotated(T * C),
+      : T(T), padded(round_up(T, 16) + 16), keys(C / PER * padded), values(padded / PER * C), rotated(T * C),
         queries(QUERIES * C), scores(QUERIES * KEYS), weights(QUERIES * KEYS), sums(QUERIES * C), most(QUERIES),
         total(QUERIES) {}
 
@@ -126,7 +126,7 @@ struct Backward {
   std::vector<float> row_lse, row_dot;             // [QUERIES]; row_dot = sum(d_out * out)
 
   explicit Backward(int T)
-      : T(T), padded(round_up(T, 16)), keys(C / PER * padded), keys_as_rows(padded / PER * C), values(C / PER * padded),
+      : T(T), padded(round_up(T, 16) + 16), keys(C / PER * padded), keys_as_rows(padded / PER * C), values(C / PER * padded),
         rotated(T * C), queries(QUERIES * C), query_rows(QUERIES / PER * C), d_out_rows(QUERIES / PER * C),
         scores(QUERIES * KEYS), d_weights(QUERIES * KEYS), d_scores(QUERIES * KEYS),
         weight_rows(QUERIES / PER * KEYS), d_score_rows(QUERIES / PER * KEYS), d_queries(QUERIES * C),
