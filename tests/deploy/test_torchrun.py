@@ -36,7 +36,7 @@ def start(program: Path, folder: Path, *arguments: str, **variables: str) -> sub
 
 def finish(process: subprocess.Popen[str]) -> str:
     try:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=300)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         output, _ = process.communicate()

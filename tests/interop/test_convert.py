@@ -246,7 +246,7 @@ def test_the_converter_is_a_program(program: Any, home: Path, hf: Path, tmp_path
 
     def convert(*args: Any) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, program.folder / "convert.py", *args]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
 
     there = convert("import", hf, "weights")
     assert (there.returncode, there.stdout) == (0, "40 tensors written to weights\n"), there.stderr
