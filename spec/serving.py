@@ -59,10 +59,12 @@ class Weights(Node):
     ] = Field(default=("bf16",), description="Number format of the weights; a list is a choice left to the planner.")
     method: Literal["auto", "round_to_nearest"] = Field(default="auto", description="How weights are quantised.")
     group: Literal[32, 64, 128] | None = Field(
-        default=None, description="int8, int4: weights of a row that share a scale; null: 64 in int8, 32 in int4."
+        default=None,
+        description="int8, int4: weights of a row that share a scale; null: 64, and 32 in int4 with offsets.",
     )
     symmetric: Flag = Field(
-        default=True, description="int4: false gives each group an offset beside its scale, 16 bits more."
+        default=True,
+        description="int4: false gives each group an offset, and scale and offset 16 bits each, in place of a scale in 8 bits.",
     )
     activations: Literal["int8"] | None = Field(
         default=None,

@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 Bits = Literal[4, 8, 16]
 BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 """Formats of few bits, which are rounded from a checkpoint and have scales."""
-GROUPS: dict[Bits, int] = {8: 64, 4: 32}
-"""Weights that share a scale, where the spec leaves it open: then int4 takes 4.5 bits a weight and int8 8.25."""
+GROUP, GROUP_WITH_OFFSET = 64, 32
+"""Weights that share a scale, where the spec leaves it open: then int8 takes 8.25 bits a weight, int4 4.125, and 5 with offsets."""
 HEAD_BITS: Bits = 8
 """The head decides between tokens that are nearly as likely: four bits would cost more there than anywhere else."""
 SCALE_BITS = 16
+BYTE_SCALE_BITS = 8
+"""Of int4 without offsets: a byte, in units of its row. The two bytes of that unit are nowhere counted: a hundredth of a bit in rows of 2,048."""
+FOUR_BITS = (-127, -98, -76, -59, -44, -32, -20, -8, 3, 14, 26, 38, 52, 68, 89, 122)
+"""What the codes of int4 stand for, as runtimes/reference/weight_only.py has it."""
 LOSSLESS_BITS = 12.0
 """Of a bf16 number (runtimes/pytorch/lossless.py). The few that have no code add one in a thousand where weights are normally distributed."""
 INTEGERS = "integer_linear"
@@ -101,6 +105,13 @@ class WeightOnlyLinear(Kernel):
         return 32 // self.bits
 
     @property
+    def sum_words(self) -> int:
+        """Words whose products are summed before they meet their scale. In 4 bits those of 32 codes: with more, additions of a single
+        row wait for one another, and it takes an eighth longer where weights are in the cache. In 8 bits a group's."""
+        assert self.group is not None
+        return (32 if self.bits == 4 else self.group) // self.word_codes
+
+    @property
     def order(self) -> tuple[int, ...]:
         """Codes of a word from its lowest bits on: pairs of neighbours are the halves of the word, as products of bf16 take them."""
         half = range(0, self.word_codes, 2)
@@ -120,20 +131,46 @@ class WeightOnlyLinear(Kernel):
         return tuple(first + each for first in range(0, 16, self.word_codes) for each in word)
 
     @property
-    def zero_code(self) -> int:
-        """Of codes that have been made to count from zero."""
-        return 2 ** (self.bits - 1)
-
-    @property
     def code_formula(self) -> str:
         if self.bits == 8:
             return "(signed byte)"
-        return "(0 ... 15, less 8)"
+        return "(0 ... 15, less 8)" if self.has_offset else "(one of 16 numbers)"
+
+    @property
+    def has_units(self) -> bool:
+        """Scales are bytes, and their unit is the row's."""
+        return self.bits == 4 and not self.has_offset
+
+    @property
+    def scale_ctype(self) -> str:
+        return "int8_t" if self.has_units else "bf16"
+
+    @property
+    def scales_are(self) -> str:
+        if self.has_units:
+            return "scales are bytes times a unit of their row in bf16"
+        return "scales and offsets are bf16" if self.has_offset else "scales are bf16"
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """What four bits stand for. Bytes, which bf16 has exactly: products of all formats look the same numbers up."""
+        return tuple(range(-8, 8)) if self.has_offset else FOUR_BITS
+
+    @property
+    def bytes_from_zero(self) -> tuple[int, ...]:
+        """The same with 128 added."""
+        return tuple(each + 128 for each in self.numbers)
+
+    @property
+    def packed_numbers(self) -> tuple[int, int]:
+        """The same as two integers of 64 bits: the first eight from the lowest byte on, and the others."""
+        lower, upper = (bytes(each & 255 for each in half) for half in (self.numbers[:8], self.numbers[8:]))
+        return int.from_bytes(lower, "little", signed=True), int.from_bytes(upper, "little", signed=True)
 
     @property
     def table(self) -> tuple[str, ...]:
-        """What four bits stand for, as bf16."""
-        return _bf16s(range(-8, 8))
+        """The same as bf16."""
+        return _bf16s(self.numbers)
 
     @property
     def weight_bits(self) -> float:
@@ -171,16 +208,18 @@ def choose_weight_only(
     template = "weight_only_linear" if asked.activations is None else INTEGERS
     how = {"chip": chip, "chip_name": chip_name, "template": template}
     blocks = _kernel(bits, group_of(asked, bits), dtype=dtype, has_offset=has_offset, has_bias=_has_bias(spec), **how)
-    head = _kernel(HEAD_BITS, GROUPS[HEAD_BITS], dtype=dtype, has_offset=False, has_bias=spec.model.head.bias, **how)
+    head = _kernel(HEAD_BITS, GROUP, dtype=dtype, has_offset=False, has_bias=spec.model.head.bias, **how)
     return (blocks,) if bits == HEAD_BITS and blocks.group == head.group else (blocks, head)
 
 
 def group_of(weights: Weights, bits: Bits) -> int:
-    return weights.group or GROUPS[bits]
+    return weights.group or (GROUP if bits == 8 or weights.symmetric else GROUP_WITH_OFFSET)
 
 
 def bits_of(bits: Bits, *, group: int, has_offset: bool) -> float:
     """Of a weight, with its share of what its group has."""
+    if bits == 4 and not has_offset:
+        return bits + BYTE_SCALE_BITS / group
     return bits + SCALE_BITS * (1 + has_offset) / group
 
 
@@ -219,7 +258,7 @@ def _has_bias(spec: Spec) -> bool:
 
 
 def _bf16s(numbers: object) -> tuple[str, ...]:
-    """Bit patterns of small integers, which bf16 has exactly."""
+    """Bit patterns of integers below 256, which bf16 has exactly."""
     return tuple(f"0x{_bits_of_float(float(each)) >> 16:04x}" for each in numbers)  # type: ignore[attr-defined]
 
 

@@ -4,6 +4,8 @@ Sixteen rows of a weight [N, K] are a panel, a lane each; in few bits a lane has
 
     codes [N/16, K/WORD, 16], scales and offsets [N/16, groups, 16]        N and K filled up with zeros
 
+Where scales are bytes, the units of their rows, in bf16, are the first two of a panel's groups.
+
 Words have their codes in the order that kernels/int*_linear.cpp of a build names: even ones in the lower half. How
 bf16 lies in panels is told in lossless.py.
 """
@@ -16,11 +18,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..reference.weight_only import Quantised, dequantise, quantise
+from ..reference.weight_only import FOUR_BITS, Quantised, dequantise, quantise
 
 LANES = 16
-ROWS_AT_A_TIME = 2048
-"""Rows that are put in order at a time: what that takes beside the weight itself stays small."""
+_UNITS = 2
+"""Groups of bytes that the units of a panel's rows take."""
+ROWS_AT_A_TIME = 256
+"""Rows that are put in order at a time: what that takes beside the weight itself stays in the cache."""
 
 
 class PanelLinear(nn.Module):
@@ -67,8 +71,9 @@ class PackedLinear(PanelLinear):
     def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
         super().__init__(in_features, out_features, bias=bias)
         words, groups = -(-in_features // (32 // self.bits)), -(-in_features // self.group)
+        kept, kind = (_UNITS + groups, torch.int8) if self.has_units else (groups, torch.bfloat16)
         self.codes = in_huge_pages((self.num_panels, words, LANES), torch.int32)
-        self.scales = in_huge_pages((self.num_panels, groups, LANES), torch.bfloat16)
+        self.scales = in_huge_pages((self.num_panels, kept, LANES), kind)
         self.offsets = in_huge_pages((self.num_panels, groups, LANES), torch.bfloat16) if self.has_offset else None
 
     @property
@@ -76,9 +81,14 @@ class PackedLinear(PanelLinear):
         return self.codes.nbytes + self.scales.nbytes + (0 if self.offsets is None else self.offsets.nbytes)
 
     @property
-    def zero(self) -> int:
-        """What is added to a code before it is kept: four bits have no sign."""
-        return 8 if self.bits == 4 else 0
+    def has_units(self) -> bool:
+        """Scales are bytes, in units of their row."""
+        return self.bits == 4 and not self.has_offset
+
+    @property
+    def numbers(self) -> Tensor:
+        """What the codes of four bits stand for."""
+        return torch.tensor(range(-8, 8) if self.has_offset else FOUR_BITS, dtype=torch.int8)
 
     @torch.no_grad()
     def fill(self, weight: Tensor) -> None:
@@ -88,17 +98,27 @@ class PackedLinear(PanelLinear):
             rows = weight[first : first + ROWS_AT_A_TIME]
             found = quantise(rows, bits=self.bits, group=self.group, has_offset=self.has_offset)
             panels = slice(first // LANES, first // LANES + -(-len(rows) // LANES))
-            self.codes[panels] = _words(found.codes + self.zero, bits=self.bits)
-            self.scales[panels] = _lanes(found.scales)
+            codes = found.codes if self.bits == 8 else _places(found.codes, self.numbers)
+            self.codes[panels] = _words(codes, bits=self.bits)
+            if found.units is None:
+                self.scales[panels] = _lanes(found.scales)
+            else:
+                self.scales[panels, :_UNITS] = _lanes(found.units[:, None]).view(torch.int8).view(-1, _UNITS, LANES)
+                self.scales[panels, _UNITS:] = _lanes(found.scales)
             if self.offsets is not None and found.offsets is not None:
                 self.offsets[panels] = _lanes(found.offsets)
 
     @torch.no_grad()
     def fill_randomly(self, *, deviation: float) -> None:
         """Codes at random, with scales that give weights of about that standard deviation."""
-        levels = 2**self.bits
         self.codes.view(torch.uint8).random_(0, 256)
-        self.scales.fill_(deviation * 12**0.5 / levels)
+        levels = self.numbers.float() if self.bits == 4 else torch.arange(-128.0, 128.0)
+        step = deviation / float(levels.std())
+        if self.has_units:
+            self.scales[:, :_UNITS].view(torch.bfloat16).fill_(step / 64)
+            self.scales[:, _UNITS:] = 64
+        else:
+            self.scales.fill_(step)
         if self.offsets is not None:
             self.offsets.zero_()
 
@@ -106,21 +126,24 @@ class PackedLinear(PanelLinear):
         return dequantise(self.unpacked(), group=self.group)
 
     def unpacked(self) -> Quantised:
-        """Codes [N, K], scales and offsets [N, groups], as they were rounded."""
-        codes = _codes(self.codes, bits=self.bits) - self.zero
-        offsets = None if self.offsets is None else self._of_rows(self.offsets)
-        return Quantised(self._of_rows(codes)[:, : self.in_features], self._of_rows(self.scales), offsets)
-
-    def _of_rows(self, panels: Tensor) -> Tensor:
-        """[N/16, X, 16] -> [N, X]"""
-        return panels.transpose(1, 2).flatten(0, 1)[: self.out_features]
+        """Codes [N, K], scales and offsets [N, groups], units [N], as they were rounded."""
+        panels, lanes = torch.meshgrid(torch.arange(len(self.codes)), torch.arange(LANES), indexing="ij")
+        return self._found(panels.flatten()[: self.out_features], lanes.flatten()[: self.out_features])
 
     def rows(self, tokens: Tensor) -> Tensor:
-        panel, lane = tokens.flatten() // LANES, tokens.flatten() % LANES
-        codes = _codes(self.codes[panel, :, lane][:, :, None], bits=self.bits) - self.zero
-        offsets = None if self.offsets is None else self.offsets[panel, :, lane]
-        found = Quantised(codes[:, : self.in_features, 0], self.scales[panel, :, lane], offsets)
+        found = self._found(tokens.flatten() // LANES, tokens.flatten() % LANES)
         return dequantise(found, group=self.group).view(*tokens.shape, self.in_features)
+
+    def _found(self, panel: Tensor, lane: Tensor) -> Quantised:
+        """Rows that are these lanes of these panels."""
+        codes = _codes(self.codes[panel, :, lane][:, :, None], bits=self.bits)[:, : self.in_features, 0]
+        if self.bits == 4:
+            codes = self.numbers.to(codes.device)[codes.int()]
+        offsets = None if self.offsets is None else self.offsets[panel, :, lane]
+        if not self.has_units:
+            return Quantised(codes, self.scales[panel, :, lane], offsets, None)
+        units = self.scales[:, :_UNITS].reshape(-1, _UNITS * LANES).view(torch.bfloat16)
+        return Quantised(codes, self.scales[panel, _UNITS:, lane], offsets, units[panel, lane])
 
 
 def packed_weights(model: nn.Module) -> dict[str, PanelLinear]:
@@ -180,6 +203,13 @@ def _words(codes: Tensor, *, bits: int) -> Tensor:
     if bits == 4:
         parts = (parts[..., 0::2] & 15) | (parts[..., 1::2] << 4)
     return _lanes(parts.flatten(2).clone(memory_format=torch.contiguous_format).view(torch.int32).squeeze(-1))
+
+
+def _places(codes: Tensor, numbers: Tensor) -> Tensor:
+    """Where each of the codes is among the numbers."""
+    table = torch.zeros(256, dtype=torch.int8)
+    table[numbers.int() + 128] = torch.arange(16, dtype=torch.int8)
+    return table.index_select(0, codes.flatten().int() + 128).view_as(codes)
 
 
 def _codes(words: Tensor, *, bits: int) -> Tensor:

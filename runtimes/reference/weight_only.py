@@ -3,9 +3,10 @@
 A row of a weight [N, K] is cut into groups of `group` numbers, the last of which may be shorter. A group has a scale, and
 with `has_offset` the number that its code 0 stands for, near the middle of its range:
 
-    weight = scale * code [+ offset]       code: -127 ... 127 in 8 bits, -8 ... 7 in 4
+    weight = scale * code [+ offset]       code: -127 ... 127 in 8 bits; in 4 one of FOUR_BITS, or -8 ... 7 beside an offset
 
-Scales and offsets are bf16. Codes are chosen for the rounded scale, so that its rounding costs nothing.
+Scales and offsets are bf16. Beside FOUR_BITS a scale is a byte, times a unit in bf16 that its row has. Codes are chosen for the
+rounded scale, so that its rounding costs next to nothing.
 
 Inputs may be rounded to 8 bits as well, as they come: a scale in bf16 for INPUT_GROUP of a row.
 """
@@ -21,15 +22,18 @@ from torch import Tensor
 from .rounding import from_int8, rounded, rounded_up, to_int8
 
 INPUT_GROUP = 32
-_SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, -1.14, -1.09, -1.03)
-"""Of the scale that reaches a group's largest number with the code -8: in four bits a smaller one may cost it less than it spares the
-others, and where numbers of the other sign are nearly as large, the largest is better off on the side that ends with 7."""
+FOUR_BITS = (-127, -98, -76, -59, -44, -32, -20, -8, 3, 14, 26, 38, 52, 68, 89, 122)
+"""What the codes 0 to 15 stand for: closer together near zero, where most weights are. Lloyd's algorithm found them on normal numbers, each
+group of 32 with the scale of either sign that leaves least. Bytes, so that products of integers take them too."""
+_REACHES = (-127.0, -134.0, -142.0, -150.0, -158.0, 122.0, 130.0, 139.0)
+"""What a group's largest number may be in steps of its scale: beyond the ends it costs more, and spares the others."""
 
 
 class Quantised(NamedTuple):
     codes: Tensor  # [N, K], int8
-    scales: Tensor  # [N, groups], bf16
+    scales: Tensor  # [N, groups], bf16; int8 where there are units
     offsets: Tensor | None  # [N, groups], bf16
+    units: Tensor | None  # [N], bf16
 
 
 def quantise(weight: Tensor, *, bits: int, group: int, has_offset: bool = False) -> Quantised:
@@ -41,22 +45,24 @@ def quantise(weight: Tensor, *, bits: int, group: int, has_offset: bool = False)
     values = values.view(rows, groups, group)
     if size % group:  # what fills the last group up must not widen its range
         values[:, -1, size % group :] = values[:, -1, :1]
+    offsets = units = None
     if has_offset:
         assert bits == 4, "bytes have a sign"
         codes, scales, offsets = _from_the_middle(values)
     elif bits == 8:
         scales = rounded_up(values.abs().amax(-1) / 127)
-        codes, offsets = rounded(values, scales, -127, 127), None
+        codes = rounded(values, scales, -127, 127)
     else:
-        codes, scales = _best_of_four_bits(values)
-        offsets = None
-    return Quantised(codes.view(rows, -1)[:, :size].to(torch.int8).contiguous(), scales, offsets)
+        codes, scales, units = _best_of_four_bits(values)
+    return Quantised(codes.view(rows, -1)[:, :size].to(torch.int8).contiguous(), scales, offsets, units)
 
 
 def dequantise(weight: Quantised, *, group: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """The weight [N, K] that codes, scales and offsets stand for."""
-    size = weight.codes.shape[1]
-    values = weight.codes.to(dtype) * _each(weight.scales, group, size, dtype)
+    size, scales = weight.codes.shape[1], weight.scales.to(dtype)
+    if weight.units is not None:
+        scales = scales * weight.units.to(dtype)[:, None]
+    values = weight.codes.to(dtype) * _each(scales, group, size, dtype)
     return values if weight.offsets is None else values + _each(weight.offsets, group, size, dtype)
 
 
@@ -90,17 +96,20 @@ def _from_the_middle(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rounded(values - offsets.float()[..., None], scales, -8, 7), scales, offsets
 
 
-def _best_of_four_bits(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The number farthest from zero is about -8 steps from it, as four bits reach farther on that side: scales have a sign. The best
-    scale of several, and once more that which fits its codes best."""
-    at = values.abs().argmax(-1, keepdim=True)
-    reach = values.gather(-1, at).squeeze(-1) / -8
-    best = _tried(values, rounded_up(reach))
-    for share in _SHARES[1:]:
-        best = _better(best, _tried(values, rounded_up(reach * share)))
-    fitting = (best.codes * values).sum(-1) / best.codes.square().sum(-1)
-    best = _better(best, _tried(values, fitting.nan_to_num(0.0).to(torch.bfloat16)))  # of a group of zeros it is none
-    return best.codes, best.scales
+def _best_of_four_bits(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The best scale of several, and then the one that fits its codes best. The errors of large numbers count for more, as it is
+    they that a product is made of."""
+    squares = values.square()
+    importance = squares + squares.mean((-1, -2), keepdim=True)
+    largest = values.gather(-1, values.abs().argmax(-1, keepdim=True)).squeeze(-1)
+    units = rounded_up(largest.abs().amax(-1) / min(-FOUR_BITS[0], FOUR_BITS[-1]) / 127)
+    best = _tried(values, importance, largest / _REACHES[0], units)
+    for reach in _REACHES[1:]:
+        best = _better(best, _tried(values, importance, largest / reach, units))
+    weighted = importance * best.codes
+    fitting = (weighted * values).sum(-1) / (weighted * best.codes).sum(-1)
+    best = _better(best, _tried(values, importance, fitting, units))
+    return best.codes, best.scales.to(torch.int8), units
 
 
 class _Tried(NamedTuple):
@@ -109,9 +118,27 @@ class _Tried(NamedTuple):
     errors: Tensor
 
 
-def _tried(values: Tensor, scales: Tensor) -> _Tried:
-    codes = rounded(values, scales, -8, 7)
-    return _Tried(codes, scales, (codes * scales.float()[..., None] - values).square().sum(-1))
+def _tried(values: Tensor, importance: Tensor, scales: Tensor, units: Tensor) -> _Tried:
+    scales = (scales / units.float()[:, None]).nan_to_num(0.0)  # a row of zeros has the unit 0
+    scales = scales.sign() * scales.abs().round().clamp(1, 127)
+    steps = (scales * units.float()[:, None])[..., None]
+    codes = _nearest(values / steps)
+    return _Tried(codes, scales, (importance * (codes * steps - values).square()).sum(-1))
+
+
+def _nearest(numbers: Tensor) -> Tensor:
+    """Of FOUR_BITS. All lie half way between two of them at a multiple of a half, so a look-up by halves finds it."""
+    halves = (2 * numbers.nan_to_num(0.0) + 256).clamp(0, 511).to(torch.int32)
+    return _NEAREST.index_select(0, halves.flatten()).view_as(numbers)
+
+
+def _nearest_of_halves() -> Tensor:
+    table = torch.tensor(FOUR_BITS, dtype=torch.float32)
+    middles = torch.arange(-128, 128, 0.5) + 0.25
+    return table[(middles[:, None] - table).abs().argmin(-1)]
+
+
+_NEAREST = _nearest_of_halves()
 
 
 def _better(one: _Tried, other: _Tried) -> _Tried:

@@ -89,14 +89,20 @@ def test_rounded_activations_are_those_of_a_machine_without_a_compiler(
             model = module.Model()
             load_weights(model, tmp_path / "weights")
             found.append(model.logits(model(tokens)))
-            torch.testing.assert_close(decoded(module, model, tokens), found[-1], atol=0.02, rtol=0)
+            assert_close_on_average(decoded(module, model, tokens), found[-1])
     kernels, eager = found
-    torch.testing.assert_close(kernels, eager, atol=0.02, rtol=0)
+    assert_close_on_average(kernels, eager)
     with program(tmp_path / "plain-activations", "qwen2", {"dtype": weights}) as module:
         model = module.Model()
         load_weights(model, tmp_path / "weights")
         off = (kernels - model.logits(model(tokens))).abs()
     assert 0.001 < off.mean() < 0.05
+
+
+def assert_close_on_average(found: Tensor, expected: Tensor) -> None:
+    off = (found - expected).abs()
+    assert float(off.max()) < 0.1
+    assert float(off.mean()) < 0.003
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
@@ -136,13 +142,13 @@ def test_steps_are_recorded_where_layers_only_start_kernels(name: str, tmp_path:
 
 @torch.no_grad()
 def test_weights_take_the_memory_that_the_plan_counts(tmp_path: Path) -> None:
-    """4.5 bits in layers and 8.25 in the head, both for whole panels of sixteen rows."""
-    with program(tmp_path, "llama", FORMATS["int4"]) as module:
+    """4.25 bits in layers and 8.25 in the head, both for whole panels of sixteen rows, and two bytes for the unit of a row."""
+    with program(tmp_path, "llama", {"dtype": "int4", "group": 32}) as module:
         layers = packed_weights(module.Model())
-    size = sum(each.codes.nbytes + each.scales.nbytes for each in layers.values())
+    size = sum(each.num_bytes for each in layers.values())
     head = layers.pop("head.weight")
-    counted = sum(each.weight.numel() for each in layers.values()) * 4.5 / 8 + head.weight.numel() * 8.25 / 8
-    assert size == counted
+    counted = sum(each.weight.numel() for each in layers.values()) * 4.25 / 8 + head.weight.numel() * 8.25 / 8
+    assert size == counted + 2 * sum(each.out_features for each in layers.values())
 
 
 def decoded(module: ModuleType, model: Any, tokens: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:

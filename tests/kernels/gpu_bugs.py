@@ -46,7 +46,8 @@ _biased = samples.choose_experts(score="sigmoid", scale=2.5, has_bias=True)
 _experts = samples.expert_linear("fp32")
 _sampling = samples.sampling(vocab_size=37)
 _int8 = samples.weight_only_linear("fp32", bits=8, group=64)
-_int4 = samples.weight_only_linear("fp32", bits=4, group=32, has_offset=True)
+_int4 = samples.weight_only_linear("fp32", bits=4, group=64)
+_int4_with_offsets = samples.weight_only_linear("fp32", bits=4, group=32, has_offset=True)
 
 BUGS: dict[str, list[Bug]] = {
     "add_norm": [
@@ -182,10 +183,14 @@ BUGS: dict[str, list[Bug]] = {
             "    tl.store(y_at, sums.to(y.dtype.element_ty), mask=(m[:, None] < M) & (n[None, :] < N))",
             "    tl.store(y_at, sums.to(y.dtype.element_ty), mask=(m[:, None] < M) & (n[None, :] <= N))",
         ),
-        (_int4, 3, "& 15) - 8", "& 15) - 7"),
-        (_int4, 3, " * scale + offset)", " * scale)"),
-        (_int4, 3, "(m[:, None] < M) & (k[None, :] < K)", "m[:, None] < M"),
-        (_int4, 20, "panel * num_groups * LANES + lane", "panel * num_words * LANES + lane"),
+        (_int4, 3, "tl.where(code < 8, LOWER, UPPER)", "tl.where(code < 8, UPPER, LOWER)"),
+        (_int4, 3, "8 * (code & 7)", "8 * (code & 3)"),
+        (_int4, 3, "sums *= tl.load(units + unit_at,", "sums *= tl.load(units + lane,"),
+        (_int4, 3, "(num_groups + UNITS) + UNITS) * LANES", "(num_groups + UNITS)) * LANES"),
+        (_int4_with_offsets, 3, "& 15) - 8", "& 15) - 7"),
+        (_int4_with_offsets, 3, " * scale + offset)", " * scale)"),
+        (_int4_with_offsets, 3, "(m[:, None] < M) & (k[None, :] < K)", "m[:, None] < M"),
+        (_int4_with_offsets, 20, "panel * num_groups * LANES + lane", "panel * num_words * LANES + lane"),
     ],
     "adamw": [
         (_adamw, 3, "master * shrink - lr", "master - lr"),

@@ -62,6 +62,7 @@ def samples_of(kind: str, dtype: DType) -> Iterator[Sample]:
     if kind == "weight_only_linear":
         yield samples.weight_only_linear(dtype, bits=8, group=64), (3, 20)
         yield samples.weight_only_linear(dtype, bits=4, group=32, has_offset=True), (1, 20)
+        yield samples.weight_only_linear(dtype, bits=4, group=64), (20,)
         yield samples.weight_only_linear(dtype, bits=4, group=128, has_bias=False), (3,)
     if kind == "choose_experts" and dtype == "fp32":
         yield samples.choose_experts(), (1, 5)

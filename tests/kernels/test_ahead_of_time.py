@@ -33,6 +33,7 @@ def llama_8b_served(chip: Chip) -> list[Kernel]:
     """The kernels of its server, with weights in few bits, and those of experts."""
     return [
         samples.weight_only_linear("bf16", bits=8, group=64, has_bias=False, chip=chip),
+        samples.weight_only_linear("bf16", bits=4, group=64, has_bias=False, chip=chip),
         samples.weight_only_linear("bf16", bits=4, group=32, has_offset=True, has_bias=False, chip=chip),
         samples.decode_attention("bf16", num_heads=32, num_kv_heads=8, head_dim=128, chip=chip),
         samples.sampling(vocab_size=128256, chip=chip),

@@ -77,6 +77,15 @@ def four_bits(workshop: Workshop) -> None:
     test_weight_only.test_products_agree_with_float64(workshop, "int4-with-offsets", "fp32")
 
 
+def four_bits_without_offsets(workshop: Workshop) -> None:
+    test_weight_only.test_products_agree_with_float64(workshop, "int4", "fp32")
+
+
+def four_bits_without_avx512(workshop: Workshop) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        test_weight_only.test_products_without_avx512_agree_with_float64(workshop, patch, "int4")
+
+
 def four_bits_in_bf16(workshop: Workshop) -> None:
     test_weight_only.test_products_agree_with_float64(workshop, "int4", "bf16")
 
@@ -87,6 +96,10 @@ def eight_by_eight_bits(workshop: Workshop) -> None:
 
 def four_by_eight_bits(workshop: Workshop) -> None:
     test_weight_only.test_products_agree_with_float64(workshop, "int4-with-offsets-by-int8", "bf16")
+
+
+def four_by_eight_bits_without_offsets(workshop: Workshop) -> None:
+    test_weight_only.test_products_agree_with_float64(workshop, "int4-by-int8", "bf16")
 
 
 def weights_in_bf16(workshop: Workshop) -> None:
@@ -245,19 +258,25 @@ BUGS: list[tuple[Check, str, str]] = [
     (eight_bits, "at * WORD + 2 * s", "at * WORD"),
     (eight_bits, "(k + GROUP - 1) / GROUP", "k / GROUP"),
     (four_bits, "S % 2 * 16 + S / 2 * BITS", "S * BITS"),
-    (four_bits, "words >> SHIFT & 15) - 8", "words >> SHIFT & 15) - 7"),
-    (four_bits, "+ offset * sums_x[i * w.groups + g]", ""),
+    (four_bits, "words >> SHIFT), _mm512_load_ps", "words >> (SHIFT + 1)), _mm512_load_ps"),
+    (four_bits, "total[i] += offset * sums_x[i * w.groups + g]", ""),
     (four_bits, "sums_x += ROWS * w.groups", "sums_x += ROWS"),
     (four_bits, "code<s>(panel.codes[at]) + offset", "code<s>(panel.codes[at])"),
-    (four_bits, "w.scales + g * 16", "w.scales"),
+    (four_bits, "load(scales + g * 16)", "load(scales)"),
     (
         four_bits,
         "memcpy(&padded[i * ldx], x + i * k, k * sizeof(Number))",
         "memcpy(&padded[i * ldx], x, k * sizeof(Number))",
     ),
     (four_bits, "if (count >= 16) return store(y, v);", "return store(y, v);"),
-    (four_bits, "begin + PER_GROUP < w.words ? begin + PER_GROUP : w.words", "begin + PER_GROUP"),
+    (four_bits, "begin + PER_SUM < w.words ? begin + PER_SUM : w.words", "begin + PER_SUM"),
+    (four_bits, "w.scale(begin / PER_GROUP)", "w.scale(begin / PER_SUM / 2)"),
     (four_bits, "load(&sums[r * LD + 16 * p]) + added", "load(&sums[r * LD + 16 * p])"),
+    (four_bits_without_offsets, "total[i] += w.unit() * in_units[i]", "total[i] += in_units[i]"),
+    (four_bits_without_offsets, "panel.scale(g) * panel.unit()", "panel.scale(g)"),
+    (four_bits_without_offsets, "load(scales + (2 + g) * 16)", "load(scales + g * 16)"),
+    (four_bits_without_avx512, "bytes << (24 - SHIFT / 8 * 8)", "bytes << (24 - SHIFT)"),
+    (four_bits_without_avx512, "words >> SHIFT % 8 &", "words &"),
     (four_bits_in_bf16, "x + i * ldx + at * WORD + 2", "x + at * WORD + 2"),
     (four_bits_in_bf16, "s < CHAINS; s++) sums[i] += partial[i][s]", "s < CHAINS - 1; s++) sums[i] += partial[i][s]"),
     (four_bits_in_bf16, "_mm512_srli_epi32(words, 4 * s)", "_mm512_srli_epi32(words, 3 * s)"),
@@ -274,6 +293,8 @@ BUGS: list[tuple[Check, str, str]] = [
     (eight_by_eight_bits, "num_panels, i, p), i += 4", "num_panels, i, p), i += 5"),
     (eight_by_eight_bits, "all_rows(Lanes<6>{}, Lanes<2>{}, 2 * p)", "all_rows(Lanes<6>{}, Lanes<1>{}, 2 * p)"),
     (four_by_eight_bits, "words >> 4 * P &", "words >> 4 &"),
+    (four_by_eight_bits_without_offsets, "total[r][j] *= w.panel(p + j).unit()", "total[r][j] *= w.panel(p).unit()"),
+    (four_by_eight_bits_without_offsets, "ZERO = 128", "ZERO = 127"),
     (four_by_eight_bits, "* PARTS + each]", "* PARTS]"),
     (four_by_eight_bits, "total[i][p] += offset * x.sums[at];", ""),
     (four_by_eight_bits, "row.sums[s] = step * (float)sum", "row.sums[s] = (float)sum"),

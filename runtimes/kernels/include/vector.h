@@ -77,6 +77,22 @@ static inline f32x16 load(const int8_t* p) {
 #endif
 }
 
+// Every byte of sixteen words, which is below 16, as what it stands for.
+template <class Byte>
+static inline u32x16 look_up(const Byte (&table)[16], u32x16 bytes) {
+#if defined(__AVX512BW__)
+  return (u32x16)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), (__m512i)bytes);
+#else
+  using u8x16 = uint8_t __attribute__((vector_size(16)));
+  u8x16 numbers, quarters[4];
+  memcpy(&numbers, table, 16);
+  memcpy(quarters, &bytes, 64);
+  for (int i = 0; i < 4; i++) quarters[i] = __builtin_shuffle(numbers, quarters[i]);
+  memcpy(&bytes, quarters, 64);
+  return bytes;
+#endif
+}
+
 template <int N = 16>
 static inline void store(float* p, f32x16 v, Lanes<N> = {}) {
   memcpy(p, &v, N * sizeof(float));

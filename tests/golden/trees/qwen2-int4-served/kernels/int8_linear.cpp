@@ -15,6 +15,7 @@ using Number = bf16;
 constexpr int BITS = 8, GROUP = 64;
 constexpr int WORD = 32 / BITS;  // codes of a word
 constexpr int PER_GROUP = GROUP / WORD;
+constexpr int PER_SUM = 16;  // words whose products are summed before they are multiplied with their group's scale
 constexpr int FEW = 32;  // rows up to which codes are decoded for each product; above, once for all
 constexpr int BLOCK = 4;  // panels that are decoded together: 64 columns fill the registers of small_matmul.h
 static_assert(GROUP % WORD == 0, "a group ends with a word");
@@ -65,12 +66,13 @@ struct Weights {
   Weights panel(int64_t p) const {
     return {codes + p * words, scales + p * groups * 16, words, groups};
   }
+  f32x16 scale(int64_t g) const { return load(scales + g * 16); }
 };
 
-// Sums of one group: words [begin, end) of a panel times ROWS rows of x, which are K numbers apart. There are as many CHAINS,
+// Sums of words [begin, end) of a panel times ROWS rows of x, which are K numbers apart. There are as many CHAINS,
 // sums that need not wait for each other, for one row as for eight: the numbers of a row do not depend on how many come with it.
 template <int ROWS>
-static inline void multiply_group(Weights w, int64_t begin, int64_t end, const Number* x, int64_t ldx, f32x16 (&sums)[ROWS]) {
+static inline void multiply_some(Weights w, int64_t begin, int64_t end, const Number* x, int64_t ldx, f32x16 (&sums)[ROWS]) {
 #if defined(__AVX512BF16__)
   constexpr int CHAINS = 2;
   f32x16 partial[ROWS][CHAINS] = {};
@@ -106,14 +108,13 @@ static inline void multiply_group(Weights w, int64_t begin, int64_t end, const N
   }
 }
 
-// ROWS rows of x times one panel. sums_x [rows, groups] are the sums of x over groups, which offsets are multiplied with.
+// ROWS rows of x times one panel.
 template <int ROWS>
 static void few(Weights w, const Number* x, int64_t ldx, f32x16 (&total)[ROWS]) {
-  for (int64_t g = 0; g < w.groups; g++) {
+  for (int64_t begin = 0; begin < w.words; begin += PER_SUM) {
     f32x16 sums[ROWS];
-    const int64_t begin = g * PER_GROUP, end = begin + PER_GROUP < w.words ? begin + PER_GROUP : w.words;
-    multiply_group<ROWS>(w, begin, end, x, ldx, sums);
-    const f32x16 scale = load(w.scales + g * 16) * UNIT;
+    multiply_some<ROWS>(w, begin, begin + PER_SUM < w.words ? begin + PER_SUM : w.words, x, ldx, sums);
+    const f32x16 scale = w.scale(begin / PER_GROUP) * UNIT;
     for (int i = 0; i < ROWS; i++) total[i] += scale * sums[i];
   }
 }
@@ -125,7 +126,7 @@ static void decode(const Weights& w, int64_t first, int64_t panels, Word* out) {
     const Weights panel = w.panel(first + p);
     for (int64_t at = 0; at < w.words; at++) {
       const int64_t g = at / PER_GROUP;
-      const f32x16 scale = load(panel.scales + g * 16);
+      const f32x16 scale = panel.scale(g);
       f32x16 values[WORD];
       each_code([&](auto s) { values[s] = scale * code<s>(panel.codes[at]); });
       for (int s = 0; s < WORD; s += PER_WORD<Number>)
