@@ -12,8 +12,8 @@ so whatever keeps a minimum a group has them nearly as they are, and only format
 `--vllm` and `--openvino` take the interpreter of an environment that has vllm, or openvino-genai and optimum-intel; both get an export of
 our weights, vLLM in bf16 alone. With several sequences llama.cpp is left out, whose Python class knows one.
 
-Each side has a process of its own. For `speed` they take turns, a burst of tokens each, in every round; a time is the median of
-a round's burst, a cell the median over rounds. llama.cpp runs with and without flash attention, and the faster one counts.
+Each side has a process of its own. For `speed` they take turns, a prompt and a burst of tokens each, in every round; a time is that of the
+prompt or the median of the burst, a cell the median over rounds. llama.cpp runs with and without flash attention, and the faster one counts.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def theirs(
 
 
 def work(side: str, name: str, folder: Path, args: argparse.Namespace) -> None:
-    """Answer each line of standard input with one: the number of tokens of a burst -> milliseconds of each."""
+    """Answer each line of standard input with one: the number of tokens of a burst -> seconds of a prompt, milliseconds of each token."""
     step, log_probabilities, size = (ours if side == "ours" else theirs)(folder, name, args)
     ids = np.random.default_rng(0).integers(0, MOST_ID, args.depth).tolist()
     if args.what == "quality":
@@ -212,16 +212,16 @@ def work(side: str, name: str, folder: Path, args: argparse.Namespace) -> None:
         print(json.dumps({"bytes": size}), flush=True)
         return
     step(ids, 0)
-    started_s = time.perf_counter()
-    step(ids, 0)
-    print(json.dumps({"bytes": size, "prefill_s": time.perf_counter() - started_s}), flush=True)
+    print(json.dumps({"bytes": size}), flush=True)
     for line in sys.stdin:
-        times_ms = []
+        started_s = time.perf_counter()
+        step(ids, 0)
+        prefill_s, times_ms = time.perf_counter() - started_s, []
         for at in range(int(line)):
             started_s = time.perf_counter()
             step([ids[at]], args.depth + at)
             times_ms.append(1e3 * (time.perf_counter() - started_s))
-        print(json.dumps(times_ms), flush=True)
+        print(json.dumps({"prefill_s": prefill_s, "ms": times_ms}), flush=True)
 
 
 def windows(folder: Path) -> list[list[int]]:
@@ -284,7 +284,8 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
         sides.append(("vllm", "bf16"))
     if args.openvino:
         sides += [("openvino", mine) for mine, _ in PAIRS if not mine.endswith("activations")]
-    running, told, found = {}, {}, {side: [] for side in sides}
+    running, told = {}, {}
+    found, prompts = ({side: [] for side in sides} for _ in range(2))
     for side in sides:
         running[side] = start(*side, folder, args)
         told[side] = answer(running[side])
@@ -292,7 +293,9 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
     for _ in range(args.rounds):
         rates.append(max(read() for _ in range(3)))
         for side in sides:
-            found[side].append(statistics.median(answer(running[side], f"{args.tokens}\n")))
+            burst = answer(running[side], f"{args.tokens}\n")
+            found[side].append(statistics.median(burst["ms"]))
+            prompts[side].append(burst["prefill_s"])
     for process in running.values():
         process.communicate("")
     rate = statistics.median(rates)
@@ -310,10 +313,10 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
         share = statistics.median(
             told[side]["bytes"] / each / (ms / 1e3) for each, ms in zip(rates, found[side], strict=True)
         )
-        prefill = args.batch * args.depth / told[side]["prefill_s"]
+        prefill = args.batch * args.depth / statistics.median(prompts[side])
         figures = f"{middle:.2f} | {args.batch * 1e3 / middle:,.0f} | {told[side]['bytes'] / 1e6:,.0f} | {share:.2f} | {prefill:,.0f}"
         print(f"| {' '.join(side)} | {figures} |")
-    print("\n| pair | how many times faster, quartiles over rounds |\n|---|---|")
+    print("\n| pair | how many times faster, quartiles over rounds | prompts |\n|---|---|---|")
     for mine, other in PAIRS:
         pairs = (
             [("llama.cpp", f"{other} {flash}") for flash in ("flash", "plain")],
@@ -323,10 +326,17 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
         for peers in pairs:
             if peers[0] not in found:
                 continue
-            best = [min(round) for round in zip(*(found[peer] for peer in peers), strict=True)]
-            ratios = [peer / own for peer, own in zip(best, found["ours", mine], strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            print(f"| {mine} / {peers[0][0]} {peers[0][1].split()[0]} | {middle:.2f} ({low:.2f}-{high:.2f}) |")
+            faster = (_times_faster(each, peers, ("ours", mine)) for each in (found, prompts))
+            print(f"| {mine} / {peers[0][0]} {peers[0][1].split()[0]} | {' | '.join(faster)} |")
+
+
+def _times_faster(times: dict[Any, list[float]], peers: list[Any], own: Any) -> str:
+    """The median over rounds of the best peer's time by our own, and quartiles."""
+    best = [min(round) for round in zip(*(times[peer] for peer in peers), strict=True)]
+    low, middle, high = statistics.quantiles(
+        [theirs / ours for theirs, ours in zip(best, times[own], strict=True)], n=4
+    )
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
 
 
 def quality(folder: Path, args: argparse.Namespace) -> None:

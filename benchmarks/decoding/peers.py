@@ -2,9 +2,9 @@
 
     PYTHON peers.py vllm|openvino FOLDER --format bf16 --batch 8 --depth 512 --threads 2
 
-FOLDER is a checkpoint of Hugging Face's. The first line of standard output has the bytes of the weights and the seconds of a prompt of that depth; then
-each line of standard input, a number of tokens, is answered by the milliseconds of each step in which every sequence got one.
-Sequences are added anew for each line: prompts are computed before the clock starts.
+FOLDER is a checkpoint of Hugging Face's. The first line of standard output has the bytes of the weights; then each line of standard input, a
+number of tokens, is answered by the seconds of prompts of that depth and the milliseconds of each step in which every sequence got one.
+Sequences are added anew for each line.
 """
 
 from __future__ import annotations
@@ -117,11 +117,9 @@ def main() -> None:
 
     prefilled(1)
     finish()
-    prefill_s = prefilled(1)
-    finish()
-    print(json.dumps({"bytes": size, "prefill_s": prefill_s}), file=answers, flush=True)
+    print(json.dumps({"bytes": size}), file=answers, flush=True)
     for line in sys.stdin:
-        prefilled(int(line) + 2)  # a sequence may be a token ahead of the last one's first
+        prefill_s = prefilled(int(line) + 2)  # a sequence may be a token ahead of the last one's first
         times_ms = []
         for _ in range(int(line)):
             started_s = time.perf_counter()
@@ -129,7 +127,7 @@ def main() -> None:
             times_ms.append(1e3 * (time.perf_counter() - started_s))
             assert len(got) == args.batch, f"{len(got)} of {args.batch} sequences got a token"
         finish()
-        print(json.dumps(times_ms), file=answers, flush=True)
+        print(json.dumps({"prefill_s": prefill_s, "ms": times_ms}), file=answers, flush=True)
 
 
 if __name__ == "__main__":
