@@ -308,7 +308,7 @@ BUGS: list[tuple[Check, str, str]] = [
         "const int64_t end = begin + per_part < rows ? begin + per_part : rows",
         "const int64_t end = begin + per_part - 1",
     ),
-    (many_rows, "right, y + begin * n + 16 * first, n", "right, y + begin * n, n"),
+    (many_rows, "right, y + begin * n + 16 * first, n", "right, y + 16 * first, n"),
     (weights_in_bf16, "_mm512_unpackhi_epi8", "_mm512_unpacklo_epi8"),
     (weights_in_bf16, "_mm512_srli_epi16(both, 4)", "_mm512_srli_epi16(both, 3)"),
     (bits_of_weights, "bounds + p, num_units", "bounds, num_units"),
