@@ -53,9 +53,9 @@ class ReadmeView:
     ranks_of_node: int
     kernels: tuple[KernelRow, ...]
     packed: tuple[str, ...]
+    """Of a server whose weights are kept in few bits: a line on each kernel."""
     lossless_bits: float
     """That bf16 weights take where linear layers are kernels; else 0."""
-    """Of a server whose weights are kept in few bits: a line on each kernel."""
     has_kernels: bool
     left_alone: tuple[tuple[str, str], ...]
     """Kernel that the program does not have, and why."""

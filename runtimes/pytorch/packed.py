@@ -13,6 +13,7 @@ bf16 lies in panels is told in lossless.py.
 from __future__ import annotations
 
 import mmap
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -27,7 +28,7 @@ ROWS_AT_A_TIME = 256
 """Rows that are put in order at a time: what that takes beside the weight itself stays in the cache."""
 
 
-class PanelLinear(nn.Module):
+class PanelLinear(nn.Module, ABC):
     """A layer whose weight lies in panels, in a subclass's format, without its product, which the generated subclass of that has."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
@@ -44,21 +45,21 @@ class PanelLinear(nn.Module):
         return self.forward(x)
 
     @property
+    @abstractmethod
     def num_bytes(self) -> int:
         """What the weight takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fill(self, weight: Tensor) -> None:
         """Keep a weight [N, K]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fill_randomly(self, *, deviation: float) -> None:
         """Numbers of about that standard deviation."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rows(self, tokens: Tensor) -> Tensor:
         """Rows [..., K] of the weight, where it is also a table of embeddings."""
-        raise NotImplementedError
 
 
 class PackedLinear(PanelLinear):
@@ -177,9 +178,8 @@ def _take(size: int) -> Tensor:
     global _free
     if size > len(_free):
         whole = -(-max(size, _REGION_BYTES) // _HUGE_PAGE) * _HUGE_PAGE
-        region = mmap.mmap(
-            -1, whole + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        )  # shared ones get small pages
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory gets small pages
+        region = mmap.mmap(-1, whole + _HUGE_PAGE, flags=private)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             region.madvise(mmap.MADV_HUGEPAGE)
         taken = torch.frombuffer(region, dtype=torch.uint8)
