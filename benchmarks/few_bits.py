@@ -149,6 +149,7 @@ def ours(
         return runner.step([Chunk(row, at, tokens, True) for row in blocks]).argmax(-1)
 
     def through_cache(tokens: list[int]) -> Any:
+        model_file.onward = lambda x, cache: x  # of all tokens, where a server asks for the last one of a piece
         found = []
         for begin in range(0, len(tokens), PIECE):
             piece = torch.tensor([tokens[begin : begin + PIECE]])

@@ -223,8 +223,11 @@ class Engine:
             layer = ops.layer_s(block, rows)
             layer += sum(self._attention_s(op, decoding, context, prompts) for op in block.attention)
             total += max(layer, self.software.host_layer_s * constants.host_time) * block.count
-        total += ops.head_s(decoding + len(prompts))
-        total += ops.ends_s(rows, decoding + len(prompts))
+        wanted = decoding + len(prompts)
+        if self.shape.has_kernels:
+            total -= ops.left_out_s(rows, wanted)
+        total += ops.head_s(wanted)
+        total += ops.ends_s(rows, wanted)
         return total + (self.shape.pp - 1) * self._hop_s(rows)
 
     def _hop_s(self, rows: int) -> float:
@@ -257,7 +260,8 @@ class Engine:
         return total / self.bandwidth
 
     def least_prefill_s(self, tokens: int) -> float:
-        """What no software can beat: a prompt's products at the peak of the narrowest format."""
+        """What no software can beat: a prompt's products at the peak of the narrowest format. In the last layer only the last token
+        needs those after attention."""
         rate = "int8" if self.shape.rounds_activations else _rate(self.shape.weights)
         return self.ops.product_flops(tokens) / max(self.machine.peak(rate), 1.0) / self.shape.pp
 

@@ -10,6 +10,7 @@ Laws and ratios: serving_constants.toml and op_tables.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist
@@ -145,11 +146,25 @@ class ServingOps:
         return math.ceil(self.graph.sizes[dim] / (self.shape.tp * self.machine.cores)) * self.machine.cores
 
     def product_flops(self, tokens: int) -> float:
-        """Of a prompt on one device, all layers."""
-        free = {"B": 1, "T": tokens, "S": tokens}
-        return sum(
-            block.count * sum(flops(op, free) for op in (*block.products, *block.experts)) for block in self.blocks
-        )
+        """Of a prompt on one device, all layers; in the last one nothing but the last token needs those after attention."""
+
+        def summed(ops: Iterable[Op], tokens: int) -> float:
+            return sum(flops(op, {"B": 1, "T": tokens, "S": tokens}) for op in ops)
+
+        whole = sum(block.count * summed((*block.products, *block.experts), tokens) for block in self.blocks)
+        last = self._after_attention
+        return whole - summed(last, tokens) + summed(last, 1)
+
+    @cached_property
+    def _last_block(self) -> BlockOps:
+        return next(block for block in self.blocks if block.name == self.graph.order[-1])
+
+    @cached_property
+    def _after_attention(self) -> tuple[Op, ...]:
+        """Products of the last layer."""
+        block, order = self._last_block, [op.id for op in self.graph.block_ops(self._last_block.name)]
+        attended = max((order.index(op.id) for op in block.attention), default=len(order))
+        return tuple(op for op in (*block.products, *block.experts) if order.index(op.id) > attended)
 
     # Time.
 
@@ -169,6 +184,13 @@ class ServingOps:
             total += self._experts_s(block.experts, rows) + self.software.experts_layer_s
         total += self._activations_s(block, rows) + constants.layer_floor_s * self.software.floor_share
         return total + block.num_reductions * self._reduction_s(rows)
+
+    def left_out_s(self, rows: int, wanted: int) -> float:
+        """What a step saves whose last layer does the products after attention for `wanted` of its `rows` alone: those with logits."""
+        experts = self._last_block.experts
+        products = (op for op in self._after_attention if op not in experts)
+        saved = sum(self.product_s(op, rows) - self.product_s(op, wanted) for op in products)
+        return saved + (self._experts_s(experts, rows) - self._experts_s(experts, wanted) if experts else 0.0)
 
     def head_s(self, rows: int) -> float:
         return self.product_s(self.head, max(1, rows))

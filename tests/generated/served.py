@@ -93,3 +93,20 @@ def save_tokenizer(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}>")
+
+
+def hidden_after(
+    model: Any, tokens: Tensor, pieces: Sequence[tuple[int, int]], *, cache: Any, blocks: Tensor
+) -> Tensor:
+    """Hidden states [B, N, D] after each of N pieces [begin, end) of the sequences [B, T]; single tokens are decoded."""
+    count, found = len(tokens), []
+    for begin, end in pieces:
+        piece, positions = tokens[:, begin:end], torch.arange(begin, end).expand(count, -1)
+        held = blocks[:, : -(-end // cache.block_tokens)]
+        if end > begin + 1 and hasattr(model, "prefill"):
+            bounds = (end - begin) * torch.arange(count + 1)
+            joined = model.prefill(piece.reshape(1, -1), positions.reshape(1, -1), held, bounds, cache)  # [1, B, D]
+            found.append(joined.transpose(0, 1))
+        else:
+            found.append(model.decode(piece, positions, held, cache)[:, -1:])
+    return torch.cat(found, dim=1)

@@ -13,8 +13,8 @@ import pytest
 import torch
 from architectures import ARCHITECTURES
 from programs import TINY, build, imported, tiny_spec
+from served import hidden_after
 from test_few_bits import saved
-from torch import Tensor
 
 from llmc.runtimes.kernels.native import CHOICE
 from llmc.runtimes.pytorch.weights import load_weights
@@ -22,6 +22,8 @@ from llmc.runtimes.reference.int8_cache import from_int8, to_int8
 from llmc.runtimes.serving.work import Chunk
 
 BF16 = torch.bfloat16
+PIECES = [(0, 5), (5, 9), *((at, at + 1) for at in range(9, 24))]
+"""Of prompts, in two steps, and of answers, one token after the other."""
 
 
 pytestmark = pytest.mark.usefixtures("compiled_kernels")
@@ -34,28 +36,6 @@ def program(folder: Path, name: str, weights: str, **serve: Any) -> Iterator[tup
     spec = tiny_spec(without=("train", "data"), model=copy.deepcopy(ARCHITECTURES[name]), serve=served)
     with imported(build(spec, folder), "model", "serve") as (model, server):
         yield model, server
-
-
-def decoded(module: ModuleType, model: Any, tokens: Tensor) -> tuple[Tensor, Any]:
-    """Logits [B, T, V], the first tokens in two pieces and then one by one; and the cache."""
-    count, length = tokens.shape
-    cache = module.KVCache(num_blocks=32, block_tokens=4, dtype=torch.int8)
-    blocks = torch.arange(32).view(2, 16)[:count]
-    pieces = [(0, 5), (5, 9), *((at, at + 1) for at in range(9, length))]
-    found = []
-    for begin, end in pieces:
-        found.append(model.logits(stepped(model, tokens[:, begin:end], begin, blocks[:, : -(-end // 4)], cache)))
-    return torch.cat(found, dim=1).float(), cache
-
-
-def stepped(model: Any, tokens: Tensor, begin: int, blocks: Tensor, cache: Any) -> Tensor:
-    """Kernels take pieces of prompts behind one another."""
-    count, length = tokens.shape
-    positions = torch.arange(begin, begin + length).expand(count, -1)
-    if length == 1 or not hasattr(model, "prefill"):
-        return model.decode(tokens, positions, blocks, cache)
-    bounds = length * torch.arange(count + 1)
-    return model.prefill(tokens.reshape(1, -1), positions.reshape(1, -1), blocks, bounds, cache).view(count, length, -1)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +57,12 @@ def test_logits_are_near_to_exact_ones(name: str, weights: str, tmp_path: Path) 
     with program(tmp_path / "served", name, weights) as (module, _):
         model = module.Model().to(torch.float32 if weights == "fp32" else BF16)
         load_weights(model, tmp_path / "weights")
-        logits, cache = decoded(module, model, tokens)
+        cache = module.KVCache(num_blocks=32, block_tokens=4, dtype=torch.int8)
+        hidden = hidden_after(model, tokens, PIECES, cache=cache, blocks=torch.arange(32).view(2, 16))
+        logits = model.logits(hidden).float()
         assert cache.keys.dtype == cache.values.dtype == torch.int8
         assert bool(cache.key_scales[:, :24].any())
+    exact = exact[:, [end - 1 for _, end in PIECES]]
     divergence = (exact.exp() * (exact - logits.log_softmax(-1))).sum(-1)
     assert 0 < float(divergence.mean()) < 2e-3
 

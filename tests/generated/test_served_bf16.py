@@ -13,7 +13,7 @@ import pytest
 import torch
 from architectures import ARCHITECTURES
 from programs import TINY, build, imported, tiny_spec, tree_of
-from test_few_bits import SHAPED, decoded, saved
+from test_few_bits import SHAPED, decoded, saved, wanted
 from torch import nn
 
 from llmc.runtimes.kernels.checks.rule import within
@@ -53,11 +53,11 @@ def test_logits_are_as_near_to_exact_ones_as_those_of_plain_pytorch(name: str, t
         model = module.Model().to(BF16)
         load_weights(model, tmp_path / "weights")
         assert len(packed_weights(model)) >= 3 * 4
-        for what, mine in (
-            ("forward", model.logits(model(tokens))),
-            ("decode", decoded(module, model, tokens, dtype=BF16)),
+        for what, mine, (plain_ones, exact_ones) in (
+            ("forward", model.logits(model(tokens)), (theirs, truth)),
+            ("decode", decoded(module, model, tokens, dtype=BF16), (wanted(theirs), wanted(truth))),
         ):
-            found = within(mine, plain=theirs, exact=truth, eps=torch.finfo(BF16).eps, what=what)
+            found = within(mine, plain=plain_ones, exact=exact_ones, eps=torch.finfo(BF16).eps, what=what)
             assert found.holds, found
 
 
@@ -106,6 +106,25 @@ def test_steps_are_recorded_and_repeated(name: str, tmp_path: Path) -> None:
         (recording,) = cache.replay._recorded.values()
         assert recording is not None
         assert len(recording.calls) == 3 * 8 + 1  # four linear layers, two norms, attention and gate; the last norm
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "falcon", "post-norm", "mistral"])
+@torch.no_grad()
+def test_last_layer_feeds_forward_only_the_last_token_of_each_piece(name: str, tmp_path: Path) -> None:
+    """All others have keys and values there, by which answers go on."""
+    plain_and_exact(tmp_path, name)
+    with program(tmp_path / "served", name) as (module, server):
+        model, shapes = module.Model().to(BF16), []
+        load_weights(model, tmp_path / "weights")
+        for layer in model.layers:
+            layer.mlp.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape[:2])))
+        cache, prompts = module.KVCache(64, server.BLOCK_TOKENS, BF16), ([5, 6, 7], [8, 9])
+        found = server.Runner(model, cache).step([Chunk([at], 0, tokens, True) for at, tokens in enumerate(prompts)])
+        assert shapes == [(1, 5)] * (len(shapes) - 1) + [(1, 2)]
+        assert int(cache.keys[-1].flatten(1).any(1).sum()) == 5
+        for logits, tokens in zip(found, prompts, strict=True):
+            expected = model.logits(model(torch.tensor([tokens])))[0, -1].float()
+            assert float((logits - expected).abs().max()) < 0.03 * float(expected.abs().max())
 
 
 @torch.no_grad()

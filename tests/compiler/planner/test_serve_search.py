@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -246,6 +247,17 @@ def test_a_chunk_behind_a_cache_attends_to_it():
     assert one.mixed_step_s(0, context=0, prompts=[Prompt(512, 4096)]) > one.mixed_step_s(
         0, context=0, prompts=[Prompt(512)]
     )
+
+
+def test_kernels_leave_out_what_nobody_reads_of_the_last_layer():
+    """Llama 3 8B: of its 32 layers the last one does 11.5 % of its products for all of a prompt. A token by itself pays all."""
+    plain = engine()
+    ours = Engine(plain.graph, plain.machine, replace(plain.shape, has_kernels=True))
+    one, many = plain.ops.product_flops(1), plain.ops.product_flops(4096)
+    assert many / (4096 * one) == pytest.approx(1 - 0.885 / 32, rel=1e-3)
+    products_s = many / plain.machine.peak("bf16")  # at least
+    assert 0.885 / 32 < (plain.prefill_s(4096) - ours.prefill_s(4096)) / products_s < 2 * 0.885 / 32
+    assert ours.decode_step_s(32, context=1024) == plain.decode_step_s(32, context=1024)
 
 
 def test_a_simulated_step_has_the_price_of_what_was_planned():

@@ -59,12 +59,21 @@ class Prompts(NamedTuple):
     read: Tensor  # [P, S]: rows of the sequence of each piece
     positions: Tensor  # [T]: of the tokens in their sequences
     bounds: Tensor  # [P + 1]: where pieces begin, and where the last one ends
+    ends: Tensor | None = None  # [P], in the last layer: the last token of each piece
 
     def attend(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return prefill_attention(qkv, cos, sin, *self)
+        return onward(prefill_attention(qkv, cos, sin, *self[:-1]), self)
 
 
 LayerCache = Answers | Prompts
+
+
+def onward(x: Tensor, cache: LayerCache | None) -> Tensor:
+    """What a layer goes on with after attention: all of x [B, T, D], but in the last layer of prompts [1, P, D].
+
+    Keys and values are all that is wanted of a prompt's tokens there, except for the last of each piece.
+    """
+    return x[:, cache.ends] if isinstance(cache, Prompts) and cache.ends is not None else x
 
 
 class KVCache:
@@ -78,8 +87,10 @@ class KVCache:
 
     def layers(self, step: type[LayerCache], *places: Tensor) -> Iterator[LayerCache]:
         """Each layer's part."""
-        for keys, values in zip(self.keys, self.values, strict=True):
-            yield step(keys, values, *places)
+        kept = zip(self.keys, self.values, strict=True)
+        *parts, last = (step(*part, *places) for part in kept)
+        yield from parts
+        yield last._replace(ends=last.bounds[1:] - 1) if isinstance(last, Prompts) else last
 
     def answers(self, blocks: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Places of single tokens at `positions` [B, 1] of sequences in `blocks` [B, N]."""
@@ -157,7 +168,7 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """x [B, T, D] is to be added to the residual stream first, as what comes back is by the next block."""
         stream, normed = add_rms_norm(stream, x, self.attn_norm.weight)
-        stream, normed = add_rms_norm(stream, self.attn(normed, cos, sin, cache), self.mlp_norm.weight)
+        stream, normed = add_rms_norm(onward(stream, cache), self.attn(normed, cos, sin, cache), self.mlp_norm.weight)
         return stream, self.mlp(normed)
 
 
@@ -194,7 +205,7 @@ class Model(nn.Module):
         return cache.replay(layers, x, cos, sin, *cache.answers(blocks, positions))
 
     def prefill(self, tokens: Tensor, positions: Tensor, blocks: Tensor, bounds: Tensor, cache: KVCache) -> Tensor:
-        """Hidden states [1, T, D] of pieces of prompts behind one another, tokens [1, T] at positions [1, T]; extends the cache.
+        """Hidden states [1, P, D] after pieces of prompts behind one another, tokens [1, T] at positions [1, T]; extends the cache.
 
         Those from bounds[p] to bounds[p + 1] are of the sequence in blocks[p] of [P, N].
         """

@@ -86,8 +86,7 @@ class Runner:
         tokens = torch.tensor([[token for chunk in chunks for token in chunk.tokens]])  # [1, T]
         positions = torch.tensor([[at for chunk in chunks for at in range(chunk.start, chunk.end)]])  # [1, T]
         bounds = torch.tensor([0, *accumulate(len(chunk.tokens) for chunk in chunks)])  # [P + 1]
-        hidden = self.model.prefill(tokens, positions, self.held(chunks), bounds, self.cache)  # [1, T, D]
-        return hidden[0, bounds[1:] - 1]
+        return self.model.prefill(tokens, positions, self.held(chunks), bounds, self.cache)[0]
 
     def held(self, chunks: Sequence[Chunk]) -> Tensor:
         """The blocks [B, N] of their sequences, and any others up to the longest."""
