@@ -72,6 +72,8 @@ hardware: {{accelerator: cpu}}
 serve: {{max_seq_len: 1024, weights: {weights}, kv_cache: {{dtype: {kv}}}}}
 """
 MODELS = {"smollm2-135m": "{preset: smollm2-135m}", "tinyllama-1.1b": TINYLLAMA.model}
+PAUSE_S = 0.5
+"""Before each side's turn: threads of the last one spin for up to 0.2 s (Intel's OpenMP) before they sleep, and would take its cores."""
 MOST_ID = 32_000
 """Of token ids in prompts: every vocabulary has these."""
 
@@ -294,6 +296,7 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
     for _ in range(args.rounds):
         rates.append(max(read() for _ in range(3)))
         for side in sides:
+            time.sleep(PAUSE_S)
             burst = answer(running[side], f"{args.tokens}\n")
             found[side].append(statistics.median(burst["ms"]))
             prompts[side].append(burst["prefill_s"])
