@@ -49,7 +49,7 @@ def _page(plan: RunPlan, lines: list[dict[str, Any]], png: bytes) -> str:
         "steps": f"{lines[-1]['step']:,} of {plan.steps:,}",
         "loss": f"{lines[0]['loss']:.3f} → {lines[-1]['loss']:.3f}",
         "tokens/s (median)": f"{median:,.0f}",
-        "MFU (median)": f"{100 * plan.mfu(median):.1f} % of {plan.peak_flops_per_s / 1e12:,.3g} TFLOP/s",
+        "of the peak (median)": plan.mfu_words(median),
     }
     valid = [line["valid_loss"] for line in lines if "valid_loss" in line]
     if valid:

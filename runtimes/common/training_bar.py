@@ -39,7 +39,7 @@ class _Figures:
     def text(self, line: dict[str, Any]) -> str:
         self._speeds.append(line["tokens_per_s"])
         tokens_per_s = sum(self._speeds) / len(self._speeds)
-        speed = f"{tokens_per_s:,.0f} tokens/s, MFU {100 * self.plan.mfu(tokens_per_s):.0f} %"
+        speed = f"{tokens_per_s:,.0f} tokens/s, {self.plan.mfu_words(tokens_per_s)}"
         return f"loss {line['loss']:.3f}, {speed}, {_clock(self._left_s(line['step']))} left"
 
     def _left_s(self, step: int) -> float:

@@ -45,6 +45,13 @@ class RunPlan:
         """Model FLOPs utilisation: the share of the device's peak that the model's own arithmetic comes to."""
         return tokens_per_s * self.flops_per_token / self.peak_flops_per_s
 
+    def mfu_words(self, tokens_per_s: float) -> str:
+        share = self.mfu(tokens_per_s)
+        if share <= 1:
+            return f"MFU {100 * share:.0f} %"
+        peak = f"{self.peak_flops_per_s / 1e12:,.3g} TFLOP/s"
+        return f"more than the {peak} that the spec gives this machine: `llmc doctor --calibrate` measures it"
+
 
 class TrainingRun:
     """A context manager around the training loop: `for step in run.steps(): …; run.log(step, {"loss": …})`."""

@@ -123,6 +123,12 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None
     assert told[1] == "step 5/10: loss 2.000, 100 tokens/s, MFU 10 %, 0:15 left"
 
 
+def test_nothing_is_faster_than_its_peak() -> None:
+    """The spec's is another machine's then."""
+    assert PLAN.mfu_words(1000.0) == "MFU 100 %"
+    assert PLAN.mfu_words(1010.0).startswith("more than the 0.001 TFLOP/s that the spec gives this machine")
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(5, "0:05"), (65, "1:05"), (3725, "1:02:05")])
 def test_times_read_as_on_a_clock(seconds: float, text: str) -> None:
     assert training_bar._clock(seconds) == text
