@@ -63,7 +63,8 @@ PAIRS = (
     ("int4", "Q4_0"),
     ("int4 activations", "Q4_0"),
 )
-"""A format and llama.cpp's of the same bits; *activations* are rounded to int8 as well, as llama.cpp's are in Q8_0 and Q4_0."""
+"""A format and llama.cpp's of the same bits; *activations* are rounded to int8 as well, as llama.cpp's are in Q8_0 and Q4_0, and
+OpenVINO's beside weights in int8 and int4."""
 SPEC = """
 llmc: 1
 name: few-bits
@@ -286,7 +287,7 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
     if args.vllm:
         sides.append(("vllm", "bf16"))
     if args.openvino:
-        sides += [("openvino", mine) for mine, _ in PAIRS if not mine.endswith("activations")]
+        sides += [("openvino", name) for name in dict.fromkeys(mine.removesuffix(" activations") for mine, _ in PAIRS)]
     running, told = {}, {}
     found, prompts = ({side: [] for side in sides} for _ in range(2))
     for side in sides:
@@ -325,7 +326,7 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
         pairs = (
             [("llama.cpp", f"{other} {flash}") for flash in ("flash", "plain")],
             [("vllm", mine)],
-            [("openvino", mine)],
+            [("openvino", mine.removesuffix(" activations"))],
         )
         for peers in pairs:
             if peers[0] not in found:
