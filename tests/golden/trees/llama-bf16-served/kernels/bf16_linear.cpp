@@ -84,8 +84,9 @@ static void few(Weights w, const Number* x, int64_t ldx, f32x16 (&total)[ROWS]) 
   f32x16 sums[ROWS] = {};
   const auto table = load_table(w.table);
   for (int64_t at = 0; at < w.num_units; at++) {
+    // Past the outer caches: what is read once a step would drive keys, values and code out of them.
 #pragma GCC unroll 3
-    for (int line = 0; line < 3; line++) __builtin_prefetch((const char*)(w.units + at) + 64 * line + 4096);
+    for (int line = 0; line < 3; line++) __builtin_prefetch((const char*)(w.units + at) + 64 * line + 4096, 0, 0);
     u32x16 words[4];
     decode(w.units[at], table, words);
 #pragma GCC unroll 8

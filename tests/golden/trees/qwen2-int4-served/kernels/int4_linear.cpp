@@ -81,7 +81,8 @@ static inline void multiply_some(Weights w, int64_t begin, int64_t end, const Nu
   constexpr int CHAINS = 2;
   f32x16 partial[ROWS][CHAINS] = {};
   for (int64_t at = begin; at < end; at++) {
-    __builtin_prefetch((const char*)(w.codes + at) + 4096);
+    // Past the outer caches: what is read once a step would drive keys, values and code out of them.
+    __builtin_prefetch((const char*)(w.codes + at) + 4096, 0, 0);
     __m512bh pairs[PAIRS];
     to_pairs(_mm512_loadu_si512(w.codes + at), pairs);
 #pragma GCC unroll 8
