@@ -64,7 +64,7 @@ class Weights(Node):
     )
     symmetric: Flag = Field(
         default=True,
-        description="int4: false gives each group an offset, and scale and offset 16 bits each, in place of a scale in 8 bits.",
+        description="int4: false gives each group an offset, and scale and offset 16 bits each, in place of a scale in 8 bits, and the head int8.",
     )
     activations: Literal["int8"] | None = Field(
         default=None,

@@ -1,8 +1,8 @@
 """Linear layers of a server, whose weights are kept in the order in which they are read: bf16 in 12 bits without loss, or rounded to 8 or 4.
 
 Fuses    dequantise -> linear: the weights are read in the bits that they are stored in, and become numbers in registers.
-Applies  to the servers of serving.py: to every linear layer, and to the head, which is in 8 bits beside layers in 4. In C++ for
-         CPUs, in Triton for GPUs, which leave bf16 to PyTorch.
+Applies  to the servers of serving.py: to every linear layer, and to the head, which is in 8 bits beside layers with offsets. In C++
+         for CPUs, in Triton for GPUs, which leave bf16 to PyTorch.
 Cost     a step: reads each weight once, bits / 8 bytes and its share of the group's scale; a few rows at a time are bound
          by that. Above `few_rows` the codes are decoded once for all rows, and the product is one in bf16 or fp32. Where inputs
          are rounded to 8 bits the product is one of integers, at twice the rate of bf16.
@@ -29,7 +29,7 @@ BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 GROUP, GROUP_WITH_OFFSET = 64, 32
 """Weights that share a scale, where the spec leaves it open: then int8 takes 8.25 bits a weight, int4 4.125, and 5 with offsets."""
 HEAD_BITS: Bits = 8
-"""The head decides between tokens that are nearly as likely: four bits would cost more there than anywhere else."""
+"""Of the head beside layers with offsets, which are asked for where four bits are to cost as little as they can."""
 SCALE_BITS = 16
 BYTE_SCALE_BITS = 8
 """Of int4 without offsets: a byte, in units of its row. The two bytes of that unit are nowhere counted: a hundredth of a bit in rows of 2,048."""
@@ -209,11 +209,18 @@ def choose_weight_only(
     how = {"chip": chip, "chip_name": chip_name, "template": template}
     blocks = _kernel(bits, group_of(asked, bits), dtype=dtype, has_offset=has_offset, has_bias=_has_bias(spec), **how)
     head = _kernel(HEAD_BITS, GROUP, dtype=dtype, has_offset=False, has_bias=spec.model.head.bias, **how)
-    return (blocks,) if bits == HEAD_BITS and blocks.group == head.group else (blocks, head)
+    return (blocks, head) if has_offset else (blocks,)
 
 
 def group_of(weights: Weights, bits: Bits) -> int:
     return weights.group or (GROUP if bits == 8 or weights.symmetric else GROUP_WITH_OFFSET)
+
+
+def head_bits_of(weights: Weights, bits: Bits) -> float:
+    """Of a weight of the head: as layers have, but beside offsets."""
+    if not weights.symmetric:
+        return bits_of(HEAD_BITS, group=GROUP, has_offset=False)
+    return bits_of(bits, group=group_of(weights, bits), has_offset=False)
 
 
 def bits_of(bits: Bits, *, group: int, has_offset: bool) -> float:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..cost.load import Load, Service, held_tokens, serve
 from ..cost.serving import Engine, EngineShape, KeptBits
-from ..kernels.weight_only_linear import BITS, GROUP, HEAD_BITS, LOSSLESS_BITS, bits_of, group_of
+from ..kernels.weight_only_linear import BITS, LOSSLESS_BITS, bits_of, group_of, head_bits_of
 from .enumerate import divisors
 
 if TYPE_CHECKING:
@@ -269,8 +269,7 @@ def kept_bits(asked: Weights, label: str, *, kind: str, has_kernels: bool = Fals
     if bits is None or (kind != "cpu" and asked.group is None):
         return None
     layers = bits_of(bits, group=group_of(asked, bits), has_offset=bits == 4 and not asked.symmetric)
-    head = bits_of(HEAD_BITS, group=GROUP, has_offset=False) if kind == "cpu" else 16.0
-    return KeptBits(layers, head)
+    return KeptBits(layers, head_bits_of(asked, bits) if kind == "cpu" else 16.0)
 
 
 def _replica_counts(most: int) -> Iterator[int]:

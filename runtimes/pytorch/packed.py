@@ -50,8 +50,8 @@ class PanelLinear(nn.Module, ABC):
         """What the weight takes."""
 
     @abstractmethod
-    def fill(self, weight: Tensor) -> None:
-        """Keep a weight [N, K]."""
+    def fill(self, weight: Tensor, *, inputs: Tensor | None = None) -> None:
+        """Keep a weight [N, K]. `inputs` are mean squares of what its columns are multiplied with [K], for formats that go by them."""
 
     @abstractmethod
     def fill_randomly(self, *, deviation: float) -> None:
@@ -87,17 +87,22 @@ class PackedLinear(PanelLinear):
         return self.bits == 4 and not self.has_offset
 
     @property
+    def goes_by_inputs(self) -> bool:
+        """Scales are searched for, and the better if it is known what columns are multiplied with."""
+        return self.has_units
+
+    @property
     def numbers(self) -> Tensor:
         """What the codes of four bits stand for."""
         return torch.tensor(range(-8, 8) if self.has_offset else FOUR_BITS, dtype=torch.int8)
 
     @torch.no_grad()
-    def fill(self, weight: Tensor) -> None:
+    def fill(self, weight: Tensor, *, inputs: Tensor | None = None) -> None:
         """Round a weight [N, K] and keep it."""
         assert weight.shape == self.weight.shape
         for first in range(0, self.out_features, ROWS_AT_A_TIME):
             rows = weight[first : first + ROWS_AT_A_TIME]
-            found = quantise(rows, bits=self.bits, group=self.group, has_offset=self.has_offset)
+            found = quantise(rows, bits=self.bits, group=self.group, has_offset=self.has_offset, inputs=inputs)
             panels = slice(first // LANES, first // LANES + -(-len(rows) // LANES))
             codes = found.codes if self.bits == 8 else _places(found.codes, self.numbers)
             self.codes[panels] = _words(codes, bits=self.bits)

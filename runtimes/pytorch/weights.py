@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..common.errors import RunError
+from .inputs import measure_inputs
 from .packed import packed_weights
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -41,12 +42,17 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
     """Fill a model's parameters from model.safetensors, from the files that model.safetensors.index.json names, or from shards.
 
     Every parameter must be there, with its shape, and nothing else; values are cast to the parameter's dtype, or rounded by
-    layers that keep them in few bits, one after the other.
+    layers that keep them in few bits, one after the other. Where rounding goes by the inputs of layers, it is done twice: what
+    came of the first time shows them.
     """
     folder = Path(folder)
-    if (folder / SHARDS).is_dir():
-        _load_shards(model, folder / SHARDS)
-        return
+    load = _load_shards if (folder / SHARDS).is_dir() else _load_files
+    load(model, folder, inputs={})
+    if inputs := measure_inputs(model):
+        load(model, folder, inputs=inputs)
+
+
+def _load_files(model: nn.Module, folder: Path, *, inputs: dict[str, torch.Tensor]) -> None:
     own, packed = named_tensors(model), packed_weights(model)
     missing, unknown = set(own), []
     for file in weight_files(folder):
@@ -58,14 +64,17 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
                         continue
                     value = tensors.get_tensor(name)
                     refuse_shape(own[name].shape, value.shape, name=name, file=file)
-                    packed[name].fill(value) if name in packed else own[name].copy_(value)
+                    if name in packed:
+                        packed[name].fill(value, inputs=inputs.get(name))
+                    else:
+                        own[name].copy_(value)
                     missing.discard(name)
         except (OSError, SafetensorError) as problem:
             raise RunError(f"{file} cannot be read: {problem}", help="check the folder with the weights") from problem
     refuse_names(folder, missing=missing, unknown=unknown)
 
 
-def _load_shards(model: nn.Module, folder: Path) -> None:
+def _load_shards(model: nn.Module, folder: Path, *, inputs: dict[str, torch.Tensor]) -> None:
     """The weights in a checkpoint of several devices."""
     from .parallel.cuts import Cuts, Whole
     from .parallel.storage import load_pieces
@@ -74,9 +83,9 @@ def _load_shards(model: nn.Module, folder: Path) -> None:
     own = named_tensors(model)
     whole = {name: torch.empty(own[name].shape, dtype=torch.bfloat16) for name in packed}
     pieces = [piece for name, tensor in {**own, **whole}.items() for piece in cuts.pieces(name, tensor)]
-    load_pieces(pieces, folder, group=None, no_dist=True)
+    load_pieces(pieces, folder / SHARDS, group=None, no_dist=True)
     for name, weight in whole.items():
-        packed[name].fill(weight)
+        packed[name].fill(weight, inputs=inputs.get(name))
 
 
 def save_weights(model: nn.Module, folder: Path | str, *, dtype: torch.dtype | None = None) -> Path:

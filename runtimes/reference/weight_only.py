@@ -6,7 +6,8 @@ with `has_offset` the number that its code 0 stands for, near the middle of its 
     weight = scale * code [+ offset]       code: -127 ... 127 in 8 bits; in 4 one of FOUR_BITS, or -8 ... 7 beside an offset
 
 Scales and offsets are bf16. Beside FOUR_BITS a scale is a byte, times a unit in bf16 that its row has. Codes are chosen for the
-rounded scale, so that its rounding costs next to nothing.
+rounded scale, so that its rounding costs next to nothing. Where it is known how large the numbers are that a column is multiplied
+with, scales of FOUR_BITS are chosen for what products lose, and not for what the weight does.
 
 Inputs may be rounded to 8 bits as well, as they come: a scale in bf16 for INPUT_GROUP of a row.
 """
@@ -36,8 +37,10 @@ class Quantised(NamedTuple):
     units: Tensor | None  # [N], bf16
 
 
-def quantise(weight: Tensor, *, bits: int, group: int, has_offset: bool = False) -> Quantised:
-    """Round to nearest, a group at a time."""
+def quantise(
+    weight: Tensor, *, bits: int, group: int, has_offset: bool = False, inputs: Tensor | None = None
+) -> Quantised:
+    """Round to nearest, a group at a time. `inputs` are mean squares of what columns are multiplied with [K]."""
     rows, size = weight.shape
     groups = -(-size // group)
     values = torch.zeros(rows, groups * group)
@@ -53,7 +56,8 @@ def quantise(weight: Tensor, *, bits: int, group: int, has_offset: bool = False)
         scales = rounded_up(values.abs().amax(-1) / 127)
         codes = rounded(values, scales, -127, 127)
     else:
-        codes, scales, units = _best_of_four_bits(values)
+        importance = None if inputs is None else F.pad(inputs.float(), (0, -size % group)).view(groups, group)
+        codes, scales, units = _best_of_four_bits(values, importance)
     return Quantised(codes.view(rows, -1)[:, :size].to(torch.int8).contiguous(), scales, offsets, units)
 
 
@@ -96,11 +100,12 @@ def _from_the_middle(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rounded(values - offsets.float()[..., None], scales, -8, 7), scales, offsets
 
 
-def _best_of_four_bits(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The best scale of several, and then the one that fits its codes best. The errors of large numbers count for more, as it is
-    they that a product is made of."""
-    squares = values.square()
-    importance = squares + squares.mean((-1, -2), keepdim=True)
+def _best_of_four_bits(values: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The best scale of several, and then the one that fits its codes best. Where nobody says what is important, the errors of large
+    numbers count for more, as it is they that a product is made of."""
+    if importance is None:
+        squares = values.square()
+        importance = squares + squares.mean((-1, -2), keepdim=True)
     largest = values.gather(-1, values.abs().argmax(-1, keepdim=True)).squeeze(-1)
     units = rounded_up(largest.abs().amax(-1) / min(-FOUR_BITS[0], FOUR_BITS[-1]) / 127)
     best = _tried(values, importance, largest / _REACHES[0], units)

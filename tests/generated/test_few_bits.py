@@ -17,9 +17,10 @@ from served import hidden_after
 from torch import Tensor, nn
 
 from llmc.runtimes.kernels.native import CHOICE
+from llmc.runtimes.pytorch.inputs import measure_inputs
 from llmc.runtimes.pytorch.packed import packed_weights
 from llmc.runtimes.pytorch.weights import load_weights, save_weights
-from llmc.runtimes.reference.weight_only import dequantise
+from llmc.runtimes.reference.weight_only import dequantise, quantise
 
 FORMATS: dict[str, dict[str, Any]] = {
     "int8": {"dtype": "int8"},
@@ -142,13 +143,35 @@ def test_steps_are_recorded_where_layers_only_start_kernels(name: str, tmp_path:
 
 
 @torch.no_grad()
+def test_four_bits_go_by_what_layers_are_given(tmp_path: Path) -> None:
+    """A norm makes one column large: scales of the layer behind it are chosen for that column."""
+    plain = saved(tmp_path, "llama")
+    large = dict(plain.named_parameters())["layers.1.mlp_norm.weight"]
+    large[3] = 30.0
+    save_weights(plain, tmp_path / "weights")
+    with program(tmp_path / "packed", "llama", {"dtype": "int4"}) as module:
+        model = module.Model()
+        load_weights(model, tmp_path / "weights")
+        inputs, layers = measure_inputs(model), packed_weights(model)
+        assert inputs.keys() == layers.keys()
+        assert all("forward" not in vars(layer) for layer in layers.values())
+        behind = inputs[name := "layers.1.mlp.gate_up.weight"]
+        assert behind.argmax() == 3
+        assert behind[3] > 100 * behind.median()
+        weight = dict(plain.named_parameters())[name]
+        blind = dequantise(quantise(weight, bits=4, group=64), group=64)
+        kept = dequantise(layers[name].unpacked(), group=64)
+        lost = [float((behind * (each - weight).square()).mean()) for each in (kept, blind)]
+        assert lost[0] < 0.5 * lost[1]
+
+
+@torch.no_grad()
 def test_weights_take_the_memory_that_the_plan_counts(tmp_path: Path) -> None:
-    """4.25 bits in layers and 8.25 in the head, both for whole panels of sixteen rows, and two bytes for the unit of a row."""
+    """4.25 bits, for whole panels of sixteen rows, and two bytes for the unit of a row."""
     with program(tmp_path, "llama", {"dtype": "int4", "group": 32}) as module:
         layers = packed_weights(module.Model())
     size = sum(each.num_bytes for each in layers.values())
-    head = layers.pop("head.weight")
-    counted = sum(each.weight.numel() for each in layers.values()) * 4.25 / 8 + head.weight.numel() * 8.25 / 8
+    counted = sum(each.weight.numel() for each in layers.values()) * 4.25 / 8
     assert size == counted + 2 * sum(each.out_features for each in layers.values())
 
 

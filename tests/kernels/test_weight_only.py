@@ -151,6 +151,19 @@ def test_rounding_is_within_half_a_step(bits: int, has_offset: bool, steps: floa
     assert off.mean() < 0.3
 
 
+def test_scales_of_four_bits_are_chosen_for_what_columns_are_multiplied_with() -> None:
+    """Three columns of a hundred have large inputs, one has none; the last group is a short one."""
+    weight, x = random(64, 100), random(200, 100, seed=1)
+    x[:, [5, 50, 90]] *= 10
+    x[:, 20] = 0
+    found = [
+        dequantise(quantise(weight, bits=4, group=64, inputs=each), group=64) for each in (None, x.square().mean(0))
+    ]
+    blind, chosen = (float((x @ (each - weight).T).square().mean()) for each in found)
+    assert chosen < 0.5 * blind
+    assert (found[0] - weight).square().mean() < (found[1] - weight).square().mean()
+
+
 def test_codes_of_four_bits_are_the_nearest_of_sixteen_numbers() -> None:
     weight = random(64, 100)
     kept = quantise(weight, bits=4, group=32)

@@ -56,17 +56,17 @@ def test_weights_in_fp8_keep_the_embedding_and_the_head_in_bf16():
     assert engine(LLAMA_3_8B, weights="fp8").weights_bytes == expected
 
 
-def test_our_servers_on_cpus_keep_scales_and_a_head_of_eight_bits():
-    """int4 in groups of 64, scales of a byte: 4.125 bits; the head of 8.25; the table of embeddings is not the head here, and stays in bf16."""
+def test_our_servers_on_cpus_keep_scales_in_layers_and_head():
+    """int4 in groups of 64, scales of a byte: 4.125 bits; the table of embeddings is not the head here, and stays in bf16."""
     kept = kept_bits(Weights(dtype=("int4",)), "int4", kind="cpu")
-    assert kept == KeptBits(layers=4.125, head=8.25)
+    assert kept == KeptBits(layers=4.125, head=4.125)
     shape = EngineShape(tp=1, pp=1, ep=1, weights="int4", kv_dtype="bf16", kept=kept)
     products = 32 * (4096 * 6144 + 4096 * 4096 + 3 * 4096 * 14336)
-    expected = products * 4.125 / 8 + 128256 * 4096 * (8.25 / 8 + 2) + 65 * 4096 * 2
+    expected = products * 4.125 / 8 + 128256 * 4096 * (4.125 / 8 + 2) + 65 * 4096 * 2
     assert Engine(graph_of(LLAMA_3_8B), h100s(1), shape).weights_bytes == expected
     tied = Engine(graph_of(LLAMA_3_8B | {"tie_embeddings": True}), h100s(1), shape)
     assert tied.weights_bytes == expected - 128256 * 4096 * 2
-    read = products * 4.125 / 8 + 128256 * 4096 * 8.25 / 8 + 65 * 4096 * 2
+    read = (products + 128256 * 4096) * 4.125 / 8 + 65 * 4096 * 2
     assert tied.least_step_s() * tied.bandwidth == pytest.approx(read)
 
 
@@ -108,9 +108,10 @@ def test_rounded_activations_make_prompts_shorter_and_answers_as_long_as_their_w
 
 
 def test_groups_are_counted_where_they_are_asked_for():
+    """The head is in eight bits beside offsets."""
     assert kept_bits(Weights(dtype=("int8",)), "int8", kind="gpu") is None
     assert kept_bits(Weights(dtype=("int8",), group=128), "int8", kind="gpu") == KeptBits(layers=8.125, head=16.0)
-    assert kept_bits(Weights(dtype=("int4",), group=32), "int4", kind="cpu") == KeptBits(layers=4.25, head=8.25)
+    assert kept_bits(Weights(dtype=("int4",), group=32), "int4", kind="cpu") == KeptBits(layers=4.25, head=4.25)
     offsets = Weights(dtype=("int4",), symmetric=False)
     assert kept_bits(offsets, "int4", kind="cpu") == KeptBits(layers=5.0, head=8.25)
     wide = Weights(dtype=("int4",), group=64, symmetric=False)

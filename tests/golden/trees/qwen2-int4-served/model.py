@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from kernels.add_rms_norm import add_rms_norm
 from kernels.decode_attention import decode_attention, new_replay
 from kernels.int4_linear import Int4Linear
-from kernels.int8_linear import Int8Linear
 from kernels.prefill_attention import prefill_attention
 from kernels.swiglu import swiglu
 from llmc.runtimes.pytorch.packed import in_huge_pages
@@ -178,7 +177,7 @@ class Model(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed = Int8Linear(64, 512, bias=False)  # rows are embeddings; it is the head as well
+        self.embed = Int4Linear(64, 512, bias=False)  # rows are embeddings; it is the head as well
         self.layers = nn.ModuleList(Block() for _ in range(3))
         self.norm = nn.RMSNorm(64, eps=1e-05)
 
