@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_iter
 
 from .mode import Watching
@@ -38,14 +37,10 @@ class LiveBytes(Watching):
         """Forget the peak so far."""
         self.peak = self.live
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(issubclass(each, DTensor) for each in types):
-            return NotImplemented  # its local tensors come by next
-        result = func(*args, **(kwargs or {}))
+    def see(self, func: Any, args: Any, result: Any) -> None:
         for each in tree_iter(result):
             if isinstance(each, torch.Tensor):
                 self._see(each.untyped_storage())
-        return result
 
     def _see(self, storage: torch.UntypedStorage) -> None:
         key = id(storage)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+_DEVICE = torch.ops.prim.device.default
+"""How torch asks a fake tensor for its device: as often as it calls ops."""
 
 
 class Watching(TorchDispatchMode):
@@ -11,3 +19,16 @@ class Watching(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _DEVICE and isinstance(args[0], FakeTensor):
+            return args[0].device
+        if any(issubclass(each, DTensor) for each in types):
+            return NotImplemented  # its local tensors come by next
+        result = func(*args, **(kwargs or {}))
+        self.see(func, args, result)
+        return result
+
+    def see(self, func: Any, args: Any, result: Any) -> None:
+        """Called after every op of plain tensors."""
+        raise NotImplementedError

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
 
 from .device_ops import ops_of_accelerators
+from .fakes import plain_fakes
 from .memory import LiveBytes
 from .seen_ops import SeenOps
 from .traffic import Call, Traffic
@@ -67,7 +67,7 @@ class DryProgram:
         try:
             with fake_world(rank, self.world_size):
                 place = self.parallel.take_place("cpu")
-                with FakeTensorMode(), ops_of_accelerators(self.device):
+                with plain_fakes(), ops_of_accelerators(self.device):
                     return {"rank": rank, "micro_batches": count, **self._step(place, count)}
         finally:
             train.GRAD_ACCUMULATION = kept

@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 import torch.distributed.distributed_c10d as c10d
 from torch._C._distributed_c10d import FakeWork
-from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_iter
 
 from .mode import Watching
@@ -94,13 +93,9 @@ class Traffic(Watching):
             for owner, name, original in kept:
                 setattr(owner, name, original)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(issubclass(each, DTensor) for each in types):
-            return NotImplemented  # its local tensors come by next
-        result = func(*args, **(kwargs or {}))
+    def see(self, func: Any, args: Any, result: Any) -> None:
         if func.namespace in _NAMESPACES:
             self._note(func, args, result)
-        return result
 
     def _note(self, func: Any, args: Any, result: Any) -> None:
         name = func._schema.name.partition("::")[2]

@@ -9,12 +9,13 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from llmc.runtimes.pytorch.dryrun.device_ops import ops_of_accelerators
+from llmc.runtimes.pytorch.dryrun.fakes import PlainFakes, plain_fakes
 from llmc.runtimes.pytorch.dryrun.memory import LiveBytes
 from llmc.runtimes.pytorch.dryrun.traffic import Traffic
 from llmc.runtimes.pytorch.dryrun.world import fake_world
@@ -143,3 +144,30 @@ def test_attention_with_narrow_values_keeps_no_scores() -> None:
             y.sum().backward()
     assert y.shape == v.shape
     assert counter.peak < 4 * 4096 * 4096
+
+
+def test_plain_fakes_are_those_of_torch() -> None:
+    """What an op returns is kept for tensors of the same facts: those that differ in one are told apart, a second time too."""
+
+    def found() -> list[object]:
+        x, y = torch.empty(4, 6), torch.empty(8, 6)
+        others = [x.t().contiguous().t(), x.double(), x.bfloat16(), y[4:], y[::2], x.clone().requires_grad_()]
+        results = [
+            op(each) for _ in range(2) for each in (x, *others) for op in (torch.exp, torch.sum, lambda x: x + x[0])
+        ]
+        return [(each.shape, each.stride(), each.dtype, each.device, each.requires_grad) for each in results]
+
+    with FakeTensorMode():
+        expected = found()
+    with plain_fakes():
+        assert found() == expected
+        assert isinstance(torch.empty(1), FakeTensor)
+    assert not isinstance(torch.empty(1), FakeTensor)
+
+
+def test_torch_is_asked_for_devices_by_an_op() -> None:
+    """Which modes that watch need not see, and which calls `fakes.py` spares."""
+    assert hasattr(FakeTensorMode.__torch_dispatch__, "__wrapped__"), "torch has changed: see fakes.py"
+    assert not hasattr(PlainFakes.__torch_dispatch__, "__wrapped__")
+    with plain_fakes(), LiveBytes():
+        assert torch.empty(3).device == torch.device("cpu")
