@@ -147,7 +147,12 @@ static void pack_transposed(int rows, int cols, const T* x, int64_t ld, Word* ou
 
 // The words of PER_WORD neighbouring rows: for bf16 two rows interleaved, for fp32 the row itself.
 static inline u32x16 interleave(u16x16 first, u16x16 second) {
+#if defined(__AVX512F__)  // GCC would widen in halves
+  const __m512i lower = _mm512_cvtepu16_epi32((__m256i)first), upper = _mm512_cvtepu16_epi32((__m256i)second);
+  return (u32x16)lower | (u32x16)upper << 16;
+#else
   return __builtin_convertvector(first, u32x16) | (__builtin_convertvector(second, u32x16) << 16);
+#endif
 }
 
 // Words of numbers that are neighbours along a column: x [rows, cols] -> out [rows / PER_WORD][ldo], for B = x. cols is a
