@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from .setting import Setting
 
 QUERY_BLOCK, KEY_BLOCK = 64, 128
-"""Queries and keys whose scores exist at a time: 32 KiB in fp32, so that they stay in cache. Of 64 x 64 to 128 x 128 these
-were the fastest by a few percent; few queries at a time waste least on the diagonal, where half of a block is hidden."""
+"""Queries that share what is read of keys, and keys of a block. Of 64 x 64 to 128 x 128 these were the fastest by a few percent. Scores exist for
+sixteen queries at a time (8 KiB in fp32), as few waste least on the diagonal; for all 64 in the backward pass (32 KiB), whose sums over queries cost more."""
 
 VECTOR = 16
 """Numbers of a vector: heads are whole vectors."""

@@ -96,7 +96,10 @@ template <class T, class Sum>
 static void matmul(int m, int n, int num_words, Left a, Right b, Sum* c, int64_t ldc, bool add) {
   int j = 0;
   for (; j + 64 <= n; j += 64) columns<T, 4>(m, num_words, a, {b.words + j, b.ld}, c + j, ldc, add);
-  for (; j < n; j += 16) columns<T, 1>(m, num_words, a, {b.words + j, b.ld}, c + j, ldc, add);
+  const Right rest = {b.words + j, b.ld};
+  if (n - j == 48) columns<T, 3>(m, num_words, a, rest, c + j, ldc, add);
+  if (n - j == 32) columns<T, 2>(m, num_words, a, rest, c + j, ldc, add);
+  if (n - j == 16) columns<T, 1>(m, num_words, a, rest, c + j, ldc, add);
 }
 
 // Sixteen rows of sixteen words, each row becoming a column of out: pairs of rows meet, then fours, eights, and all.

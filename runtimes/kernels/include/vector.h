@@ -144,27 +144,41 @@ static inline f32x16 sqrt(f32x16 v) {
 #endif
 }
 
-// The sum of each of sixteen vectors, a lane each: four steps that halve how many there are, and add.
-static inline f32x16 sums(const f32x16 (&v)[16]) {
+// Each of sixteen vectors' lanes put together, a lane for each vector: four steps that halve how many vectors there are.
+template <class Together>
+static inline f32x16 reduced(const f32x16 (&v)[16], Together together) {
   f32x16 found[8];
 #if defined(__AVX512F__)
   for (int i = 0; i < 8; i++) {
     const __m512 a = (__m512)v[2 * i], b = (__m512)v[2 * i + 1];
-    found[i] = (f32x16)_mm512_unpacklo_ps(a, b) + (f32x16)_mm512_unpackhi_ps(a, b);
+    found[i] = together((f32x16)_mm512_unpacklo_ps(a, b), (f32x16)_mm512_unpackhi_ps(a, b));
   }
   for (int i = 0; i < 4; i++) {
     const __m512d a = (__m512d)found[2 * i], b = (__m512d)found[2 * i + 1];
-    found[i] = (f32x16)_mm512_unpacklo_pd(a, b) + (f32x16)_mm512_unpackhi_pd(a, b);
+    found[i] = together((f32x16)_mm512_unpacklo_pd(a, b), (f32x16)_mm512_unpackhi_pd(a, b));
   }
   for (int count = 2; count; count /= 2)
     for (int i = 0; i < count; i++) {
       const __m512 a = (__m512)found[2 * i], b = (__m512)found[2 * i + 1];
-      found[i] = (f32x16)_mm512_shuffle_f32x4(a, b, 0x88) + (f32x16)_mm512_shuffle_f32x4(a, b, 0xdd);
+      found[i] = together((f32x16)_mm512_shuffle_f32x4(a, b, 0x88), (f32x16)_mm512_shuffle_f32x4(a, b, 0xdd));
     }
 #else
-  for (int i = 0; i < 16; i++) found[0][i] = sum(v[i]);
+  const i32x16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  for (int i = 0; i < 16; i++) {
+    f32x16 all = v[i];
+    for (int half = 8; half; half /= 2) all = together(all, __builtin_shuffle(all, lanes ^ half));
+    found[0][i] = all[0];
+  }
 #endif
   return found[0];
+}
+
+static inline f32x16 sums(const f32x16 (&v)[16]) {
+  return reduced(v, [](f32x16 a, f32x16 b) { return a + b; });
+}
+
+static inline f32x16 largest(const f32x16 (&v)[16]) {
+  return reduced(v, [](f32x16 a, f32x16 b) { return max(a, b); });
 }
 
 // exp(x) to 2 ulp; 0 below -87; exp(88) = 1.7e38 above 88; not a number where x is not one. With n = round(x / ln 2) and r = x - n ln 2 in

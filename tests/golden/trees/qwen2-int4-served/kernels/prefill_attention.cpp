@@ -6,8 +6,8 @@
 // K value heads of C = 16 numbers in bf16. Piece p has tokens [bounds[p], bounds[p + 1]), and its sequence's keys are in rows `read` [p, S]
 // of the cache [rows, K, C]. Token t stands at positions[t] of its sequence, goes to row written[t], and sees the keys up to itself.
 //
-// After FlashAttention (Dao 2022): scores exist for 64 queries by 128 keys at a time, and blocks that the mask hides are skipped. The
-// queries of a group share the keys and values of a block, which are copied from their rows once.
+// After FlashAttention (Dao 2022): scores exist for 16 queries by 128 keys at a time, and keys that the mask hides from all of them are skipped.
+// 64 queries of a group's heads share the keys and values of a block, which are copied from their rows once.
 
 #include <algorithm>
 #include <vector>
@@ -17,7 +17,7 @@
 using Number = bf16;
 constexpr int H = 4, K = 2, GROUP = H / K, C = 16;
 constexpr int QKV = (H + 2 * K) * C, ROW = K * C;
-constexpr int QUERIES = 64, KEYS = 128;  // a block; its scores take 32 KiB and stay in cache
+constexpr int QUERIES = 64, KEYS = 128;  // a block; the scores of sixteen of its queries take 8 KiB
 constexpr float SCALE = 0.25f;
 constexpr int PER = PER_WORD<Number>;
 static_assert(C % 16 == 0 && H % K == 0, "heads are whole vectors, and groups are whole");
@@ -32,27 +32,46 @@ static inline i32x16 is_hidden(int key, int query) {
 static int first_key(int) { return 0; }
 static bool is_edge(int key, int count, int first, int) { return key + count > first + 1; }
 
-// A query's weights exp(score - most) of keys [key, key + count), from its scores; rescales what earlier keys added up to when
-// a larger score appears (online softmax, Milakov 2018).
-static inline void weigh(float* scores, Number* weights, float* sums, float& most, float& total, int key, int count, int query) {
-  f32x16 row_most = splat(most);
-  const bool is_masked = is_edge(key, count, query, query);
-  for (int j = 0; j < count; j += 16) {
-    f32x16 s = load(scores + j);
-    if (is_masked) store(scores + j, s = is_hidden(key + j, query) ? splat(-1e30f) : s);
-    row_most = max(row_most, s);
+// Up to sixteen queries [rows, C], the first of them at `query`, and keys [key, key + KEYS): adds to `weighed` [rows, C] what exp(score - most)
+// weighs, and to `total` its sum, a lane for each query. What earlier keys gave is rescaled when a larger score appears (online softmax, Milakov 2018).
+struct SomeQueries {
+  float scores[16 * KEYS];
+  Number weights[16 * KEYS];
+
+  // Within a longer function the sums of its products would not stay in registers.
+  [[gnu::noinline]] void attend(int rows, const Number* queries, Right keys, Right values, int key, int query, float* weighed, float* most, float* total) {
+    const int count = std::min(KEYS, (query + rows - key + 15) / 16 * 16);  // that the last query sees
+    if (count <= 0) return;
+    matmul<Number>(rows, count, C / PER, {(const Word*)queries, C / PER, 1}, keys, scores, KEYS, false);
+    const f32x16 before = load(most), now = max(before, largest_scores(rows, key, count, query)), rescale = exp(before - now);
+    f32x16 totals[16] = {};
+    for (int i = 0; i < rows; i++) {
+      for (int j = 0; j < count; j += 16) {
+        const f32x16 weight = exp(load(scores + i * KEYS + j) - now[i]);
+        store(weights + i * KEYS + j, weight);
+        totals[i] += weight;
+      }
+      for (int c = 0; c < C; c += 16) store(weighed + i * C + c, load(weighed + i * C + c) * rescale[i]);
+    }
+    store(most, now);
+    store(total, load(total) * rescale + sums(totals));
+    matmul<Number>(rows, C, count / PER, {(const Word*)weights, KEYS / PER, 1}, values, weighed, C, true);
   }
-  const float now = largest(row_most), rescale = std::exp(most - now);
-  f32x16 row_total{};
-  for (int j = 0; j < count; j += 16) {
-    const f32x16 p = exp(load(scores + j) - now);
-    row_total += p;
-    store(weights + j, p);
+
+  // A lane for each query; takes hidden scores away.
+  f32x16 largest_scores(int rows, int key, int count, int query) {
+    const bool is_masked = is_edge(key, count, query, query + rows - 1);
+    f32x16 tops[16];
+    for (int i = 0; i < 16; i++) tops[i] = splat(-1e30f);
+    for (int i = 0; i < rows; i++)
+      for (int j = 0; j < count; j += 16) {
+        f32x16 s = load(scores + i * KEYS + j);
+        if (is_masked) store(scores + i * KEYS + j, s = is_hidden(key + j, query + i) ? splat(-1e30f) : s);
+        tops[i] = max(tops[i], s);
+      }
+    return largest(tops);
   }
-  most = now;
-  total = total * rescale + sum(row_total);
-  for (int c = 0; c < C; c += 16) store(sums + c, load(sums + c) * rescale);
-}
+};
 
 // One head times `factor`, each pair (x[j], x[C/2 + j]) turned by its angle.
 template <class To>
@@ -77,11 +96,10 @@ struct Work {
   std::vector<Word> keys = std::vector<Word>(C / PER * KEYS);             // K^T, packed
   std::vector<Word> values = std::vector<Word>(KEYS / PER * C);           // V, packed
   std::vector<Number> queries = std::vector<Number>(GROUP * QUERIES * C);
-  std::vector<float> scores = std::vector<float>(QUERIES * KEYS);
-  std::vector<Number> weights = std::vector<Number>(QUERIES * KEYS);      // exp(scores - most)
   std::vector<float> sums = std::vector<float>(GROUP * QUERIES * C);      // weights V
   std::vector<float> most = std::vector<float>(GROUP * QUERIES);          // a row's largest score so far
   std::vector<float> total = std::vector<float>(GROUP * QUERIES);         // and its sum of weights
+  SomeQueries some;
 
   // `seen` keys and values of a head. Up to `count` values are zeros: what another request left there could be no number.
   void read(const Number* key, const Number* value, const int64_t* rows, int seen, int count) {
@@ -106,14 +124,11 @@ struct Work {
     for (int at = first_key(first); at <= last; at += KEYS) {
       const int seen = std::min(KEYS, last + 1 - at), count = (seen + 15) / 16 * 16;
       read(key, value, block.rows + at, seen, count);
-      for (int h = 0; h < GROUP; h++) {
-        const int head = h * QUERIES;
-        const Left q = {(const Word*)&queries[head * C], C / PER, 1}, p = {(const Word*)weights.data(), KEYS / PER, 1};
-        matmul<Number>(rows, count, C / PER, q, {keys.data(), KEYS}, scores.data(), KEYS, false);
-        for (int i = 0; i < rows; i++)
-          weigh(&scores[i * KEYS], &weights[i * KEYS], &sums[(head + i) * C], most[head + i], total[head + i], at, count, (int)positions[block.begin + i]);
-        matmul<Number>(rows, C, count / PER, p, {values.data(), C}, &sums[head * C], C, true);
-      }
+      for (int h = 0; h < GROUP; h++)
+        for (int i = 0; i < rows; i += 16) {
+          const int at_once = std::min(16, rows - i), head = h * QUERIES + i;
+          some.attend(at_once, &queries[head * C], {keys.data(), KEYS}, {values.data(), C}, at, first + i, &sums[head * C], &most[head], &total[head]);
+        }
     }
     for (int h = 0; h < GROUP; h++)
       for (int i = 0; i < rows; i++) {

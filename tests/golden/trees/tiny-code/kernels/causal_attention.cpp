@@ -2,7 +2,7 @@
 //
 //   out = softmax(mask(0.125 * q k^T)) v, where q and k are rotated by their positions
 //
-// After FlashAttention (Dao 2022): scores exist for 64 queries by 128 keys at a time, blocks that the mask hides are
+// After FlashAttention (Dao 2022): scores exist for at most 64 queries by 128 keys at a time, blocks that the mask hides are
 // skipped, and the backward pass computes the scores again from `lse`, the logarithm of each row's sum of exponentials.
 // Queries and keys are rotated as they are read, and their gradients rotated back as they are written.
 //
@@ -33,27 +33,46 @@ static inline i32x16 is_hidden(int key, int query) {
 static int first_key(int) { return 0; }
 static bool is_edge(int key, int count, int first, int) { return key + count > first + 1; }
 
-// A query's weights exp(score - most) of keys [key, key + count), from its scores; rescales what earlier keys added up to when
-// a larger score appears (online softmax, Milakov 2018).
-static inline void weigh(float* scores, Number* weights, float* sums, float& most, float& total, int key, int count, int query) {
-  f32x16 row_most = splat(most);
-  const bool is_masked = is_edge(key, count, query, query);
-  for (int j = 0; j < count; j += 16) {
-    f32x16 s = load(scores + j);
-    if (is_masked) store(scores + j, s = is_hidden(key + j, query) ? splat(-1e30f) : s);
-    row_most = max(row_most, s);
+// Up to sixteen queries [rows, C], the first of them at `query`, and keys [key, key + KEYS): adds to `weighed` [rows, C] what exp(score - most)
+// weighs, and to `total` its sum, a lane for each query. What earlier keys gave is rescaled when a larger score appears (online softmax, Milakov 2018).
+struct SomeQueries {
+  float scores[16 * KEYS];
+  Number weights[16 * KEYS];
+
+  // Within a longer function the sums of its products would not stay in registers.
+  [[gnu::noinline]] void attend(int rows, const Number* queries, Right keys, Right values, int key, int query, float* weighed, float* most, float* total) {
+    const int count = std::min(KEYS, (query + rows - key + 15) / 16 * 16);  // that the last query sees
+    if (count <= 0) return;
+    matmul<Number>(rows, count, C / PER, {(const Word*)queries, C / PER, 1}, keys, scores, KEYS, false);
+    const f32x16 before = load(most), now = max(before, largest_scores(rows, key, count, query)), rescale = exp(before - now);
+    f32x16 totals[16] = {};
+    for (int i = 0; i < rows; i++) {
+      for (int j = 0; j < count; j += 16) {
+        const f32x16 weight = exp(load(scores + i * KEYS + j) - now[i]);
+        store(weights + i * KEYS + j, weight);
+        totals[i] += weight;
+      }
+      for (int c = 0; c < C; c += 16) store(weighed + i * C + c, load(weighed + i * C + c) * rescale[i]);
+    }
+    store(most, now);
+    store(total, load(total) * rescale + sums(totals));
+    matmul<Number>(rows, C, count / PER, {(const Word*)weights, KEYS / PER, 1}, values, weighed, C, true);
   }
-  const float now = largest(row_most), rescale = std::exp(most - now);
-  f32x16 row_total{};
-  for (int j = 0; j < count; j += 16) {
-    const f32x16 p = exp(load(scores + j) - now);
-    row_total += p;
-    store(weights + j, p);
+
+  // A lane for each query; takes hidden scores away.
+  f32x16 largest_scores(int rows, int key, int count, int query) {
+    const bool is_masked = is_edge(key, count, query, query + rows - 1);
+    f32x16 tops[16];
+    for (int i = 0; i < 16; i++) tops[i] = splat(-1e30f);
+    for (int i = 0; i < rows; i++)
+      for (int j = 0; j < count; j += 16) {
+        f32x16 s = load(scores + i * KEYS + j);
+        if (is_masked) store(scores + i * KEYS + j, s = is_hidden(key + j, query + i) ? splat(-1e30f) : s);
+        tops[i] = max(tops[i], s);
+      }
+    return largest(tops);
   }
-  most = now;
-  total = total * rescale + sum(row_total);
-  for (int c = 0; c < C; c += 16) store(sums + c, load(sums + c) * rescale);
-}
+};
 
 struct Angles {
   const float *cos, *sin;  // [T, C / 2]
@@ -76,15 +95,13 @@ struct Forward {
   std::vector<Word> keys, values;      // of one key head: K^T and V, packed
   std::vector<Number> rotated;         // K [T, C]
   std::vector<Number> queries;         // [QUERIES, C]
-  std::vector<float> scores;           // [QUERIES, KEYS]
-  std::vector<Number> weights;         // exp(scores - most) [QUERIES, KEYS]
   std::vector<float> sums;             // weights V [QUERIES, C]
   std::vector<float> most, total;      // a row's largest score and sum of weights so far [QUERIES]
+  SomeQueries some;
 
   explicit Forward(int T)
       : T(T), padded(round_up(T, 16) + 16), keys(C / PER * padded), values(padded / PER * C), rotated(T * C),
-        queries(QUERIES * C), scores(QUERIES * KEYS), weights(QUERIES * KEYS), sums(QUERIES * C), most(QUERIES),
-        total(QUERIES) {}
+        queries(QUERIES * C), sums(QUERIES * C), most(QUERIES), total(QUERIES) {}
 
   void read_keys(const Number* key, const Number* value, Angles angles) {
     for (int t = 0; t < T; t++) rotate(key + (int64_t)t * QKV, &rotated[t * C], angles, t, 1.0f, 1.0f);
@@ -99,12 +116,9 @@ struct Forward {
     std::fill(total.begin(), total.end(), 0.0f);
     std::fill(sums.begin(), sums.end(), 0.0f);
     for (int key = first_key(first); key < first + rows; key += KEYS) {
-      const int count = round_up(std::min(KEYS, first + rows - key), 16);
-      const Left q = {(const Word*)queries.data(), C / PER, 1}, p = {(const Word*)weights.data(), KEYS / PER, 1};
-      matmul<Number>(rows, count, C / PER, q, {&keys[key], padded}, scores.data(), KEYS, false);
-      for (int i = 0; i < rows; i++)
-        weigh(&scores[i * KEYS], &weights[i * KEYS], &sums[i * C], most[i], total[i], key, count, first + i);
-      matmul<Number>(rows, C, count / PER, p, {&values[key / PER * C], C}, sums.data(), C, true);
+      const Right block_keys = {&keys[key], padded}, block_values = {&values[key / PER * C], C};
+      for (int i = 0; i < rows; i += 16)
+        some.attend(std::min(16, rows - i), &queries[i * C], block_keys, block_values, key, first + i, &sums[i * C], &most[i], &total[i]);
     }
     for (int i = 0; i < rows; i++) {
       each_vector<C>([&](int c, auto lanes) { store(out + (int64_t)i * H * C + c, load(&sums[i * C + c]) / total[i], lanes); });
