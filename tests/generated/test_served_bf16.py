@@ -127,6 +127,24 @@ def test_last_layer_feeds_forward_only_the_last_token_of_each_piece(name: str, t
             assert float((logits - expected).abs().max()) < 0.03 * float(expected.abs().max())
 
 
+@pytest.mark.parametrize("length", [10, 40, 70])
+@torch.no_grad()
+def test_a_padded_prompt_has_the_logits_of_its_last_token(length: int, tmp_path: Path) -> None:
+    """With fixed shapes the last token is repeated up to one of few lengths, at its own position."""
+    plain_and_exact(tmp_path, "llama")
+    with program(tmp_path / "served", "llama", shapes="fixed") as (module, server):
+        model = module.Model().to(BF16)
+        load_weights(model, tmp_path / "weights")
+        assert length not in server.PREFILL_LENGTHS
+        runner, tokens = server.Runner(model, module.KVCache(64, server.BLOCK_TOKENS, BF16)), list(range(40, 40 + length))
+        blocks = list(range(-(-length // server.BLOCK_TOKENS)))
+        for begin in range(0, length, max(server.PREFILL_LENGTHS)):
+            piece = tokens[begin : begin + max(server.PREFILL_LENGTHS)]
+            logits = runner.step([Chunk(blocks, begin, piece, True)])
+        expected = model.logits(model(torch.tensor([tokens])))[0, -1].float()
+        assert float((logits[0] - expected).abs().max()) < 0.03 * float(expected.abs().max())
+
+
 @torch.no_grad()
 def test_with_fixed_shapes_a_request_gets_the_same_bits_in_any_place(tmp_path: Path) -> None:
     plain_and_exact(tmp_path, "llama")

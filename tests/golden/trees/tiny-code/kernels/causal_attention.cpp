@@ -33,18 +33,18 @@ static inline i32x16 is_hidden(int key, int query) {
 static int first_key(int) { return 0; }
 static bool is_edge(int key, int count, int first, int) { return key + count > first + 1; }
 
-// Up to sixteen queries [rows, C], the first of them at `query`, and keys [key, key + KEYS): adds to `weighed` [rows, C] what exp(score - most)
+// Up to sixteen queries [rows, C] at `query`, `query + 1`, ... and no later than `last`, which padding repeats, and keys [key, key + KEYS): adds to `weighed` [rows, C] what exp(score - most)
 // weighs, and to `total` its sum, a lane for each query. What earlier keys gave is rescaled when a larger score appears (online softmax, Milakov 2018).
 struct SomeQueries {
   float scores[16 * KEYS];
   Number weights[16 * KEYS];
 
   // Within a longer function the sums of its products would not stay in registers.
-  [[gnu::noinline]] void attend(int rows, const Number* queries, Right keys, Right values, int key, int query, float* weighed, float* most, float* total) {
-    const int count = std::min(KEYS, (query + rows - key + 15) / 16 * 16);  // that the last query sees
+  [[gnu::noinline]] void attend(int rows, const Number* queries, Right keys, Right values, int key, int query, int last, float* weighed, float* most, float* total) {
+    const int count = std::min(KEYS, (std::min(query + rows - 1, last) + 1 - key + 15) / 16 * 16);  // that the last query sees
     if (count <= 0) return;
     matmul<Number>(rows, count, C / PER, {(const Word*)queries, C / PER, 1}, keys, scores, KEYS, false);
-    const f32x16 before = load(most), now = max(before, largest_scores(rows, key, count, query)), rescale = exp(before - now);
+    const f32x16 before = load(most), now = max(before, largest_scores(rows, key, count, query, last)), rescale = exp(before - now);
     f32x16 totals[16] = {};
     for (int i = 0; i < rows; i++) {
       for (int j = 0; j < count; j += 16) {
@@ -60,14 +60,14 @@ struct SomeQueries {
   }
 
   // A lane for each query; takes hidden scores away.
-  f32x16 largest_scores(int rows, int key, int count, int query) {
-    const bool is_masked = is_edge(key, count, query, query + rows - 1);
+  f32x16 largest_scores(int rows, int key, int count, int query, int last) {
+    const bool is_masked = is_edge(key, count, query, std::min(query + rows - 1, last));
     f32x16 tops[16];
     for (int i = 0; i < 16; i++) tops[i] = splat(-1e30f);
     for (int i = 0; i < rows; i++)
       for (int j = 0; j < count; j += 16) {
         f32x16 s = load(scores + i * KEYS + j);
-        if (is_masked) store(scores + i * KEYS + j, s = is_hidden(key + j, query + i) ? splat(-1e30f) : s);
+        if (is_masked) store(scores + i * KEYS + j, s = is_hidden(key + j, std::min(query + i, last)) ? splat(-1e30f) : s);
         tops[i] = max(tops[i], s);
       }
     return largest(tops);
@@ -118,7 +118,7 @@ struct Forward {
     for (int key = first_key(first); key < first + rows; key += KEYS) {
       const Right block_keys = {&keys[key], padded}, block_values = {&values[key / PER * C], C};
       for (int i = 0; i < rows; i += 16)
-        some.attend(std::min(16, rows - i), &queries[i * C], block_keys, block_values, key, first + i, &sums[i * C], &most[i], &total[i]);
+        some.attend(std::min(16, rows - i), &queries[i * C], block_keys, block_values, key, first + i, first + rows - 1, &sums[i * C], &most[i], &total[i]);
     }
     for (int i = 0; i < rows; i++) {
       each_vector<C>([&](int c, auto lanes) { store(out + (int64_t)i * H * C + c, load(&sums[i * C + c]) / total[i], lanes); });
