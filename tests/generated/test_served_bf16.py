@@ -136,7 +136,10 @@ def test_a_padded_prompt_has_the_logits_of_its_last_token(length: int, tmp_path:
         model = module.Model().to(BF16)
         load_weights(model, tmp_path / "weights")
         assert length not in server.PREFILL_LENGTHS
-        runner, tokens = server.Runner(model, module.KVCache(64, server.BLOCK_TOKENS, BF16)), list(range(40, 40 + length))
+        runner, tokens = (
+            server.Runner(model, module.KVCache(64, server.BLOCK_TOKENS, BF16)),
+            list(range(40, 40 + length)),
+        )
         blocks = list(range(-(-length // server.BLOCK_TOKENS)))
         for begin in range(0, length, max(server.PREFILL_LENGTHS)):
             piece = tokens[begin : begin + max(server.PREFILL_LENGTHS)]

@@ -243,8 +243,8 @@ BUGS: list[tuple[Check, str, str]] = [
     (prompts, "values, weighed, C, true", "values, weighed, C, false"),
     (prompts, "keys + written[t] * ROW", "keys + t * ROW"),
     (prompts, "SCALE, &queries", "1.0f, &queries"),
-    (prompts, "at, first + i, &sums", "at, first + i + 1, &sums"),
-    (prompts, "(query + rows - key + 15) / 16", "(query + rows - key) / 16"),
+    (prompts, "std::min(first + i, last), last", "std::min(first + i, last) + 1, last"),
+    (prompts, "+ 1 - key + 15) / 16", "+ 1 - key) / 16"),
     (prompts, "last = (int)positions[block.end - 1]", "last = (int)positions[block.begin]"),
     (
         prompts_in_bf16,
