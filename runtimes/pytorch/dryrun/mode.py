@@ -30,5 +30,4 @@ class Watching(TorchDispatchMode):
         return result
 
     def see(self, func: Any, args: Any, result: Any) -> None:
-        """Called after every op of plain tensors."""
-        raise NotImplementedError
+        """Called after every op of plain tensors; a mode that notes anything else has a dispatch of its own."""
