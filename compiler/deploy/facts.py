@@ -122,7 +122,7 @@ class Server:
     has_tls: bool = False
     has_rates: bool = False
     has_kernels: bool = False
-    """Whether C++ is compiled when it starts."""
+    """Whether kernels are compiled where it runs."""
     is_scaled: bool = False
     """Whether something else than the plan decides how many replicas run."""
 
@@ -227,7 +227,7 @@ def server(spec: Spec, plan: Plan, *, view: ServeView, origin: str, port: int, i
         asks_keys=view.asks_keys,
         has_tls=view.has_tls,
         has_rates=view.requests_per_minute is not None,
-        has_kernels=view.packed is not None,
+        has_kernels=view.compiles_kernels,
         is_scaled=is_scaled,
     )
 

@@ -26,6 +26,7 @@ class Unit:
     command: tuple[str, ...]
     flags: tuple[str, ...]
     """Words of the command that are ours, with specifiers of systemd."""
+    has_kernels: bool
     variables: tuple[Variable, ...]
     credentials: tuple[str, ...]
     user: str
@@ -45,6 +46,7 @@ def files(deploy: Systemd, train: TrainJob | None, serve: Server | None) -> File
             what=f"replica {number}",
             words=serve_command(at_port(serve, number), deploy.weights, guards=None, host="127.0.0.1"),
             flags=LOADED.flags(serve, probe_port=at_port(serve, number).probe_port),
+            has_kernels=serve.has_kernels,
             variables=(*_devices(replica.devices), *own_variables(deploy.environment)),
         )
         for number, replica in enumerate(replicas_of(serve))
@@ -60,6 +62,7 @@ def files(deploy: Systemd, train: TrainJob | None, serve: Server | None) -> File
             what="router of all replicas",
             words=router_command(behind, known, guards=None, host="127.0.0.1"),
             flags=LOADED.flags(serve, probe_port=behind.probe_port),
+            has_kernels=False,
             variables=(),
         )
         units.append(router)
@@ -88,6 +91,7 @@ def _unit(
     what: str,
     words: tuple[str, ...],
     flags: tuple[str, ...],
+    has_kernels: bool,
     variables: tuple[Variable, ...],
 ) -> Unit:
     programs = ("serve.py", "router.py")
@@ -98,6 +102,7 @@ def _unit(
         what=what,
         command=(deploy.python, *program),
         flags=flags,
+        has_kernels=has_kernels,
         variables=variables,
         credentials=credentials,
         user=deploy.user,

@@ -43,6 +43,8 @@ class ServeView:
     """Weights and activations of PyTorch's ops in bf16 (on a CPU, if it turns out to be fast there), else in fp32."""
     tells_lengths: bool
     """Whether the model is told how long sequences are."""
+    compiles_kernels: bool
+    """Whether there are kernels in C++ or Triton, which are compiled where the server runs."""
     has_draw: bool
     """Whether drawing tokens is a kernel."""
     joins_prompts: bool
@@ -183,6 +185,7 @@ def lower_serve(
         packed=_packed(serve.weights, layout.weights, dtype=layout.kv_dtype) if is_packed else None,
         is_bf16=layout.weights == "bf16" and not is_packed,
         tells_lengths=any(kernel.name == "paged_attention" for kernel in kernels),
+        compiles_kernels=any(kernel.is_native or kernel.is_triton for kernel in kernels),
         has_draw=serves_on_gpu(spec) and has_serving_kernels(spec, weights=layout.weights, devices=devices),
         joins_prompts=any(kernel.template == "prefill_attention" for kernel in kernels),
         experts=lower_experts(spec),

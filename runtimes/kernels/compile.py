@@ -38,7 +38,7 @@ misjudges newer processors."""
 
 
 class CompileError(Exception):
-    """A compiler that failed, with the end of what it said."""
+    """A compiler that failed, with the end of what it said; or what it writes has no place."""
 
 
 def find_compiler() -> str | None:
@@ -51,7 +51,7 @@ def compile_all(sources: list[Path], *, compiler: str) -> dict[Path, Path]:
     libraries = {source: cache_dir() / f"{source.stem}-{_key(source, compiler=compiler)}.so" for source in sources}
     missing = {source: library for source, library in libraries.items() if not library.exists()}
     if missing:
-        cache_dir().mkdir(parents=True, exist_ok=True)
+        _make_cache_dir()
     running = [_start(source, library, compiler=compiler) for source, library in missing.items()]
     for process, work, library in running:
         _, complaint = process.communicate()
@@ -59,6 +59,13 @@ def compile_all(sources: list[Path], *, compiler: str) -> dict[Path, Path]:
             raise CompileError(f"{compiler} failed on {library.name}: {complaint.strip()[-1000:]}")
         work.replace(library)  # whole or absent, even when two programs compile the same kernel
     return libraries
+
+
+def _make_cache_dir() -> None:
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise CompileError(f"no place for compiled kernels: {problem} (XDG_CACHE_HOME names another)") from problem
 
 
 def cache_dir() -> Path:

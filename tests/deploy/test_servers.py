@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from objects import objects
@@ -226,6 +227,27 @@ def test_compose_gives_keys_and_certificates_to_who_needs_them() -> None:
     assert replicas["static_configs"][0]["targets"] == ["server-0:8100", "server-1:8100"]
     assert (router["job_name"], router["static_configs"][0]["targets"]) == ("tiny-router", ["router:8100"])
     assert replicas["scheme"] == "https"
+
+
+@pytest.mark.parametrize(
+    ("hardware", "tp", "has_kernels"), [(cpus(1), 1, True), (TWO_GPUS, 1, True), (TWO_GPUS, 2, False)]
+)
+def test_servers_compile_kernels_in_the_one_place_that_they_may_write(
+    hardware: dict[str, Any], tp: int, has_kernels: bool
+) -> None:
+    """C++ and Triton alike; a server of two ranks has PyTorch's ops."""
+    texts = launch_texts(*serving({"target": "docker"}, hardware, tp=tp))
+    (compose,) = objects(texts["launch/compose.yaml"])
+    assert compose["services"]["server-0"]["read_only"]
+    assert compose["services"]["server-0"]["tmpfs"] == (["/tmp:exec"] if has_kernels else ["/tmp"])
+    for line in (
+        "    && apt-get install --yes --no-install-recommends g++ \\",
+        "ENV XDG_CACHE_HOME=/tmp/cache TRITON_HOME=/tmp/cache",
+    ):
+        assert (line in texts["launch/Dockerfile"].split("\n")) == has_kernels
+    unit = launch_texts(*serving({"target": "systemd"}, hardware, tp=tp))["launch/tiny-0.service"].split("\n")
+    for line in ("CacheDirectory=tiny", "Environment=XDG_CACHE_HOME=%C/tiny TRITON_HOME=%C/tiny"):
+        assert (line in unit) == has_kernels
 
 
 @pytest.mark.parametrize("sections", ["serve", "train"])

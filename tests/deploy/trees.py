@@ -14,6 +14,7 @@ from programs import TINY, plan_of, tiny_spec
 from llmc.compiler.deploy.launch import lower_deploy
 from llmc.compiler.emit.program import Program
 from llmc.compiler.emit.tree import render_program, write_tree
+from llmc.compiler.lower.kernels import lower_kernels
 from llmc.compiler.lower.serving import lower_serve
 from llmc.compiler.planner.layout import Layout
 from llmc.compiler.planner.plan import Plan
@@ -85,7 +86,7 @@ def write_launch(spec: Spec, plan: Plan, folder: Path) -> Path:
 def _tree(spec: Spec, plan: Plan) -> Any:
     serve = None
     if spec.serve is not None and plan.serve is not None:
-        serve = lower_serve(spec, plan.serve, origin="tiny.yaml", device="cpu")
+        serve = lower_serve(spec, plan.serve, origin="tiny.yaml", device="cpu", kernels=lower_kernels(spec, plan))
     steps = STEPS if spec.train is not None else None
     found = lower_deploy(spec, plan, steps=steps, serve=serve, origin="tiny.yaml")
     program = Program(name=spec.name, files=found.files, texts=found.texts)

@@ -76,6 +76,18 @@ def test_a_compiler_that_fails_is_quoted(workshop: Workshop, cache: Path, capsys
     assert not list(cache.glob("*.so"))
 
 
+def test_without_a_place_for_libraries_the_eager_twin_runs(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a container that is read-only."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    kernel = make_swiglu(workshop)
+    x = random(3, 16)
+    assert torch.equal(kernel.swiglu_linear(x, WEIGHT), eager(x))
+    assert "warning: no place for compiled kernels" in capsys.readouterr().err
+
+
 def test_the_user_may_ask_for_plain_pytorch(
     workshop: Workshop, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

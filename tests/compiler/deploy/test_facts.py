@@ -10,10 +10,8 @@ from trees import cpus, gpus, launch_texts, serving, tpus, training
 
 from llmc.compiler.deploy.environment import variables
 from llmc.compiler.deploy.facts import machines_of, object_name, server, train_job
-from llmc.compiler.deploy.image import dockerfile
 from llmc.compiler.deploy.monitoring.objectives import bounds_of, objectives_of, windows_of
 from llmc.compiler.deploy.refuse import refuse_deploy
-from llmc.compiler.emit.render import render
 from llmc.compiler.lower.serving import lower_serve
 from llmc.compiler.topology.slices import slices_of, torus_words
 from llmc.spec.codes import codes_of
@@ -191,16 +189,11 @@ def test_the_examples_of_the_codes_do_what_they_say(code: Any, tmp_path: Any) ->
         assert {each for each in told if each.startswith("D")} == expected
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "int8"])
-def test_servers_that_compile_kernels_have_a_compiler_and_time_to_round(dtype: str) -> None:
-    spec = tiny_spec(without=("train", "data"), serve=TINY["serve"] | {"weights": {"dtype": dtype}})
+def test_a_server_of_few_bits_has_time_to_round() -> None:
+    spec = tiny_spec(without=("train", "data"), serve=TINY["serve"] | {"weights": {"dtype": "int8"}})
     plan = plan_of(spec)
-    view = lower_serve(spec, plan.serve, origin="tiny.yaml", device="cpu") if plan.serve is not None else None
-    assert view is not None
+    assert plan.serve is not None
+    view = lower_serve(spec, plan.serve, origin="tiny.yaml", device="cpu")
     told = server(spec, plan, view=view, origin="tiny.yaml", port=8000, is_scaled=False)
-    assert told.has_kernels == (dtype == "int8")
-    image = dockerfile(has_train=False, server=told).files[0]
-    assert ("g++" in render(image.template, image.names).text) == (dtype == "int8")
-    if dtype == "int8":
-        assert told.start_s == 61  # 123,456 weights take hundredths of a second to read and to round
-        assert "123,456 weights of 2 bytes at 200 MB/s, rounded at 20 million a second" in told.start_reason
+    assert told.start_s == 61  # 123,456 weights take hundredths of a second to read and to round
+    assert "123,456 weights of 2 bytes at 200 MB/s, rounded at 20 million a second" in told.start_reason
