@@ -112,7 +112,7 @@ def lower_readme(
         has_data=spec.data is not None,
         num_devices=plan.train.layout.devices if plan.train else 1,
         nodes=_hosts(spec, plan, train) if train else 1,
-        start=_start(plan, train) if train else "",
+        start=train.command if train else "",
     )
 
 
@@ -141,11 +141,3 @@ def _packed(kernels: list[WeightOnlyLinear]) -> tuple[str, ...]:
         f"{', inputs in 8' if each.rounds_inputs else ''}"
         for place, each in zip(places, kernels, strict=False)
     )
-
-
-def _start(plan: Plan, train: TrainView) -> str:
-    command = "python train.py"
-    if plan.train is not None and plan.train.layout.devices > 1 and train.device != "xla":
-        nodes = f" --nnodes {train.nodes} --rdzv-endpoint HOST:PORT" if train.nodes > 1 else ""
-        command = f"torchrun --nproc-per-node {train.per_node}{nodes} train.py"
-    return command if train.has_data else f"{command} --data DIR"

@@ -99,6 +99,15 @@ class TrainView:
     curvature_every: int = CURVATURE_EVERY
 
     @property
+    def command(self) -> str:
+        """What starts it; where there are several nodes, on each of them."""
+        program = "train.py" if self.has_data else "train.py --data DIR"
+        if self.device == "xla" or self.nodes * self.per_node == 1:
+            return f"python {program}"
+        meeting = f" --nnodes {self.nodes} --rdzv-backend c10d --rdzv-endpoint HOST:PORT" if self.nodes > 1 else ""
+        return f"torchrun --nproc-per-node {self.per_node}{meeting} {program}"
+
+    @property
     def is_narrow(self) -> bool:
         """Whether activations have two bytes."""
         return self.number_format != "fp32"

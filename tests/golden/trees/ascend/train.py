@@ -4,8 +4,8 @@ Plan: 64 x ascend-910b, 476,838 steps of 512 sequences of 4,096 tokens, in bf16.
 Expected: 9.16 s a step, 228,918 tokens/s, 55.5 GiB of 64 GiB a device:
 activations 35.6 GiB, buffers 18.1 GiB, optimizer 0.9 GiB, parameters 0.4 GiB, gradients 0.4 GiB.
 Devices of type npu are those of torch-npu, which torch loads by itself.
-Run with `torchrun --nproc-per-node 8 --nnodes 8 --rdzv-endpoint HOST:PORT train.py --data DIR`; more flags: [--resume]
-[--run-dir DIR] [--max-steps N].
+Run with `torchrun --nproc-per-node 8 --nnodes 8 --rdzv-backend c10d --rdzv-endpoint HOST:PORT train.py --data DIR` on each node;
+more flags: [--resume] [--run-dir DIR] [--max-steps N].
 Dims: B sequences of a micro-batch, T tokens of a sequence.
 """
 

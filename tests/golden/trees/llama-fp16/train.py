@@ -3,8 +3,8 @@
 Plan: 2 x cpu, 20 steps of 8 sequences of 64 tokens, in fp16.
 Expected: 1 s a step, 512 tokens/s, 1.0 GiB of 8 GiB a device:
 optimizer 0.4 GiB, parameters 0.2 GiB, gradients 0.2 GiB, activations 0.1 GiB, buffers 51 MiB.
-Run with `torchrun --nproc-per-node 2 train.py`; more flags: [--resume]
-[--run-dir DIR] [--max-steps N] [--threads N]. `llmc run train` does so on one machine.
+Run with `torchrun --nproc-per-node 2 train.py`;
+more flags: [--resume] [--run-dir DIR] [--max-steps N] [--threads N]. `llmc run train` does so on one machine.
 Dims: B sequences of a micro-batch, T tokens of a sequence.
 """
 
