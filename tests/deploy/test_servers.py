@@ -230,24 +230,27 @@ def test_compose_gives_keys_and_certificates_to_who_needs_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hardware", "tp", "has_kernels"), [(cpus(1), 1, True), (TWO_GPUS, 1, True), (TWO_GPUS, 2, False)]
+    ("hardware", "options", "has_kernels"),
+    [
+        (cpus(1), {"weights": "int8"}, True),
+        (cpus(1), {"weights": "fp32"}, False),
+        (TWO_GPUS, {"tp": 1}, True),
+        (TWO_GPUS, {"tp": 2}, False),
+    ],
+    ids=["C++", "PyTorch", "Triton", "two ranks"],
 )
 def test_servers_compile_kernels_in_the_one_place_that_they_may_write(
-    hardware: dict[str, Any], tp: int, has_kernels: bool
+    hardware: dict[str, Any], options: dict[str, Any], has_kernels: bool
 ) -> None:
-    """C++ and Triton alike; a server of two ranks has PyTorch's ops."""
-    texts = launch_texts(*serving({"target": "docker"}, hardware, tp=tp))
+    texts = launch_texts(*serving({"target": "docker"}, hardware, **options))
     (compose,) = objects(texts["launch/compose.yaml"])
-    assert compose["services"]["server-0"]["read_only"]
-    assert compose["services"]["server-0"]["tmpfs"] == (["/tmp:exec"] if has_kernels else ["/tmp"])
-    for line in (
-        "    && apt-get install --yes --no-install-recommends g++ \\",
-        "ENV XDG_CACHE_HOME=/tmp/cache TRITON_HOME=/tmp/cache",
-    ):
-        assert (line in texts["launch/Dockerfile"].split("\n")) == has_kernels
-    unit = launch_texts(*serving({"target": "systemd"}, hardware, tp=tp))["launch/tiny-0.service"].split("\n")
-    for line in ("CacheDirectory=tiny", "Environment=XDG_CACHE_HOME=%C/tiny TRITON_HOME=%C/tiny"):
-        assert (line in unit) == has_kernels
+    server = compose["services"]["server-0"]
+    assert (server["read_only"], server["tmpfs"]) == (True, ["/tmp:exec"] if has_kernels else ["/tmp"])
+    assert ("--no-install-recommends g++" in texts["launch/Dockerfile"]) == has_kernels
+    assert ("ENV XDG_CACHE_HOME=/tmp/cache TRITON_HOME=/tmp/cache\n" in texts["launch/Dockerfile"]) == has_kernels
+    unit = launch_texts(*serving(SYSTEMD, hardware, **options))["launch/tiny-0.service"]
+    where = "CacheDirectory=tiny\nEnvironment=XDG_CACHE_HOME=%C/tiny TRITON_HOME=%C/tiny\n"
+    assert (where in unit) == has_kernels
 
 
 @pytest.mark.parametrize("sections", ["serve", "train"])

@@ -56,10 +56,15 @@ def serving(
     tp: int = 1,
     pp: int = 1,
     api: dict[str, Any] | None = None,
+    weights: str = "fp32",
     **changes: Any,
 ) -> tuple[Spec, Plan]:
     """A spec that is only served, and a plan of it with so many replicas."""
-    serve = TINY["serve"] | {"api": api or {}} | {"slo": SLO, "workload": {"input_tokens": 32, "requests_per_s": 2.0}}
+    serve = (
+        TINY["serve"]
+        | {"api": api or {}, "weights": {"dtype": weights}}
+        | {"slo": SLO, "workload": {"input_tokens": 32, "requests_per_s": 2.0}}
+    )
     spec = tiny_spec(without=("train", "data"), hardware=hardware, deploy=deploy, serve=serve, **changes)
     return spec, with_replicas(plan_of(spec), replicas, tp=tp, pp=pp)
 

@@ -167,7 +167,8 @@ def test_a_readme_names_files_that_are_there(accelerator: str) -> None:
         table = [line.split(" | ") for line in texts["README.md"].splitlines() if line.startswith("| `")]
         named = {name for row in table for name in re.findall(r"`([\w./]+(?:/|\.\w+))`", " ".join(row[:2]))}
         assert {"model.py", "plan.json"} <= named
-        assert [name for name in named if not any(path.startswith(name) for path in texts)] == []
+        there = {*texts, "claims.json"} if plan.train is not None else {*texts}  # a build adds the planner's claims
+        assert [name for name in named if not any(path.startswith(name) for path in there)] == []
 
 
 @pytest.mark.parametrize("name", ["gemma3", "bloom", "sinks"])
