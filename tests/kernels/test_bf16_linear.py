@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -68,6 +69,25 @@ def test_many_rows_come_in_parts(workshop: Workshop) -> None:
     layer.fill(random(150, 40, seed=1))
     for rows in (200, 500):
         assert_accurate(partial(_product, layer), F.linear, (random(rows, 40, dtype=BF16), layer.whole(), None))
+
+
+@torch.no_grad()
+def test_many_inputs_come_in_parts(workshop: Workshop) -> None:
+    """Of 56 inputs in place of thousands, the last of them shorter; zeros and small numbers have no codes in any of them."""
+    layer = workshop.make(VIEW, edit=in_short_parts).Bf16Linear(200, 150, bias=True)
+    weight = random(150, 200, seed=1)
+    weight[:, ::3] *= 2.0**-30 * (1 << torch.arange(30).repeat(5))[:, None]
+    layer.fill(weight)
+    layer.bias.data = random(150, seed=2, dtype=BF16)
+    assert len(layer.escapes) > 1000
+    for rows in (70, 100):
+        assert_accurate(partial(_product, layer), F.linear, (random(rows, 200, dtype=BF16), layer.whole(), layer.bias))
+
+
+def in_short_parts(text: str) -> str:
+    found = re.sub(r"constexpr int DEPTH = \d+;", "constexpr int DEPTH = 56;", text)
+    assert found != text
+    return found
 
 
 def _product(layer: Any, x: Tensor, *_: Tensor) -> Tensor:

@@ -114,6 +114,14 @@ def weights_in_bf16_without_vectors(workshop: Workshop) -> None:
     test_bf16_linear.test_products_agree_with_float64(workshop, test_bf16_linear.without_vectors_of_bytes)
 
 
+def many_inputs(workshop: Workshop) -> None:
+    test_bf16_linear.test_many_inputs_come_in_parts(workshop)
+
+
+def four_bits_of_many_inputs(workshop: Workshop) -> None:
+    test_weight_only.test_many_inputs_come_in_parts(workshop, "int4", "fp32")
+
+
 def many_rows(workshop: Workshop) -> None:
     test_bf16_linear.test_many_rows_come_in_parts(workshop)
 
@@ -272,7 +280,9 @@ BUGS: list[tuple[Check, str, str]] = [
     (four_bits, "if (count >= 16) return store(y, v);", "return store(y, v);"),
     (four_bits, "begin + PER_SUM < w.words ? begin + PER_SUM : w.words", "begin + PER_SUM"),
     (four_bits, "w.scale(begin / PER_GROUP)", "w.scale(begin / PER_SUM / 2)"),
-    (four_bits, "load(&sums[r * LD + 16 * p]) + added", "load(&sums[r * LD + 16 * p])"),
+    (four_bits, "load(sums + i * LD + 16 * p) + added[p]", "load(sums + i * LD + 16 * p)"),
+    (four_bits_of_many_inputs, "g = at / PER_GROUP", "g = (at - begin) / PER_GROUP"),
+    (four_bits_of_many_inputs, "sums, LD, begin > 0", "sums, LD, false"),
     (four_bits_without_offsets, "total[i] += w.unit() * in_units[i]", "total[i] += in_units[i]"),
     (four_bits_without_offsets, "panel.scale(g) * panel.unit()", "panel.scale(g)"),
     (four_bits_without_offsets, "load(scales + (2 + g) * 16)", "load(scales + g * 16)"),
@@ -281,7 +291,7 @@ BUGS: list[tuple[Check, str, str]] = [
     (four_bits_in_bf16, "x + i * ldx + at * WORD + 2", "x + at * WORD + 2"),
     (four_bits_in_bf16, "s < CHAINS; s++) sums[i] += partial[i][s]", "s < CHAINS - 1; s++) sums[i] += partial[i][s]"),
     (four_bits_in_bf16, "_mm512_srli_epi32(words, 4 * s)", "_mm512_srli_epi32(words, 3 * s)"),
-    (four_bits_in_bf16, "16 * (first + p), sum, n - 16 * (first + p)", "16 * first, sum, n - 16 * (first + p)"),
+    (four_bits_in_bf16, "y + i * n + 16 * p, load(sums", "y + i * n, load(sums"),
     (eight_by_eight_bits, "max(load(numbers + j), -load(numbers + j))", "load(numbers + j)"),
     (eight_by_eight_bits, "(bits + 0xffff) >> 16", "bits >> 16"),
     (eight_by_eight_bits, "row.starts[s] = -ZERO * sum", "row.starts[s] = ZERO * sum"),
@@ -302,20 +312,20 @@ BUGS: list[tuple[Check, str, str]] = [
     (four_by_eight_bits, "x + i * k + s * INPUTS", "x + i * k"),
     (weights_in_bf16, "x + i * ldx + at * WORD", "x + at * WORD"),
     (weights_in_bf16, "total[i] += sums[i] + load(rest[i])", "total[i] = sums[i] + load(rest[i])"),
-    (weights_in_bf16, "w.panel(first + p);", "w.panel(first);"),
-    (weights_in_bf16, "units + p * num_units", "units + p * (num_units - 1)"),
-    (
-        weights_in_bf16,
-        "const int64_t end = begin + per_part < rows ? begin + per_part : rows",
-        "const int64_t end = begin + per_part - 1",
-    ),
-    (many_rows, "right, y + begin * n + 16 * first, n", "right, y + 16 * first, n"),
+    (weights_in_bf16, "panel = w.panel(p);", "panel = w.panel(0);"),
+    (weights_in_bf16, "units + p * words", "units + p * (words - 1)"),
+    (weights_in_bf16, "std::min(per_part, rows - i)", "per_part - 1"),
+    (many_rows, "y + i * n + column", "y + column"),
+    (many_inputs, "(x + begin * WORD), ldx", "(x + 0), ldx"),
+    (many_inputs, "one.column - begin * WORD", "one.column"),
+    (many_inputs, "std::min(begin + depth, w.words)", "begin + depth"),
+    (many_inputs, "y + i * n + 16 * p, load(sums + i * LD", "y + i * n + 16 * p, load(sums + i * 16"),
     (weights_in_bf16, "_mm512_unpackhi_epi8", "_mm512_unpacklo_epi8"),
     (weights_in_bf16, "_mm512_srli_epi16(both, 4)", "_mm512_srli_epi16(both, 3)"),
-    (bits_of_weights, "bounds + p, num_units", "bounds, num_units"),
+    (bits_of_weights, "bounds + p, words", "bounds, words"),
     (bits_of_weights, "to_float(x[i * ldx + one.column])", "to_float(x[one.column])"),
     (bits_of_weights, "rest[i][one.lane] +=", "rest[i][one.lane] ="),
-    (bits_of_weights, "one.lane) + one.column % 2", "one.lane)"),
+    (bits_of_weights, "one.lane) + column % 2", "one.lane)"),
     (bits_of_weights, "j / 4 % 2, place", "j / 2 % 2, place"),
     (bits_of_weights, "if (escapes[e].lane == lane)", ""),
     (weights_in_bf16_without_vectors, "half == 0 ? both & 15 : both >> 4", "half == 1 ? both & 15 : both >> 4"),

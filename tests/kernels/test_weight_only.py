@@ -14,6 +14,7 @@ import torch
 from kernel_samples import DTYPES, TORCH
 from kernel_workshop import Workshop
 from numerics import assert_accurate, random
+from test_bf16_linear import in_short_parts
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llmc.compiler.kernels.kernel import DType
@@ -60,6 +61,17 @@ def test_products_agree_with_float64(workshop: Workshop, name: str, dtype: DType
         for rows in (1, 2, 5, 13, 33, 100):
             inputs = random(rows, depth, dtype=TORCH[dtype]), layer.bias
             assert_accurate(partial(_product, layer), eager, inputs)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "int4-with-offsets"])
+@dtypes
+@torch.no_grad()
+def test_many_inputs_come_in_parts(workshop: Workshop, name: str, dtype: DType) -> None:
+    """Which end within a group."""
+    module = workshop.make(samples.weight_only_linear(dtype, **FORMATS[name]), edit=in_short_parts)
+    layer = layer_of(module, 200, 150, dtype=dtype)
+    inputs = random(100, 200, dtype=TORCH[dtype]), layer.bias
+    assert_accurate(partial(_product, layer), partial(_eager, layer.unpacked(), group=layer.group), inputs)
 
 
 def _product(layer: Any, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,10 @@ struct Left {
   const Word* words;
   int64_t row, col;     // distance in words between neighbours along M and along K
   bool is_far = false;  // rows are not in a near cache: the next tile's are fetched during this one's products
+  const char* coming = nullptr;  // what else is fetched meanwhile, where rows are far: so many bytes for each of them
+  int64_t coming_per_row = 0;
+
+  Left below(int rows) const { return {words + rows * row, row, col, is_far, coming + rows * coming_per_row, coming_per_row}; }
 };
 
 struct Right {
@@ -63,9 +67,11 @@ static inline void tile(int num_words, Left a, Right b, Sum* c, int64_t ldc, boo
 #pragma GCC unroll 4
     for (int j = 0; j < VECTORS; j++) sums[i][j] = add ? load(c + i * ldc + 16 * j) : f32x16{};
   for (int k = 0; k < num_words; k++) {
-    if (a.is_far && k % 16 == 0)
+    if (a.is_far && k % 16 == 0) {
 #pragma GCC unroll 6
       for (int i = 0; i < ROWS; i++) __builtin_prefetch(a.words + (ROWS + i) * a.row + k);
+      __builtin_prefetch(a.coming + 4 * k);  // a line of the cache for each line of a row
+    }
     u32x16 row[VECTORS];
 #pragma GCC unroll 4
     for (int j = 0; j < VECTORS; j++) memcpy(&row[j], b.words + k * b.ld + 16 * j, 64);
@@ -85,9 +91,9 @@ static inline void tile(int num_words, Left a, Right b, Sum* c, int64_t ldc, boo
 // 16 * VECTORS columns of C. Six rows by four vectors fill 24 of the 32 registers of AVX-512; the rest hold b and a.
 template <class T, int VECTORS, class Sum>
 static void columns(int m, int num_words, Left a, Right b, Sum* c, int64_t ldc, bool add) {
-  for (; m >= 6; m -= 6, a.words += 6 * a.row, c += 6 * ldc) tile<T, 6, VECTORS>(num_words, a, b, c, ldc, add);
-  if (m & 4) tile<T, 4, VECTORS>(num_words, a, b, c, ldc, add), a.words += 4 * a.row, c += 4 * ldc;
-  if (m & 2) tile<T, 2, VECTORS>(num_words, a, b, c, ldc, add), a.words += 2 * a.row, c += 2 * ldc;
+  for (; m >= 6; m -= 6, a = a.below(6), c += 6 * ldc) tile<T, 6, VECTORS>(num_words, a, b, c, ldc, add);
+  if (m & 4) tile<T, 4, VECTORS>(num_words, a, b, c, ldc, add), a = a.below(4), c += 4 * ldc;
+  if (m & 2) tile<T, 2, VECTORS>(num_words, a, b, c, ldc, add), a = a.below(2), c += 2 * ldc;
   if (m & 1) tile<T, 1, VECTORS>(num_words, a, b, c, ldc, add);
 }
 

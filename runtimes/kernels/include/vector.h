@@ -39,7 +39,13 @@ static inline void each_vector(Body body) {
 static inline f32x16 splat(float x) { return f32x16{} + x; }
 static inline f32x16 max(f32x16 a, f32x16 b) { return a > b ? a : b; }
 
-static inline f32x16 widen(u16x16 half) { return (f32x16)(__builtin_convertvector(half, u32x16) << 16); }
+static inline f32x16 widen(u16x16 half) {
+#if defined(__AVX512F__)  // GCC would widen in halves
+  return (f32x16)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)half), 16);
+#else
+  return (f32x16)(__builtin_convertvector(half, u32x16) << 16);
+#endif
+}
 
 // To the nearest bf16, ties to even. Not-a-number stays one: its payload has a bit among the upper ones.
 static inline u16x16 narrow(f32x16 v) {

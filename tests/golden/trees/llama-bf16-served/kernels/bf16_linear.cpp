@@ -3,15 +3,17 @@
 // x [rows, K] and y [rows, N] are bf16, sums are fp32. Sixteen outputs are a panel, a lane each, so that no lanes are summed; a panel is
 // read from end to end. A weight takes 12 bits there: its upper byte, which is nearly always one of fifteen, is a code.
 
+#include <algorithm>
 #include <omp.h>
-#include <vector>
 
+#include "kept.h"
 #include "small_matmul.h"
 
 using Number = bf16;
 constexpr int WORD = 8;  // weights of a row that lie together: a unit
 constexpr int FEW = 64;  // rows up to which panels are read where they are; above, once for all
-constexpr int BLOCK = 4;  // panels that lie side by side then: 64 columns fill the registers of small_matmul.h
+constexpr int BLOCK = 4, LD = 16 * BLOCK;  // panels that lie side by side then: 64 columns fill the registers of small_matmul.h
+constexpr int DEPTH = 3072;  // inputs whose weights are decoded at a time: 384 KiB, which stay in the L2 cache
 
 // Eight weights of each lane, in two halves of four. The upper byte of a weight is table[code].
 struct Unit {
@@ -31,9 +33,10 @@ struct Weights {
   const uint8_t* table;   // [16], of which the first is 0
   const Escape* escapes;  // of all panels
   const int32_t* bounds;  // of each panel's among them
-  int64_t num_units;      // of a row
+  int64_t words;          // of a row: its units
 
-  Weights panel(int64_t p) const { return {units + p * num_units, table, escapes, bounds + p, num_units}; }
+  Weights panel(int64_t p) const { return {units + p * words, table, escapes, bounds + p, words}; }
+  const char* start() const { return (const char*)units; }
 };
 
 // The words of a unit: pairs of neighbours of sixteen lanes.
@@ -83,7 +86,7 @@ template <int ROWS>
 static void few(Weights w, const Number* x, int64_t ldx, f32x16 (&total)[ROWS]) {
   f32x16 sums[ROWS] = {};
   const auto table = load_table(w.table);
-  for (int64_t at = 0; at < w.num_units; at++) {
+  for (int64_t at = 0; at < w.words; at++) {
     // Past the outer caches: what is read once a step would drive keys, values and code out of them.
 #pragma GCC unroll 3
     for (int line = 0; line < 3; line++) __builtin_prefetch((const char*)(w.units + at) + 64 * line + 4096, 0, 0);
@@ -109,19 +112,20 @@ static void few(Weights w, const Number* x, int64_t ldx, f32x16 (&total)[ROWS]) 
   for (int i = 0; i < ROWS; i++) total[i] += sums[i] + load(rest[i]);
 }
 
-// BLOCK panels side by side, [K / 2][64], as small_matmul.h multiplies them.
-static void decode(const Weights& w, int64_t first, int64_t panels, Word* out) {
+// Units [begin, end) of BLOCK panels side by side, as words [(end - begin) * 4][64], which small_matmul.h multiplies.
+static void decode(const Weights& w, int64_t panels, int64_t begin, int64_t end, Word* out) {
   const auto table = load_table(w.table);
-  for (int64_t p = 0; p < panels; p++) {
-    const Weights panel = w.panel(first + p);
-    for (int64_t at = 0; at < w.num_units; at++) {
+  for (int64_t p = 0; p < panels; p++, out += 16) {
+    const Weights panel = w.panel(p);
+    for (int64_t at = begin; at < end; at++) {
       u32x16 words[4];
       decode(panel.units[at], table, words);
-      for (int s = 0; s < 4; s++) memcpy(out + (4 * at + s) * 16 * BLOCK + 16 * p, &words[s], 64);
+      for (int s = 0; s < 4; s++) memcpy(out + (4 * (at - begin) + s) * LD, &words[s], 64);
     }
     for (int64_t e = panel.bounds[0]; e < panel.bounds[1]; e++) {
       const Escape& one = panel.escapes[e];
-      memcpy((bf16*)(out + one.column / 2 * 16 * BLOCK + 16 * p + one.lane) + one.column % 2, &one.weight, 2);
+      const int64_t column = one.column - begin * WORD;
+      if (column >= 0 && column < (end - begin) * WORD) memcpy((bf16*)(out + column / 2 * LD + one.lane) + column % 2, &one.weight, 2);
     }
   }
 }
@@ -150,6 +154,33 @@ static void panel_few(Weights w, const Number* x, int64_t ldx, int64_t rows, Num
   if (rows >= 1) some(Lanes<1>{});
 }
 
+constexpr int64_t LEAST = 96;  // rows of a task, where there are few panels for the threads
+static thread_local std::vector<Word> decoded_memory;
+static thread_local std::vector<float> sum_memory;
+
+// The first `panels` of w, at most BLOCK, for many rows. `next` is what this thread is likely to decode after them.
+static void block_many(Weights w, Weights next, int64_t panels, const Number* x, int64_t ldx, int64_t rows, Number* y, int64_t n, int64_t count) {
+  const int64_t parts = (w.words * WORD + DEPTH - 1) / DEPTH, depth = (w.words + parts - 1) / parts;
+  const int64_t bytes = (next.panel(BLOCK).start() - next.start()) / parts;  // to be fetched meanwhile
+  const bool at_once = parts == 1 && 16 * panels <= count;
+  Word* decoded = kept(decoded_memory, depth * WORD / PER_WORD<Number> * LD);
+  float* sums = at_once ? nullptr : kept(sum_memory, rows * LD);
+  const char* coming = next.start();
+  for (int64_t begin = 0; begin < w.words; begin += depth, coming += bytes) {
+    const int64_t end = std::min(begin + depth, w.words), k_words = (end - begin) * WORD / PER_WORD<Number>;
+    decode(w, panels, begin, end, decoded);
+    const int64_t per_row = std::min(bytes / rows, k_words * 4 / 6);  // six rows of x fetch as much as one of them is long
+    const Left left = {(const Word*)(x + begin * WORD), ldx / PER_WORD<Number>, 1, true, coming, per_row};
+    if (at_once)
+      matmul<Number>(rows, 16 * panels, k_words, left, {decoded, LD}, y, n, false);
+    else
+      matmul<Number>(rows, 16 * panels, k_words, left, {decoded, LD}, sums, LD, begin > 0);
+  }
+  if (at_once) return;
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t p = 0; p < panels; p++) store_some(y + i * n + 16 * p, load(sums + i * LD + 16 * p), count - 16 * p);
+}
+
 // y[rows, n] = x[rows, k] W^T. x is read in whole units, of which a shorter last one is filled up with zeros.
 extern "C" void forward(const Number* x, const Unit* units, const uint8_t* table, const Escape* escapes, const int32_t* bounds, Number* y, int64_t rows, int64_t k, int64_t n) {
   const int64_t words = (k + WORD - 1) / WORD, panels = (n + 15) / 16;
@@ -168,39 +199,14 @@ extern "C" void forward(const Number* x, const Unit* units, const uint8_t* table
       panel_few(w.panel(p), x, ldx, rows, y + 16 * p, n, n - 16 * p);
     return;
   }
-  constexpr int64_t LD = 16 * BLOCK, TILE = 96;  // rows whose sums stay in the cache
-  const int64_t k_words = words * WORD / PER_WORD<Number>, blocks = (panels + BLOCK - 1) / BLOCK;
-  const int64_t threads = omp_get_max_threads();
+  const int64_t blocks = (panels + BLOCK - 1) / BLOCK, threads = omp_get_max_threads();
   int64_t parts = 1;  // of the rows: as many as keep all threads busy to the end, but for a twentieth of the time
-  while ((threads - blocks * parts % threads) % threads * 20 > blocks * parts && (parts + 1) * TILE <= rows) parts++;
+  while ((threads - blocks * parts % threads) % threads * 20 > blocks * parts && (parts + 1) * LEAST <= rows) parts++;
   const int64_t per_part = (rows + parts - 1) / parts;
-#pragma omp parallel
-  {
-    std::vector<Word> decoded(k_words * LD);
-    std::vector<float> sums(TILE * LD);
-#pragma omp for collapse(2) schedule(dynamic)
-    for (int64_t begin = 0; begin < rows; begin += per_part) {
-      for (int64_t first = 0; first < panels; first += BLOCK) {
-        const int64_t some = panels - first < BLOCK ? panels - first : BLOCK;
-        const int64_t end = begin + per_part < rows ? begin + per_part : rows;
-        const auto left = [&](int64_t i) { return Left{(const Word*)(x + i * ldx), ldx / PER_WORD<Number>, 1, true}; };
-        const Right right{decoded.data(), LD};
-        decode(w, first, some, decoded.data());
-        if (16 * (first + some) <= n) {
-          matmul<Number>(end - begin, 16 * some, k_words, left(begin), right, y + begin * n + 16 * first, n, false);
-          continue;
-        }
-        for (int64_t i = begin; i < end; i += TILE) {
-          const int64_t tile = end - i < TILE ? end - i : TILE;
-          matmul<Number>(tile, 16 * some, k_words, left(i), right, sums.data(), LD, false);
-          for (int64_t p = 0; p < some; p++) {
-            for (int64_t r = 0; r < tile; r++) {
-              const f32x16 sum = load(&sums[r * LD + 16 * p]);
-              store_some(y + (i + r) * n + 16 * (first + p), sum, n - 16 * (first + p));
-            }
-          }
-        }
-      }
+#pragma omp parallel for collapse(2) schedule(dynamic)
+  for (int64_t i = 0; i < rows; i += per_part)
+    for (int64_t block = 0; block < blocks; block++) {
+      const int64_t first = BLOCK * block, column = 16 * first, next = (block + threads) % blocks * BLOCK;
+      block_many(w.panel(first), w.panel(next), std::min<int64_t>(BLOCK, panels - first), x + i * ldx, ldx, std::min(per_part, rows - i), y + i * n + column, n, n - column);
     }
-  }
 }

@@ -6,9 +6,10 @@
 // 8 numbers of K a panel has one vector of 32-bit words: codes [N/16][K/8][16], scales [N/16][2 + groups][16], a panel's units first. So a group's
 // scale is one multiplication of a vector, and no lanes are summed. In a word the codes are in the order 0 2 4 6 1 3 5 7.
 
+#include <algorithm>
 #include <omp.h>
-#include <vector>
 
+#include "kept.h"
 #include "small_matmul.h"
 
 using Number = bf16;
@@ -17,7 +18,8 @@ constexpr int WORD = 32 / BITS;  // codes of a word
 constexpr int PER_GROUP = GROUP / WORD;
 constexpr int PER_SUM = 4;  // words whose products are summed before they are multiplied with their group's scale
 constexpr int FEW = 64;  // rows up to which codes are decoded for each product; above, once for all
-constexpr int BLOCK = 4;  // panels that are decoded together: 64 columns fill the registers of small_matmul.h
+constexpr int BLOCK = 4, LD = 16 * BLOCK;  // panels that lie side by side then: 64 columns fill the registers of small_matmul.h
+constexpr int DEPTH = 3072;  // inputs whose weights are decoded at a time: 384 KiB, which stay in the L2 cache
 static_assert(GROUP % WORD == 0, "a group ends with a word");
 
 #if defined(__AVX512BF16__)
@@ -71,6 +73,7 @@ struct Weights {
   Weights panel(int64_t p) const { return {codes + p * words, scales + p * (2 + groups) * 16, words, groups}; }
   f32x16 unit() const { return load((const bf16*)scales); }
   f32x16 scale(int64_t g) const { return load(scales + (2 + g) * 16); }
+  const char* start() const { return (const char*)codes; }
 };
 
 // Sums of words [begin, end) of a panel times ROWS rows of x, which are K numbers apart. There are as many CHAINS,
@@ -126,18 +129,17 @@ static void few(Weights w, const Number* x, int64_t ldx, f32x16 (&total)[ROWS]) 
   for (int i = 0; i < ROWS; i++) total[i] += w.unit() * in_units[i];
 }
 
-// BLOCK panels as words of Number [K / PER_WORD][64], which small_matmul.h multiplies.
-static void decode(const Weights& w, int64_t first, int64_t panels, Word* out) {
-  constexpr int LD = 16 * BLOCK;
+// Words [begin, end) of BLOCK panels as words of Number [(end - begin) * WORD / PER_WORD][64], which small_matmul.h multiplies.
+static void decode(const Weights& w, int64_t panels, int64_t begin, int64_t end, Word* out) {
   for (int64_t p = 0; p < panels; p++) {
-    const Weights panel = w.panel(first + p);
-    for (int64_t at = 0; at < w.words; at++) {
+    const Weights panel = w.panel(p);
+    for (int64_t at = begin; at < end; at++) {
       const int64_t g = at / PER_GROUP;
       const f32x16 scale = panel.scale(g) * panel.unit();
       f32x16 values[WORD];
       each_code([&](auto s) { values[s] = scale * code<s>(panel.codes[at]); });
       for (int s = 0; s < WORD; s += PER_WORD<Number>)
-        store_words<Number>(out + (at * WORD + s) / PER_WORD<Number> * LD + 16 * p, values + s);
+        store_words<Number>(out + ((at - begin) * WORD + s) / PER_WORD<Number> * LD + 16 * p, values + s);
     }
   }
 }
@@ -148,6 +150,13 @@ static inline void store_some(Number* y, f32x16 v, int64_t count) {
   Number whole[16];
   store(whole, v);
   memcpy(y, whole, count * sizeof(Number));
+}
+
+// Sixteen numbers of a bias [n]; some layers have none.
+static inline f32x16 bias_of(const Number* bias, int64_t p, int64_t n) {
+  Number some[16] = {};
+  if (bias) memcpy(some, bias + 16 * p, (n - 16 * p < 16 ? n - 16 * p : 16) * sizeof(Number));
+  return load(some);
 }
 
 // A panel for any number of rows, at most eight at a time, which share what is read of it.
@@ -166,6 +175,35 @@ static void panel_few(Weights w, const Number* x, int64_t ldx, int64_t rows, f32
   if (rows >= 1) some(Lanes<1>{});
 }
 
+constexpr int64_t LEAST = 96;  // rows of a task, where there are few panels for the threads
+static thread_local std::vector<Word> decoded_memory;
+static thread_local std::vector<float> sum_memory;
+
+// The first `panels` of w, at most BLOCK, for many rows. `next` is what this thread is likely to decode after them.
+static void block_many(Weights w, Weights next, int64_t panels, const Number* x, int64_t ldx, int64_t rows, const Number* bias, Number* y, int64_t n, int64_t count) {
+  const int64_t parts = (w.words * WORD + DEPTH - 1) / DEPTH, depth = (w.words + parts - 1) / parts;
+  const int64_t bytes = (next.panel(BLOCK).start() - next.start()) / parts;  // to be fetched meanwhile
+  const bool at_once = parts == 1 && 16 * panels <= count && !bias;
+  Word* decoded = kept(decoded_memory, depth * WORD / PER_WORD<Number> * LD);
+  float* sums = at_once ? nullptr : kept(sum_memory, rows * LD);
+  const char* coming = next.start();
+  for (int64_t begin = 0; begin < w.words; begin += depth, coming += bytes) {
+    const int64_t end = std::min(begin + depth, w.words), k_words = (end - begin) * WORD / PER_WORD<Number>;
+    decode(w, panels, begin, end, decoded);
+    const int64_t per_row = std::min(bytes / rows, k_words * 4 / 6);  // six rows of x fetch as much as one of them is long
+    const Left left = {(const Word*)(x + begin * WORD), ldx / PER_WORD<Number>, 1, true, coming, per_row};
+    if (at_once)
+      matmul<Number>(rows, 16 * panels, k_words, left, {decoded, LD}, y, n, false);
+    else
+      matmul<Number>(rows, 16 * panels, k_words, left, {decoded, LD}, sums, LD, begin > 0);
+  }
+  if (at_once) return;
+  f32x16 added[BLOCK];
+  for (int64_t p = 0; p < panels; p++) added[p] = bias_of(bias, p, count);
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t p = 0; p < panels; p++) store_some(y + i * n + 16 * p, load(sums + i * LD + 16 * p) + added[p], count - 16 * p);
+}
+
 // y[rows, n] = x[rows, k] W^T. x is read in whole words: 8 numbers of K, of which a shorter last one is filled up with zeros.
 extern "C" void forward(const Number* x, const u32x16* codes, const int8_t* scales, const Number* bias, Number* y, int64_t rows, int64_t k, int64_t n) {
   const int64_t words = (k + WORD - 1) / WORD, groups = (k + GROUP - 1) / GROUP, panels = (n + 15) / 16;
@@ -178,51 +216,20 @@ extern "C" void forward(const Number* x, const u32x16* codes, const int8_t* scal
     for (int64_t i = 0; i < rows; i++) memcpy(&padded[i * ldx], x + i * k, k * sizeof(Number));
     x = padded.data();
   }
-  const auto bias_of = [&](int64_t p) {  // some layers have none
-    Number some[16] = {};
-    if (bias) memcpy(some, bias + 16 * p, (n - 16 * p < 16 ? n - 16 * p : 16) * sizeof(Number));
-    return load(some);
-  };
   if (rows <= FEW) {
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < panels; p++)
-      panel_few(w.panel(p), x, ldx, rows, bias_of(p), y + 16 * p, n, n - 16 * p);
+      panel_few(w.panel(p), x, ldx, rows, bias_of(bias, p, n), y + 16 * p, n, n - 16 * p);
     return;
   }
-  constexpr int64_t LD = 16 * BLOCK, TILE = 96;  // rows whose sums stay in the cache
-  const int64_t k_words = words * WORD / PER_WORD<Number>, blocks = (panels + BLOCK - 1) / BLOCK;
-  const int64_t threads = omp_get_max_threads();
+  const int64_t blocks = (panels + BLOCK - 1) / BLOCK, threads = omp_get_max_threads();
   int64_t parts = 1;  // of the rows: as many as keep all threads busy to the end, but for a twentieth of the time
-  while ((threads - blocks * parts % threads) % threads * 20 > blocks * parts && (parts + 1) * TILE <= rows) parts++;
+  while ((threads - blocks * parts % threads) % threads * 20 > blocks * parts && (parts + 1) * LEAST <= rows) parts++;
   const int64_t per_part = (rows + parts - 1) / parts;
-#pragma omp parallel
-  {
-    std::vector<Word> decoded(k_words * LD);
-    std::vector<float> sums(TILE * LD);
-#pragma omp for collapse(2) schedule(dynamic)
-    for (int64_t begin = 0; begin < rows; begin += per_part) {
-      for (int64_t first = 0; first < panels; first += BLOCK) {
-        const int64_t some = panels - first < BLOCK ? panels - first : BLOCK;
-        const int64_t end = begin + per_part < rows ? begin + per_part : rows;
-        const auto left = [&](int64_t i) { return Left{(const Word*)(x + i * ldx), ldx / PER_WORD<Number>, 1, true}; };
-        const Right right{decoded.data(), LD};
-        decode(w, first, some, decoded.data());
-        if (16 * (first + some) <= n && !bias) {
-          matmul<Number>(end - begin, 16 * some, k_words, left(begin), right, y + begin * n + 16 * first, n, false);
-          continue;
-        }
-        for (int64_t i = begin; i < end; i += TILE) {
-          const int64_t tile = end - i < TILE ? end - i : TILE;
-          matmul<Number>(tile, 16 * some, k_words, left(i), right, sums.data(), LD, false);
-          for (int64_t p = 0; p < some; p++) {
-            const f32x16 added = bias_of(first + p);
-            for (int64_t r = 0; r < tile; r++) {
-              const f32x16 sum = load(&sums[r * LD + 16 * p]) + added;
-              store_some(y + (i + r) * n + 16 * (first + p), sum, n - 16 * (first + p));
-            }
-          }
-        }
-      }
+#pragma omp parallel for collapse(2) schedule(dynamic)
+  for (int64_t i = 0; i < rows; i += per_part)
+    for (int64_t block = 0; block < blocks; block++) {
+      const int64_t first = BLOCK * block, column = 16 * first, next = (block + threads) % blocks * BLOCK;
+      block_many(w.panel(first), w.panel(next), std::min<int64_t>(BLOCK, panels - first), x + i * ldx, ldx, std::min(per_part, rows - i), bias ? bias + column : nullptr, y + i * n + column, n, n - column);
     }
-  }
 }

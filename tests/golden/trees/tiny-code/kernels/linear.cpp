@@ -7,8 +7,8 @@
 
 #include <algorithm>
 #include <omp.h>
-#include <vector>
 
+#include "kept.h"
 #include "small_matmul.h"
 
 using Number = bf16;
@@ -20,12 +20,6 @@ constexpr int BLOCK = 96;    // rows of d_w that a thread works on: with a panel
 
 static int64_t parts_of(int64_t size, int64_t unit) { return (size + unit - 1) / unit; }
 
-// A thread's own memory, which it keeps.
-template <class T>
-static T* kept(std::vector<T>& memory, int64_t size) {
-  if ((int64_t)memory.size() < size + 64 / (int)sizeof(T)) memory.resize(size + 64 / sizeof(T));
-  return (T*)(((uintptr_t)memory.data() + 63) & ~(uintptr_t)63);
-}
 static thread_local std::vector<Word> left_memory, right_memory;
 static thread_local std::vector<float> sum_memory;
 
