@@ -3,11 +3,11 @@
 // x [rows, K] and y [rows, N] are bf16, sums are fp32. Sixteen outputs are a panel, a lane each, so that no lanes are summed; a panel is
 // read from end to end. A weight takes 12 bits there: its upper byte, which is nearly always one of fifteen, is a code.
 
+#include "small_matmul.h"
+#include "kept.h"
+
 #include <algorithm>
 #include <omp.h>
-
-#include "kept.h"
-#include "small_matmul.h"
 
 using Number = bf16;
 constexpr int WORD = 8;  // weights of a row that lie together: a unit

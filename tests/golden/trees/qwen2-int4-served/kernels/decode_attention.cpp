@@ -9,11 +9,11 @@
 // A key head's keys are cut into chunks of 256, which threads take one by one: each gives its largest score, the sum of its
 // exponentials and of what they weigh, and the chunks of a head are put together at the end (Flash-Decoding, Dao 2023).
 
+#include "small_matmul.h"
+#include "replay.h"
+
 #include <algorithm>
 #include <memory>
-
-#include "replay.h"
-#include "small_matmul.h"
 
 using Number = bf16;
 using Kept = Number;

@@ -6,11 +6,11 @@
 // 8 numbers of K a panel has one vector of 32-bit words: codes [N/16][K/8][16], scales [N/16][2 + groups][16], a panel's units first. So a group's
 // scale is one multiplication of a vector, and no lanes are summed. In a word the codes are in the order 0 2 4 6 1 3 5 7.
 
+#include "small_matmul.h"
+#include "kept.h"
+
 #include <algorithm>
 #include <omp.h>
-
-#include "kept.h"
-#include "small_matmul.h"
 
 using Number = bf16;
 constexpr int BITS = 4, GROUP = 64;

@@ -9,10 +9,10 @@
 // After FlashAttention (Dao 2022): scores exist for 16 queries by 128 keys at a time, and keys that the mask hides from all of them are skipped.
 // 64 queries of a group's heads share the keys and values of a block, which are copied from their rows once.
 
+#include "small_matmul.h"
+
 #include <algorithm>
 #include <vector>
-
-#include "small_matmul.h"
 
 using Number = bf16;
 constexpr int H = 4, K = 2, GROUP = H / K, C = 16;

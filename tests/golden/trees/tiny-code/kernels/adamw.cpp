@@ -4,9 +4,9 @@
 // computes with, and `rest`, the 16 bits that tell the master from it. Together they take the 4 bytes of an fp32 number.
 // Gradients are fp32: the sum over the micro-batches of a step.
 
-#include <vector>
-
 #include "vector.h"
+
+#include <vector>
 
 using Grad = float;
 using i16x16 = int16_t __attribute__((vector_size(32)));

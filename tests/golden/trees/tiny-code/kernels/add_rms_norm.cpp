@@ -4,11 +4,10 @@
 //
 // The residual stream (x, sum) is fp32; branch and h are bf16. A row has D = 384 numbers.
 
-#include <omp.h>
-
-#include <vector>
-
 #include "vector.h"
+
+#include <omp.h>
+#include <vector>
 
 using Number = bf16;
 constexpr int D = 384;

@@ -9,10 +9,10 @@
 // qkv [B, T, (H + 2K) * C] holds each token's H = 6 query heads, K = 2 key heads and K value heads of C = 64 numbers,
 // in bf16. Products are summed, and the softmax is taken, in fp32.
 
+#include "small_matmul.h"
+
 #include <algorithm>
 #include <vector>
-
-#include "small_matmul.h"
 
 using Number = bf16;
 constexpr int H = 6, K = 2, GROUP = H / K, C = 64;

@@ -5,11 +5,11 @@
 // Numbers are bf16, their sums fp32. K and N are multiples of 16. What stands right in a product is packed as small_matmul.h
 // reads it, in panels of 64 columns. A panel stays in the L2 cache while rows of the left side pass by, six at a time.
 
+#include "small_matmul.h"
+#include "kept.h"
+
 #include <algorithm>
 #include <omp.h>
-
-#include "kept.h"
-#include "small_matmul.h"
 
 using Number = bf16;
 constexpr int PER = PER_WORD<Number>;
