@@ -1,4 +1,4 @@
-"""One process of the pool: reads a job a line, joins the other ranks, runs a generated program, writes what it found.
+"""The processes of the pool: each reads a job a line, joins the other ranks, runs a generated program, writes what it found.
 
 Not a test module; see pool.py.
 """
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["LLMC_KERNELS"] = "eager"
@@ -309,10 +309,24 @@ def distances(found: list[tuple[str, Tensor | None]], expected: dict[str, Tensor
 
 
 def main() -> None:
+    """argv[1]: of each process, where it reads jobs and where it writes answers."""
     torch.set_num_threads(1)
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what programs print does not mix with the answers
-    for line in sys.stdin:
+    os.dup2(2, 1)  # what programs print is no word of pytest's
+    ends: list[tuple[int, int]] = json.loads(sys.argv[1])
+    for own in ends:
+        if os.fork() == 0:
+            for end in {end for both in ends for end in both} - {*own}:
+                os.close(end)  # so that each sees it when the other side of its own is gone
+            serve(*own)
+    for end in (end for both in ends for end in both):
+        os.close(end)
+    for _ in ends:
+        os.wait()
+
+
+def serve(jobs: int, answers: int) -> NoReturn:
+    out = os.fdopen(answers, "w")
+    for line in os.fdopen(jobs):
         job = json.loads(line)
         try:
             _clear_sharding_prop_cache()  # it has meshes of the job before
