@@ -37,7 +37,10 @@ def with_precompiled(headers: Path, kept: Path, *, compiler: str) -> Path:
         kept.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=kept))
         shutil.copytree(headers, work, dirs_exist_ok=True)
-        for header in ("small_matmul.h", "vector.h"):  # in this order: GCC makes nothing of a header whose own headers it has
+        for header in (
+            "small_matmul.h",
+            "vector.h",
+        ):  # in this order: GCC makes nothing of a header whose own headers it has
             command = [compiler, *compiling._FLAGS, *compiling._cpu_flags(), "-x", "c++-header", str(work / header)]
             subprocess.run([*command, "-o", str(work / f"{header}.gch")], check=True, capture_output=True)
         try:

@@ -1,6 +1,6 @@
-"""Triton kernels in the interpreter, in a process of their own: python gpu_process.py KIND FOLDER
+"""Triton kernels in the interpreter, in a process of their own, which reads a kind of kernel and a folder a line.
 
-Prints one JSON object a line: a case with its error, then each planted bug and whether it was caught.
+Of each it prints one JSON object a line: a case with its error, then each planted bug and whether it was caught; then an empty line.
 """
 
 from __future__ import annotations
@@ -117,12 +117,14 @@ def is_caught(bug: Bug, workshop: Workshop) -> bool:
 
 
 def main() -> None:
-    kind, folder = sys.argv[1:]
     torch.set_num_threads(1)
     repair()
-    workshop = Workshop(Path(folder))
-    for row in (*right(kind, workshop), *bugs(kind, workshop)):
-        print(json.dumps(row), flush=True)
+    for line in sys.stdin:
+        kind, folder = json.loads(line)
+        workshop = Workshop(Path(folder))
+        for row in (*right(kind, workshop), *bugs(kind, workshop)):
+            print(json.dumps(row))
+        print(flush=True)
 
 
 if __name__ == "__main__":

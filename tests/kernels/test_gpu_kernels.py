@@ -1,6 +1,6 @@
 """Triton kernels against float64 in Triton's interpreter: fp32 and bf16, odd sizes; bugs planted in them are caught.
 
-The interpreter needs a process of its own (gpu_process.py), one for each kind of kernel.
+The interpreter needs a process of its own (gpu_process.py), which tells of one kind of kernel after another.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from test_planted_bugs import BUGS as BUGS_IN_CPP
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 KINDS = sorted(BUGS)
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
@@ -28,22 +29,36 @@ def _has_triton() -> None:
 
 
 @pytest.fixture(scope="module")
-def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, Any]]]:
-    """What gpu_process.py tells of a kind of kernel; one process tells both tests, as half of it is its start."""
+def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
+    """What gpu_process.py tells of a kind of kernel, which is asked once for both tests."""
+    command = [sys.executable, "-W", "ignore", str(HERE / "gpu_process.py")]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=interpreting(), **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
 
-    @functools.cache
-    def rows_of(kind: str) -> list[dict[str, Any]]:
-        command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("gpu_process.py")), kind]
-        return told(*command, str(tmp_path_factory.mktemp(kind)))
+        @functools.cache
+        def rows_of(kind: str) -> list[dict[str, Any]]:
+            process.stdin.write(json.dumps([kind, str(tmp_path_factory.mktemp(kind))]) + "\n")
+            process.stdin.flush()
+            rows = []
+            for line in process.stdout:
+                if line == "\n":
+                    return rows
+                rows.append(json.loads(line))
+            raise AssertionError("gpu_process.py ended: see what it wrote to stderr")
 
-    return rows_of
+        yield rows_of
 
 
-def told(*command: str, paths: Sequence[Path] = ()) -> list[dict[str, Any]]:
+def interpreting() -> dict[str, str]:
+    """An environment in which Triton interprets."""
+    return {key: value for key, value in os.environ.items() if key != "LLMC_KERNELS"} | {"TRITON_INTERPRET": "1"}
+
+
+def told(*command: str, paths: Sequence[Path]) -> list[dict[str, Any]]:
     """The lines of a process in which Triton interprets."""
-    environment = {key: value for key, value in os.environ.items() if key != "LLMC_KERNELS"} | {"TRITON_INTERPRET": "1"}
-    if paths:
-        environment["PYTHONPATH"] = os.pathsep.join(map(str, paths))
+    environment = interpreting() | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -67,7 +82,6 @@ def test_there_are_bugs_of_every_kind() -> None:
     assert sum(len(bugs) for bugs in BUGS.values()) + len(BUGS_IN_CPP) >= 80
 
 
-HERE = Path(__file__).parent
 PROGRAMS = (HERE, HERE.parent / "generated")
 
 
