@@ -27,12 +27,12 @@ Bits = Literal[4, 8, 16]
 BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 """Formats of few bits, which are rounded from a checkpoint and have scales."""
 GROUP, GROUP_WITH_OFFSET = 64, 32
-"""Weights that share a scale, where the spec leaves it open: then int8 takes 8.25 bits a weight, int4 4.125, and 5 with offsets."""
+"""Weights that share a scale, where the spec leaves it open: then int8 takes 8.125 bits a weight, int4 4.125, and 5 with offsets."""
 HEAD_BITS: Bits = 8
 """Of the head beside layers with offsets, which are asked for where four bits are to cost as little as they can."""
 SCALE_BITS = 16
 BYTE_SCALE_BITS = 8
-"""Of int4 without offsets: a byte, in units of its row. The two bytes of that unit are nowhere counted: a hundredth of a bit in rows of 2,048."""
+"""Without offsets: a byte, in units of its row. The two bytes of that unit are nowhere counted: a hundredth of a bit in rows of 2,048."""
 FOUR_BITS = (-127, -98, -76, -59, -44, -32, -20, -8, 3, 14, 26, 38, 52, 68, 89, 122)
 """What the codes of int4 stand for, as runtimes/reference/weight_only.py has it."""
 LOSSLESS_BITS = 12.0
@@ -54,8 +54,6 @@ class WeightOnlyLinear(Kernel):
     """Whether a weight in bf16 is also the table of embeddings, of which rows are read."""
     least_rows: int = 96
     """Rows of a task at least, of prompts that threads share by rows: for each task 64 columns are decoded anew."""
-    prefetch_bytes: int = 4096
-    """How far ahead codes are fetched. Of 512 to 16,384 this was fastest, by a few percent."""
     tiles: ProductTiles | None = None
 
     @property
@@ -111,6 +109,17 @@ class WeightOnlyLinear(Kernel):
         return 32 // self.bits
 
     @property
+    def prefetch_bytes(self) -> int:
+        """How far ahead weights are fetched: by a few percent the fastest of 2,048 to 24,576, on a host whose memory is fast and
+        slow by turns."""
+        return {4: 8192, 8: 6144, 16: 4096}[self.bits]
+
+    @property
+    def prefetch_scale_bytes(self) -> int:
+        """How far ahead scales are: those of sixteen groups, where they are bytes."""
+        return 256
+
+    @property
     def sum_words(self) -> int:
         """Words whose products are summed before they meet their scale. In 4 bits those of 32 codes: with more, additions of a single
         row wait for one another, and it takes an eighth longer where weights are in the cache. In 8 bits a group's."""
@@ -145,7 +154,7 @@ class WeightOnlyLinear(Kernel):
     @property
     def has_units(self) -> bool:
         """Scales are bytes, and their unit is the row's."""
-        return self.bits == 4 and not self.has_offset
+        return self.has_scales and not self.has_offset
 
     @property
     def scale_ctype(self) -> str:
@@ -153,9 +162,9 @@ class WeightOnlyLinear(Kernel):
 
     @property
     def scales_are(self) -> str:
-        if self.has_units:
-            return "scales are bytes times a unit of their row in bf16"
-        return "scales and offsets are bf16" if self.has_offset else "scales are bf16"
+        return (
+            "scales and offsets are bf16" if self.has_offset else "scales are bytes times a unit of their row in bf16"
+        )
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -231,9 +240,7 @@ def head_bits_of(weights: Weights, bits: Bits) -> float:
 
 def bits_of(bits: Bits, *, group: int, has_offset: bool) -> float:
     """Of a weight, with its share of what its group has."""
-    if bits == 4 and not has_offset:
-        return bits + BYTE_SCALE_BITS / group
-    return bits + SCALE_BITS * (1 + has_offset) / group
+    return bits + (2 * SCALE_BITS if has_offset else BYTE_SCALE_BITS) / group
 
 
 def _kernel(

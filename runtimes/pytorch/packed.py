@@ -84,12 +84,12 @@ class PackedLinear(PanelLinear):
     @property
     def has_units(self) -> bool:
         """Scales are bytes, in units of their row."""
-        return self.bits == 4 and not self.has_offset
+        return not self.has_offset
 
     @property
     def goes_by_inputs(self) -> bool:
         """Scales are searched for, and the better if it is known what columns are multiplied with."""
-        return self.has_units
+        return self.bits == 4 and self.has_units
 
     @property
     def numbers(self) -> Tensor:

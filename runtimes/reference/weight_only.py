@@ -5,7 +5,7 @@ with `has_offset` the number that its code 0 stands for, near the middle of its 
 
     weight = scale * code [+ offset]       code: -127 ... 127 in 8 bits; in 4 one of FOUR_BITS, or -8 ... 7 beside an offset
 
-Scales and offsets are bf16. Beside FOUR_BITS a scale is a byte, times a unit in bf16 that its row has. Codes are chosen for the
+A scale is a byte, times a unit in bf16 that its row has; beside an offset both are bf16. Codes are chosen for the
 rounded scale, so that its rounding costs next to nothing. Where it is known how large the numbers are that a column is multiplied
 with, scales of FOUR_BITS are chosen for what products lose, and not for what the weight does.
 
@@ -32,9 +32,9 @@ _REACHES = (-127.0, -134.0, -142.0, -150.0, -158.0, 122.0, 130.0, 139.0)
 
 class Quantised(NamedTuple):
     codes: Tensor  # [N, K], int8
-    scales: Tensor  # [N, groups], bf16; int8 where there are units
+    scales: Tensor  # [N, groups], int8; bf16 beside offsets
     offsets: Tensor | None  # [N, groups], bf16
-    units: Tensor | None  # [N], bf16
+    units: Tensor | None  # [N], bf16; of scales that are int8
 
 
 def quantise(
@@ -53,8 +53,7 @@ def quantise(
         assert bits == 4, "bytes have a sign"
         codes, scales, offsets = _from_the_middle(values)
     elif bits == 8:
-        scales = rounded_up(values.abs().amax(-1) / 127)
-        codes = rounded(values, scales, -127, 127)
+        codes, scales, units = _by_the_largest(values)
     else:
         importance = None if inputs is None else F.pad(inputs.float(), (0, -size % group)).view(groups, group)
         codes, scales, units = _best_of_four_bits(values, importance)
@@ -98,6 +97,14 @@ def _from_the_middle(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     scales = rounded_up((most - least) / 15)
     offsets = ((least + 8 * scales.float() + most - 7 * scales.float()) / 2).to(torch.bfloat16)
     return rounded(values - offsets.float()[..., None], scales, -8, 7), scales, offsets
+
+
+def _by_the_largest(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The least scale, of whole units, that cuts no number of its group off."""
+    steps = values.abs().amax(-1) / 127
+    units = rounded_up(steps.amax(-1) / 127)
+    scales = (steps / units.float()[:, None]).nan_to_num(0.0).ceil().clamp(1, 127)  # a row of zeros has the unit 0
+    return rounded(values, scales * units.float()[:, None], -127, 127), scales.to(torch.int8), units
 
 
 def _best_of_four_bits(values: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -165,13 +165,14 @@ def test_four_bits_go_by_what_layers_are_given(tmp_path: Path) -> None:
         assert lost[0] < 0.5 * lost[1]
 
 
+@pytest.mark.parametrize(("weights", "bits"), [("int8", 8.25), ("int4", 4.25)])
 @torch.no_grad()
-def test_weights_take_the_memory_that_the_plan_counts(tmp_path: Path) -> None:
-    """4.25 bits, for whole panels of sixteen rows, and two bytes for the unit of a row."""
-    with program(tmp_path, "llama", {"dtype": "int4", "group": 32}) as module:
+def test_weights_take_the_memory_that_the_plan_counts(weights: str, bits: float, tmp_path: Path) -> None:
+    """In groups of 32, for whole panels of sixteen rows, and two bytes for the unit of a row."""
+    with program(tmp_path, "llama", {"dtype": weights, "group": 32}) as module:
         layers = packed_weights(module.Model())
     size = sum(each.num_bytes for each in layers.values())
-    counted = sum(each.weight.numel() for each in layers.values()) * 4.25 / 8
+    counted = sum(each.weight.numel() for each in layers.values()) * bits / 8
     assert size == counted + 2 * sum(each.out_features for each in layers.values())
 
 

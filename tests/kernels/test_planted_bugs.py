@@ -262,6 +262,7 @@ BUGS: list[tuple[Check, str, str]] = [
     (prompts_in_a_window, "first - WINDOW + 1) / 16 * 16", "first - WINDOW + 17) / 16 * 16"),
     (eight_bits, "words << (24 - SHIFT)) >> 24", "words << (24 - SHIFT)) >> 23"),
     (eight_bits, "UNIT = 0x1p-24f", "UNIT = 0x1p-23f"),
+    (eight_bits, "w.unit() * UNIT * in_units[i]", "UNIT * in_units[i]"),
     (eight_bits, "number(byte(2))", "number(byte(3))"),
     (eight_bits, "_mm512_set1_epi32(0xff000000)", "_mm512_set1_epi32(0x7f000000)"),
     (eight_bits, "at * WORD + 2 * s", "at * WORD"),

@@ -157,7 +157,8 @@ def test_rounding_is_within_half_a_step(bits: int, has_offset: bool, steps: floa
     """A bf16 offset lies a little off."""
     weight = random(64, 100)
     kept = quantise(weight, bits=bits, group=32, has_offset=has_offset)
-    step = kept.scales.float().abs().repeat_interleave(32, dim=1)[:, :100]
+    scales = kept.scales.float() if kept.units is None else kept.scales * kept.units.float()[:, None]
+    step = scales.repeat_interleave(32, dim=1)[:, :100]
     off = (dequantise(kept, group=32) - weight).abs() / step
     assert off.max() <= steps
     assert off.mean() < 0.3

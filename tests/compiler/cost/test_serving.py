@@ -110,12 +110,12 @@ def test_rounded_activations_make_prompts_shorter_and_answers_as_long_as_their_w
 def test_groups_are_counted_where_they_are_asked_for():
     """The head is in eight bits beside offsets."""
     assert kept_bits(Weights(dtype=("int8",)), "int8", kind="gpu") is None
-    assert kept_bits(Weights(dtype=("int8",), group=128), "int8", kind="gpu") == KeptBits(layers=8.125, head=16.0)
+    assert kept_bits(Weights(dtype=("int8",), group=128), "int8", kind="gpu") == KeptBits(layers=8.0625, head=16.0)
     assert kept_bits(Weights(dtype=("int4",), group=32), "int4", kind="cpu") == KeptBits(layers=4.25, head=4.25)
     offsets = Weights(dtype=("int4",), symmetric=False)
-    assert kept_bits(offsets, "int4", kind="cpu") == KeptBits(layers=5.0, head=8.25)
+    assert kept_bits(offsets, "int4", kind="cpu") == KeptBits(layers=5.0, head=8.125)
     wide = Weights(dtype=("int4",), group=64, symmetric=False)
-    assert kept_bits(wide, "int4", kind="cpu") == KeptBits(layers=4.5, head=8.25)
+    assert kept_bits(wide, "int4", kind="cpu") == KeptBits(layers=4.5, head=8.125)
 
 
 def test_stages_hand_hidden_states_on():

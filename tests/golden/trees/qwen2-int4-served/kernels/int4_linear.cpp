@@ -74,6 +74,10 @@ struct Weights {
   f32x16 unit() const { return load((const bf16*)scales); }
   f32x16 scale(int64_t g) const { return load(scales + (2 + g) * 16); }
   const char* start() const { return (const char*)codes; }
+  // There is a line of scales for many of codes: too seldom for a processor to foresee the next.
+  void fetch_scales(int64_t g) const {
+    __builtin_prefetch((const char*)(scales + g * 16) + 256, 0, 0);
+  }
 };
 
 // Sums of words [begin, end) of a panel times ROWS rows of x, which are K numbers apart. There are as many CHAINS,
@@ -85,7 +89,7 @@ static inline void multiply_some(Weights w, int64_t begin, int64_t end, const Nu
   f32x16 partial[ROWS][CHAINS] = {};
   for (int64_t at = begin; at < end; at++) {
     // Past the outer caches: what is read once a step would drive keys, values and code out of them.
-    __builtin_prefetch((const char*)(w.codes + at) + 4096, 0, 0);
+    __builtin_prefetch((const char*)(w.codes + at) + 8192, 0, 0);
     __m512bh pairs[PAIRS];
     to_pairs(_mm512_loadu_si512(w.codes + at), pairs);
 #pragma GCC unroll 8
@@ -123,6 +127,7 @@ static void few(Weights w, const Number* x, int64_t ldx, f32x16 (&total)[ROWS]) 
   for (int64_t begin = 0; begin < w.words; begin += PER_SUM) {
     f32x16 sums[ROWS];
     multiply_some<ROWS>(w, begin, begin + PER_SUM < w.words ? begin + PER_SUM : w.words, x, ldx, sums);
+    w.fetch_scales(begin / PER_GROUP);
     const f32x16 scale = w.scale(begin / PER_GROUP);
     for (int i = 0; i < ROWS; i++) in_units[i] += scale * sums[i];
   }
