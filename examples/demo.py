@@ -7,6 +7,7 @@ Plans, builds and trains examples/tiny-code.yaml on the Python standard library,
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from openai import OpenAI
 
-SPEC = Path(__file__).with_name("tiny-code.yaml")
+SPEC = Path(os.path.relpath(Path(__file__).with_name("tiny-code.yaml")))
 TRAINING_S = 330.0
 """What the demo trains for, by the plan's tokens/s: the spec's 4M tokens take longer than that on two plain cores."""
 RUN = Path("runs/tiny-code")
@@ -38,7 +39,8 @@ def affordable_tokens() -> int:
 
 def run(*args: str) -> None:
     print(f"\n$ llmc {' '.join(args)}", flush=True)
-    subprocess.run(llmc(*args), check=True)
+    if status := subprocess.run(llmc(*args)).returncode:
+        raise SystemExit(status)  # the command has said why
 
 
 def validation_losses(metrics: Path) -> list[float]:

@@ -49,7 +49,7 @@ def _page(plan: RunPlan, lines: list[dict[str, Any]], png: bytes) -> str:
         "steps": f"{lines[-1]['step']:,} of {plan.steps:,}",
         "loss": f"{lines[0]['loss']:.3f} → {lines[-1]['loss']:.3f}",
         "tokens/s (median)": f"{median:,.0f}",
-        "of the peak (median)": plan.mfu_words(median),
+        "of the peak (median)": plan.remark(median) or plan.mfu_words(median),
     }
     valid = [line["valid_loss"] for line in lines if "valid_loss" in line]
     if valid:

@@ -35,11 +35,21 @@ class _Figures:
         self.plan, self.first_step, self.last_step = plan, first_step, last_step
         self._speeds: deque[float] = deque(maxlen=_SMOOTHED_STEPS)
         self._started_s = time.monotonic()
+        self._has_remarked = False
+
+    @property
+    def _tokens_per_s(self) -> float:
+        return sum(self._speeds) / len(self._speeds)
+
+    def remark(self) -> str | None:
+        """What the speed asks to be told, once."""
+        found = None if self._has_remarked else self.plan.remark(self._tokens_per_s)
+        self._has_remarked = self._has_remarked or found is not None
+        return found
 
     def text(self, line: dict[str, Any]) -> str:
         self._speeds.append(line["tokens_per_s"])
-        tokens_per_s = sum(self._speeds) / len(self._speeds)
-        speed = f"{tokens_per_s:,.0f} tokens/s, {self.plan.mfu_words(tokens_per_s)}"
+        speed = f"{self._tokens_per_s:,.0f} tokens/s, {self.plan.mfu_words(self._tokens_per_s)}"
         return f"loss {line['loss']:.3f}, {speed}, {_clock(self._left_s(line['step']))} left"
 
     def _left_s(self, step: int) -> float:
@@ -60,6 +70,8 @@ class _Lines:
             validation = f", validation {line['valid_loss']:.3f}" if "valid_loss" in line else ""
             where = f"step {line['step']}/{self._figures.last_step}"
             self.say(f"{where}: {text}{validation}")
+            if remark := self._figures.remark():
+                self.say(remark)
 
     def say(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
@@ -89,6 +101,8 @@ class _Bar:
         if "valid_loss" in line:
             told = f"step {line['step']}: loss {line['loss']:.3f}, validation {line['valid_loss']:.3f}"
             self.say(told)
+        if remark := self._figures.remark():
+            self.say(remark)
 
     def say(self, text: str) -> None:
         self._progress.console.print(text, highlight=False, markup=False)

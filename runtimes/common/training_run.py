@@ -47,10 +47,14 @@ class RunPlan:
 
     def mfu_words(self, tokens_per_s: float) -> str:
         share = self.mfu(tokens_per_s)
-        if share <= 1:
-            return f"MFU {100 * share:.0f} %"
+        return f"MFU {100 * share:.0f} %" if share <= 1 else "MFU > 100 %"
+
+    def remark(self, tokens_per_s: float) -> str | None:
+        """What is told of a speed that the spec's peak does not allow."""
+        if self.mfu(tokens_per_s) <= 1:
+            return None
         peak = f"{self.peak_flops_per_s / 1e12:,.3g} TFLOP/s"
-        return f"more than the {peak} that the spec gives this machine: `llmc doctor --calibrate` measures it"
+        return f"faster than the {peak} that the spec gives this machine: `llmc doctor --calibrate` measures it"
 
 
 class TrainingRun:

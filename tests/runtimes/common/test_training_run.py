@@ -125,8 +125,21 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_nothing_is_faster_than_its_peak() -> None:
     """The spec's is another machine's then."""
-    assert PLAN.mfu_words(1000.0) == "MFU 100 %"
-    assert PLAN.mfu_words(1010.0).startswith("more than the 0.001 TFLOP/s that the spec gives this machine")
+    assert (PLAN.mfu_words(1000.0), PLAN.remark(1000.0)) == ("MFU 100 %", None)
+    assert PLAN.mfu_words(1010.0) == "MFU > 100 %"
+    assert str(PLAN.remark(1010.0)).startswith("faster than the 0.001 TFLOP/s that the spec gives this machine")
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["log", "terminal"])
+def test_a_run_faster_than_its_peak_is_told_so_once(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_bar, "LINE_INTERVAL_S", 0.0)
+    bar = training_bar.training_bar(PLAN, first_step=0, last_step=10, stream=stream)
+    for step in range(1, 11):
+        bar.show({"step": step, **figures(2.0, tokens_per_s=2000.0)})
+    bar.close()
+    told = stream.getvalue()
+    assert told.count("faster than the") == 1
+    assert "2,000 tokens/s, MFU > 100 %, 0:00 left" in told
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "0:05"), (65, "1:05"), (3725, "1:02:05")])
