@@ -128,7 +128,7 @@ BUGS: dict[str, list[Bug]] = {
         (_decode, 40, "tl.where(is_first, -pair, pair)", "tl.where(is_first, pair, -pair)"),
         (_decode, 40, "weight = tl.exp2(highest - tl.max(highest, axis=0))", "weight = tl.exp2(highest * 0.0)"),
         (_decode, 40, "key_head * GROUP + g", "key_head + g"),
-        (_decode, 40, "first = begin + split * share", "first = begin + split * share + split"),
+        (_decode, 40, "first = split * share", "first = split * share + split"),
         (
             _decode,
             40,

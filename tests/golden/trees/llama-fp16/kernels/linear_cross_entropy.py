@@ -14,6 +14,8 @@ from torch import Tensor
 from llmc.runtimes.reference.loss import cross_entropy as eager_cross_entropy
 from llmc.runtimes.reference.loss import headroom
 
+CHUNK = 65536  # tokens
+
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Sum over tokens of lse(logits) - logits[target], logits = hidden @ weight.T.
@@ -33,19 +35,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         x, w = hidden.to(dtype), weight.to(dtype)  # [N, D], [V, D]
         has_grad = any(ctx.needs_input_grad)
         losses = torch.empty(len(x), dtype=torch.float32, device=x.device)
-        buffer = torch.empty((min(65536, len(x)), len(w)), dtype=dtype, device=x.device)
+        buffer = torch.empty((min(CHUNK, len(x)), len(w)), dtype=dtype, device=x.device)
         d_x = torch.empty_like(x) if has_grad else x
         ctx.room = room = headroom(len(x), dtype)  # so that sums over tokens fit fp16
-        is_whole = len(x) <= 65536
+        is_whole = len(x) <= CHUNK
         d_w = None if is_whole or not has_grad else torch.zeros_like(w, dtype=torch.float32)  # a sum needs its digits
-        for start in range(0, len(x), 65536):
-            part = slice(start, start + 65536)
+        for start in range(0, len(x), CHUNK):
+            part = slice(start, start + CHUNK)
             logits = torch.mm(x[part], w.T, out=buffer[: len(x[part])])  # [n, V]
             losses[part] = _cross_entropy(logits, targets[part], has_grad=has_grad)
             if has_grad:  # logits now hold their gradient
                 torch.mm(logits, w, out=d_x[part])
                 of_chunk = logits.T @ (x[part] * room)  # [V, D]
-                d_w = of_chunk if d_w is None else _add(d_w, of_chunk)
+                d_w = of_chunk if d_w is None else d_w.add_(of_chunk)
         if d_w is not None:
             ctx.is_fresh = True
             ctx.save_for_backward(d_x.to(hidden.dtype), d_w.to(weight.dtype))
@@ -65,8 +67,3 @@ def _cross_entropy(logits: Tensor, targets: Tensor, *, has_grad: bool) -> Tensor
     losses, d_logits = eager_cross_entropy(logits, targets)
     logits.copy_(d_logits)
     return losses
-
-
-def _add(total: Tensor, part: Tensor) -> Tensor:
-    """The sum over chunks in fp32: what a small number adds to a large one is lost in bf16."""
-    return total.add_(part)

@@ -19,6 +19,8 @@ from llmc.runtimes.reference.loss import cross_entropy as eager_cross_entropy
 
 native = load(__file__)
 
+CHUNK = 8192  # tokens
+
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Sum over tokens of lse(logits) - logits[target] + 0.0001 * lse(logits)**2, logits = hidden @ weight.T.
@@ -38,12 +40,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         x, w = hidden.to(dtype), weight.to(dtype)  # [N, D], [V, D]
         has_grad = any(ctx.needs_input_grad)
         losses = torch.empty(len(x), dtype=torch.float32, device=x.device)
-        buffer = empty((min(8192, len(x)), len(w)), like=x)
+        buffer = empty((min(CHUNK, len(x)), len(w)), like=x)
         d_x = empty_like(x) if has_grad else x
-        is_whole = len(x) <= 8192
+        is_whole = len(x) <= CHUNK
         d_w = None if is_whole or not has_grad else empty_like(w, dtype=torch.float32).zero_()  # a sum needs its digits
-        for start in range(0, len(x), 8192):
-            part = slice(start, start + 8192)
+        for start in range(0, len(x), CHUNK):
+            part = slice(start, start + CHUNK)
             logits = output(x[part], w, out=buffer[: len(x[part])])  # [n, V]
             losses[part] = _cross_entropy(logits, targets[part], has_grad=has_grad)
             if has_grad:  # logits now hold their gradient
