@@ -48,11 +48,12 @@ class Stage:
 
 
 @contextmanager
-def show_progress(stream: TextIO | None = None) -> Iterator[Progress]:
-    """A `Progress` for people, on stderr unless told otherwise: bars on a terminal, lines in a log."""
+def show_progress(stream: TextIO | None = None, *, after_s: float = 0.0) -> Iterator[Progress]:
+    """A `Progress` for people, on stderr unless told otherwise: bars on a terminal, lines in a log. Nothing in the first `after_s`."""
     out = sys.stderr if stream is None else stream
+    begin_s = time.monotonic() + after_s
     if not out.isatty():
-        yield _Lines(out)
+        yield _Lines(out, begin_s)
         return
     from rich.console import Console
     from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -63,6 +64,8 @@ def show_progress(stream: TextIO | None = None) -> Iterator[Progress]:
         tasks: dict[str, TaskID] = {}
 
         def draw(stage: str, done: int, total: int | None) -> None:
+            if time.monotonic() < begin_s:
+                return
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=done, total=total)
@@ -71,10 +74,10 @@ def show_progress(stream: TextIO | None = None) -> Iterator[Progress]:
 
 
 class _Lines:
-    """One line when a stage ends, and one every ten seconds before that."""
+    """One line when a stage ends, and one every ten seconds before that; none before `begin_s`."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, begin_s: float) -> None:
+        self._stream, self._begin_s = stream, begin_s
         self._stage: str | None = None
         self._started_s = self._told_at_s = 0.0
 
@@ -82,6 +85,8 @@ class _Lines:
         now_s = time.monotonic()
         if stage != self._stage:
             self._stage, self._started_s, self._told_at_s = stage, now_s, now_s
+        if now_s < self._begin_s:
+            return
         if done == total:
             print(f"{stage}: done in {now_s - self._started_s:.1f} s", file=self._stream, flush=True)
         elif now_s - self._told_at_s >= LINE_INTERVAL_S:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .packed import PackedLinear, packed_weights
 
@@ -20,16 +20,19 @@ LEAST = 0.1
 """Of the mean, which is added to all columns: one that these tokens hardly reach may be what others are about."""
 
 
-@torch.no_grad()
-def measure_inputs(model: Any) -> dict[str, Tensor]:
-    """Mean squares [K] of the inputs of the layers that go by them, by the names of their weights; empty where none do."""
-    layers = {
+def layers_by_inputs(model: nn.Module) -> dict[str, PackedLinear]:
+    """The layers whose rounding goes by their inputs, by the names of their weights."""
+    return {
         name: layer
         for name, layer in packed_weights(model).items()
         if isinstance(layer, PackedLinear) and layer.goes_by_inputs
     }
-    if not layers:
-        return {}
+
+
+@torch.no_grad()
+def measure_inputs(model: Any) -> dict[str, Tensor]:
+    """Mean squares [K] of the inputs of the layers that go by them, by the names of their weights."""
+    layers = layers_by_inputs(model)
     own = dict(model.named_parameters())
     most = len(own["positions.weight"]) if "positions.weight" in own else NUM_TOKENS
     drawn = torch.Generator().manual_seed(0)

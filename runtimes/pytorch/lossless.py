@@ -42,7 +42,7 @@ class LosslessLinear(PanelLinear):
         return sum(each.nbytes for each in (self.units, self.table, self.bounds, self.escapes))
 
     @torch.no_grad()
-    def fill(self, weight: Tensor, *, inputs: Tensor | None = None) -> None:
+    def fill(self, weight: Tensor, *, inputs: Tensor | None = None, is_draft: bool = False) -> None:
         assert weight.shape == self.weight.shape
         self.table = _frequent(weight)
         code_of = torch.full((256,), _NO_CODE, dtype=torch.uint8)

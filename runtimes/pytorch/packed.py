@@ -50,8 +50,9 @@ class PanelLinear(nn.Module, ABC):
         """What the weight takes."""
 
     @abstractmethod
-    def fill(self, weight: Tensor, *, inputs: Tensor | None = None) -> None:
-        """Keep a weight [N, K]. `inputs` are mean squares of what its columns are multiplied with [K], for formats that go by them."""
+    def fill(self, weight: Tensor, *, inputs: Tensor | None = None, is_draft: bool = False) -> None:
+        """Keep a weight [N, K]. `inputs` are mean squares of what its columns are multiplied with [K], for formats that go by them. Of a
+        draft they are to be measured: it is kept in the least time."""
 
     @abstractmethod
     def fill_randomly(self, *, deviation: float) -> None:
@@ -97,12 +98,19 @@ class PackedLinear(PanelLinear):
         return torch.tensor(range(-8, 8) if self.has_offset else FOUR_BITS, dtype=torch.int8)
 
     @torch.no_grad()
-    def fill(self, weight: Tensor, *, inputs: Tensor | None = None) -> None:
+    def fill(self, weight: Tensor, *, inputs: Tensor | None = None, is_draft: bool = False) -> None:
         """Round a weight [N, K] and keep it."""
         assert weight.shape == self.weight.shape
         for first in range(0, self.out_features, ROWS_AT_A_TIME):
             rows = weight[first : first + ROWS_AT_A_TIME]
-            found = quantise(rows, bits=self.bits, group=self.group, has_offset=self.has_offset, inputs=inputs)
+            found = quantise(
+                rows,
+                bits=self.bits,
+                group=self.group,
+                has_offset=self.has_offset,
+                inputs=inputs,
+                searches=not is_draft,
+            )
             panels = slice(first // LANES, first // LANES + -(-len(rows) // LANES))
             codes = found.codes if self.bits == 8 else _places(found.codes, self.numbers)
             self.codes[panels] = _words(codes, bits=self.bits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,10 +15,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..common.errors import RunError
-from .inputs import measure_inputs
-from .packed import packed_weights
+from ..common.progress import Stage, show_progress
+from .inputs import layers_by_inputs, measure_inputs
+from .packed import PanelLinear, packed_weights
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+QUIET_S = 2.0
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARDS = "model"
 """Of a checkpoint that several devices wrote: the folder of its weights (parallel/checkpoint.py)."""
@@ -42,17 +45,32 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
     """Fill a model's parameters from model.safetensors, from the files that model.safetensors.index.json names, or from shards.
 
     Every parameter must be there, with its shape, and nothing else; values are cast to the parameter's dtype, or rounded by
-    layers that keep them in few bits, one after the other. Where rounding goes by the inputs of layers, it is done twice: what
-    came of the first time shows them.
+    layers that keep them in few bits, one after the other. Where rounding goes by the inputs of layers, a draft shows them first.
+    What takes longer than QUIET_S says how far it is.
     """
     folder = Path(folder)
     load = _load_shards if (folder / SHARDS).is_dir() else _load_files
-    load(model, folder, inputs={})
-    if inputs := measure_inputs(model):
-        load(model, folder, inputs=inputs)
+    size, inputs = sum(each.numel() for each in named_tensors(model).values()), {}
+    with show_progress(after_s=QUIET_S) as progress:
+        if layers_by_inputs(model):
+            load(model, folder, how=_Pass(Stage(progress, "draft weights", total=size), inputs, is_draft=True))
+            inputs = measure_inputs(model)
+        load(model, folder, how=_Pass(Stage(progress, "load weights", total=size), inputs))
 
 
-def _load_files(model: nn.Module, folder: Path, *, inputs: dict[str, torch.Tensor]) -> None:
+@dataclass(frozen=True)
+class _Pass:
+    """Over all weights, and how layers in few bits keep theirs."""
+
+    stage: Stage
+    inputs: dict[str, torch.Tensor]
+    is_draft: bool = False
+
+    def fill(self, layer: PanelLinear, name: str, weight: torch.Tensor) -> None:
+        layer.fill(weight, inputs=self.inputs.get(name), is_draft=self.is_draft)
+
+
+def _load_files(model: nn.Module, folder: Path, *, how: _Pass) -> None:
     own, packed = named_tensors(model), packed_weights(model)
     missing, unknown = set(own), []
     for file in weight_files(folder):
@@ -65,16 +83,18 @@ def _load_files(model: nn.Module, folder: Path, *, inputs: dict[str, torch.Tenso
                     value = tensors.get_tensor(name)
                     refuse_shape(own[name].shape, value.shape, name=name, file=file)
                     if name in packed:
-                        packed[name].fill(value, inputs=inputs.get(name))
+                        how.fill(packed[name], name, value)
                     else:
                         own[name].copy_(value)
+                    how.stage.advance(value.numel())
                     missing.discard(name)
         except (OSError, SafetensorError) as problem:
             raise RunError(f"{file} cannot be read: {problem}", help="check the folder with the weights") from problem
     refuse_names(folder, missing=missing, unknown=unknown)
+    how.stage.finish()
 
 
-def _load_shards(model: nn.Module, folder: Path, *, inputs: dict[str, torch.Tensor]) -> None:
+def _load_shards(model: nn.Module, folder: Path, *, how: _Pass) -> None:
     """The weights in a checkpoint of several devices."""
     from .parallel.cuts import Cuts, Whole
     from .parallel.storage import load_pieces
@@ -85,7 +105,9 @@ def _load_shards(model: nn.Module, folder: Path, *, inputs: dict[str, torch.Tens
     pieces = [piece for name, tensor in {**own, **whole}.items() for piece in cuts.pieces(name, tensor)]
     load_pieces(pieces, folder / SHARDS, group=None, no_dist=True)
     for name, weight in whole.items():
-        packed[name].fill(weight, inputs=inputs.get(name))
+        how.fill(packed[name], name, weight)
+        how.stage.advance(weight.numel())
+    how.stage.finish()
 
 
 def save_weights(model: nn.Module, folder: Path | str, *, dtype: torch.dtype | None = None) -> Path:

@@ -28,6 +28,8 @@ FOUR_BITS = (-127, -98, -76, -59, -44, -32, -20, -8, 3, 14, 26, 38, 52, 68, 89, 
 group of 32 with the scale of either sign that leaves least. Bytes, so that products of integers take them too."""
 _REACHES = (-127.0, -134.0, -142.0, -150.0, -158.0, 122.0, 130.0, 139.0)
 """What a group's largest number may be in steps of its scale: beyond the ends it costs more, and spares the others."""
+_MIDDLE_REACHES = (-142.0, 130.0)
+"""On either side of zero, where there is no search."""
 
 
 class Quantised(NamedTuple):
@@ -38,9 +40,16 @@ class Quantised(NamedTuple):
 
 
 def quantise(
-    weight: Tensor, *, bits: int, group: int, has_offset: bool = False, inputs: Tensor | None = None
+    weight: Tensor,
+    *,
+    bits: int,
+    group: int,
+    has_offset: bool = False,
+    inputs: Tensor | None = None,
+    searches: bool = True,
 ) -> Quantised:
-    """Round to nearest, a group at a time. `inputs` are mean squares of what columns are multiplied with [K]."""
+    """Round to nearest, a group at a time. `inputs` are mean squares of what columns are multiplied with [K]. `searches`: scales of
+    FOUR_BITS are the best of nine, and else of two."""
     rows, size = weight.shape
     groups = -(-size // group)
     values = torch.zeros(rows, groups * group)
@@ -56,7 +65,7 @@ def quantise(
         codes, scales, units = _by_the_largest(values)
     else:
         importance = None if inputs is None else F.pad(inputs.float(), (0, -size % group)).view(groups, group)
-        codes, scales, units = _best_of_four_bits(values, importance)
+        codes, scales, units = _best_of_four_bits(values, importance, searches=searches)
     return Quantised(codes.view(rows, -1)[:, :size].to(torch.int8).contiguous(), scales, offsets, units)
 
 
@@ -107,41 +116,56 @@ def _by_the_largest(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rounded(values, scales * units.float()[:, None], -127, 127), scales.to(torch.int8), units
 
 
-def _best_of_four_bits(values: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The best scale of several, and then the one that fits its codes best. Where nobody says what is important, the errors of large
-    numbers count for more, as it is they that a product is made of."""
-    if importance is None:
-        squares = values.square()
-        importance = squares + squares.mean((-1, -2), keepdim=True)
+def _best_of_four_bits(values: Tensor, importance: Tensor | None, *, searches: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The best scale of several, and then the one that fits its codes best; without a search the better of two, by all errors alike.
+    Where nobody says what is important, the errors of large numbers count for more, as it is they that a product is made of."""
     largest = values.gather(-1, values.abs().argmax(-1, keepdim=True)).squeeze(-1)
     units = rounded_up(largest.abs().amax(-1) / min(-FOUR_BITS[0], FOUR_BITS[-1]) / 127)
-    best = _tried(values, importance, largest / _REACHES[0], units)
-    for reach in _REACHES[1:]:
+    if not searches:
+        importance = torch.ones(())
+    elif importance is None:
+        squares = values.square()
+        importance = squares + squares.mean((-1, -2), keepdim=True)
+    first, *others = _REACHES if searches else _MIDDLE_REACHES
+    best = _tried(values, importance, largest / first, units)
+    for reach in others:
         best = _better(best, _tried(values, importance, largest / reach, units))
-    weighted = importance * best.codes
-    fitting = (weighted * values).sum(-1) / (weighted * best.codes).sum(-1)
-    best = _better(best, _tried(values, importance, fitting, units))
-    return best.codes, best.scales.to(torch.int8), units
+    if searches:
+        codes = _nearest(values, best.scales, units)
+        weighted = importance * codes
+        fitting = (weighted * values).sum(-1) / (weighted * codes).sum(-1)
+        best = _better(best, _tried(values, importance, fitting, units))
+    return _nearest(values, best.scales, units), best.scales.to(torch.int8), units
 
 
 class _Tried(NamedTuple):
-    codes: Tensor
     scales: Tensor
     errors: Tensor
 
 
-def _tried(values: Tensor, importance: Tensor, scales: Tensor, units: Tensor) -> _Tried:
-    scales = (scales / units.float()[:, None]).nan_to_num(0.0)  # a row of zeros has the unit 0
-    scales = scales.sign() * scales.abs().round().clamp(1, 127)
-    steps = (scales * units.float()[:, None])[..., None]
-    codes = _nearest(values / steps)
-    return _Tried(codes, scales, (importance * (codes * steps - values).square()).sum(-1))
+def _tried(values: Tensor, importance: Tensor, steps: Tensor, units: Tensor) -> _Tried:
+    """Operations that change what they read: a search is bound by memory."""
+    scales = _whole(steps, units)
+    off = _nearest(values, scales, units).mul_((scales * units.float()[:, None])[..., None]).sub_(values)
+    return _Tried(scales, off.square_().mul_(importance).sum(-1))
 
 
-def _nearest(numbers: Tensor) -> Tensor:
-    """Of FOUR_BITS. All lie half way between two of them at a multiple of a half, so a look-up by halves finds it."""
-    halves = (2 * numbers.nan_to_num(0.0) + 256).clamp(0, 511).to(torch.int32)
-    return _NEAREST.index_select(0, halves.flatten()).view_as(numbers)
+def _better(one: _Tried, other: _Tried) -> _Tried:
+    """Group by group."""
+    return _Tried(other.scales.where(other.errors < one.errors, one.scales), torch.minimum(one.errors, other.errors))
+
+
+def _whole(steps: Tensor, units: Tensor) -> Tensor:
+    """Steps in units, of either sign."""
+    scales = (steps / units.float()[:, None]).nan_to_num(0.0)  # a row of zeros has the unit 0
+    return scales.sign() * scales.abs().round().clamp(1, 127)
+
+
+def _nearest(values: Tensor, scales: Tensor, units: Tensor) -> Tensor:
+    """Codes: those of FOUR_BITS. All lie half way between two of them at a multiple of a half, so a look-up by halves finds it."""
+    per_half = (2 / (scales * units.float()[:, None])).nan_to_num(posinf=0.0, neginf=0.0)
+    halves = (values * per_half[..., None]).add_(256).clamp_(0, 511).to(torch.int32)
+    return _NEAREST.index_select(0, halves.flatten()).view_as(values)
 
 
 def _nearest_of_halves() -> Tensor:
@@ -151,10 +175,3 @@ def _nearest_of_halves() -> Tensor:
 
 
 _NEAREST = _nearest_of_halves()
-
-
-def _better(one: _Tried, other: _Tried) -> _Tried:
-    """Group by group."""
-    is_better = other.errors < one.errors
-    codes = other.codes.where(is_better[..., None], one.codes)
-    return _Tried(codes, other.scales.where(is_better, one.scales), torch.minimum(one.errors, other.errors))

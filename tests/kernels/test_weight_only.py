@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from llmc.compiler.kernels.kernel import DType
 from llmc.runtimes.kernels import compile as compiling
 from llmc.runtimes.kernels.native import CHOICE
+from llmc.runtimes.pytorch import weights
 from llmc.runtimes.pytorch.packed import PackedLinear, fill_randomly
 from llmc.runtimes.pytorch.weights import load_weights, save_weights
 from llmc.runtimes.reference.weight_only import FOUR_BITS, dequantise, quantise, rounded_to_bytes, weight_only_linear
@@ -278,6 +279,28 @@ def test_weights_are_rounded_as_they_are_loaded(workshop: Workshop, tmp_path: Pa
     assert isinstance(layer, PackedLinear)
     assert layer.codes.nbytes + layer.scales.nbytes < 32 * 40 * 1.2  # whole panels and words, bytes and scales
     assert layer.weight.is_meta
+
+
+@pytest.mark.parametrize("after_s", [0.0, 60.0])
+def test_loading_says_how_far_it_is_where_it_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], after_s: float
+) -> None:
+    monkeypatch.setattr(weights, "QUIET_S", after_s)
+    model = torch.nn.Linear(37, 19)
+    save_weights(model, tmp_path)
+    load_weights(model, tmp_path)
+    assert capsys.readouterr().err.startswith("load weights: done in") == (after_s == 0)
+
+
+@torch.no_grad()
+def test_a_draft_is_nearly_as_good_as_what_a_search_finds(workshop: Workshop) -> None:
+    layer = layer_of(workshop.make(samples.weight_only_linear("fp32", **FORMATS["int4"])), 128, 32)
+    weight = random(32, 128)
+    layer.fill(weight, is_draft=True)
+    draft = layer.whole() - weight
+    layer.fill(weight)
+    found = layer.whole() - weight
+    assert 0.8 < found.square().mean() / draft.square().mean() < 0.95
 
 
 def test_random_weights_have_the_deviation_asked_for(workshop: Workshop) -> None:

@@ -51,6 +51,18 @@ def test_a_log_gets_a_line_every_ten_seconds_and_one_at_the_end(clock: list[floa
     assert stream.getvalue() == "read: 10 %\nread: 20 %\nread: done in 24.0 s\nwait: 1,234\n"
 
 
+def test_what_is_soon_done_says_nothing(clock: list[float]) -> None:
+    stream = io.StringIO()
+    with show_progress(stream, after_s=2.0) as progress:
+        progress("draft", 0, 100)
+        clock[0] = 1.0
+        progress("draft", 100, 100)
+        progress("load", 0, 100)
+        clock[0] = 4.0
+        progress("load", 100, 100)
+    assert stream.getvalue() == "load: done in 3.0 s\n"
+
+
 def test_a_terminal_gets_bars() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
