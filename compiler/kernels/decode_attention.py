@@ -25,12 +25,10 @@ if TYPE_CHECKING:
     from .kernel import DType
     from .tpus import Tpu
 
-_CHUNK = 256
-"""Keys: scores of a group stay in the L1 cache, and a sequence of a thousand tokens is work for several threads."""
-_AHEAD = 48
-"""Keys whose rows are fetched before they are read, and values with them: 8 sequences of 512 tokens then take 0.6 of the time in a loop of this kernel alone, and 0.83 in a model."""
-_REGISTERS = 32
-"""Of AVX-512; those of a block of queries, of what they weigh and of a key are to fit."""
+_CHUNK = 64
+"""Keys: those of a head and chunk stay in the L1 cache while the next ones come, and a sequence of some hundred tokens is work for several threads."""
+_REGISTERS = 24
+"""Of AVX-512's 32, for sums of a block of queries; the rest hold keys or values, and a query."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,6 @@ class DecodeAttention(Kernel):
     window: int | None
     has_rope: bool
     chunk: int = _CHUNK
-    ahead: int = _AHEAD
     softcap: float | None = None
     rotary_dims: int = 0
     interleaved: bool = False
@@ -67,11 +64,26 @@ class DecodeAttention(Kernel):
         return power_of_two(max(self.head_dim, 16))
 
     @property
+    def _sums(self) -> int:
+        """Vectors at a time. In fp32 each is made of four: a head's products added up one after the other lose bits that count there."""
+        return _REGISTERS if self.dtype == "bf16" else _REGISTERS // 4
+
+    @property
     def queries(self) -> int:
-        """Query heads of a group that a key is loaded for once."""
-        group, most = self.num_heads // self.num_kv_heads, max(1, _REGISTERS * 3 // 4 // (self.head_dim // 16))
-        turns = -(-group // most)
+        """Query heads of a group that keys and values are loaded for once."""
+        group = self.num_heads // self.num_kv_heads
+        turns = -(-group // (self._sums // 2))
         return -(-group // turns)
+
+    @property
+    def vectors(self) -> int:
+        """Of sums of each of them, at a time."""
+        return next(v for v in (4, 2, 1) if v * self.queries <= self._sums and self.head_dim % (16 * v) == 0)
+
+    @property
+    def chains(self) -> int:
+        """Sums that each of these is made of, where registers are left: several additions are under way, and fewer follow one another."""
+        return next(n for n in (4, 2, 1) if n * self.vectors * self.queries <= _REGISTERS)
 
     @property
     def num_pointers(self) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .tpus import Tpu
 
 LISTED = "kernels/kernels.json"
-_HOW = frozenset({"ahead", "chip", "key_block", "least_rows", "longest", "query_block", "tiles"})
+_HOW = frozenset({"chip", "key_block", "least_rows", "longest", "query_block", "tiles"})
 """Fields that say how a kernel works, not what it computes."""
 
 

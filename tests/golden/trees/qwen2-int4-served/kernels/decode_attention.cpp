@@ -6,26 +6,31 @@
 // bf16. The cache has a row [K, C] for each token in keys and in values; `written` [B] is the row of the new token and
 // `read` [B, S] are those of its sequence, of which it sees the first `lengths` [B], itself among them.
 //
-// A key head's keys are cut into chunks of 256, which threads take one by one: each gives its largest score, the sum of its
-// exponentials and of what they weigh, and the chunks of a head are put together at the end (Flash-Decoding, Dao 2023).
+// A key head's keys are cut into chunks of 64, of which each thread takes its share: of each come the largest score, the sum of its
+// exponentials and of what they weigh, and who computes the last chunk of a head puts them together (Flash-Decoding, Dao 2023).
 
 #include "small_matmul.h"
 #include "replay.h"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
+#include <omp.h>
+#include <vector>
 
 using Number = bf16;
 using Kept = Number;
 using Factor = Number;  // queries and weights, which are multiplied a word at a time
-constexpr int H = 4, K = 2, GROUP = H / K, C = 16, VECTORS = C / 16;
+constexpr int H = 4, K = 2, GROUP = H / K, C = 16;
 constexpr int QKV = (H + 2 * K) * C, ROW = K * C;
-constexpr int CHUNK = 256;
-constexpr int QUERIES = 2;  // of a group at a time: what they weigh stays in registers
-constexpr int AHEAD = 48;  // keys
+constexpr int CHUNK = 64;
+// Registers hold VECTORS of sums for each of QUERIES of a group, CHAINS times: those are added up at the end.
+constexpr int QUERIES = 2, VECTORS = 1, CHAINS = 4;
+constexpr int TURNS = (GROUP + QUERIES - 1) / QUERIES, STEP = 16 * VECTORS;
+constexpr int PER = PER_WORD<Factor>, WORDS = C / PER;  // of a head
+constexpr int LANES = (GROUP + 15) / 16 * 16;
 constexpr float SCALE = 0.25f;
-constexpr int WORDS = C / PER_WORD<Factor>;  // of a head
-static_assert(C % 16 == 0 && H % K == 0, "heads are whole vectors, and groups are whole");
+static_assert(C % STEP == 0 && CHUNK % STEP == 0 && H % K == 0, "heads are whole vectors, and groups are whole");
 
 // One head times `factor`, each pair (x[j], x[C/2 + j]) turned by its angle.
 template <class To>
@@ -42,124 +47,211 @@ static inline void turn(const Number* x, const float* cos, const float* sin, flo
 template <int N>
 static inline u32x16 words_of(const Kept* key, int j, Lanes<N>) {
   u32x16 words{};
-  memcpy(&words, key + j * PER_WORD<Factor>, N * sizeof(Word));
+  memcpy(&words, key + j * PER, N * sizeof(Word));
   return words;
 }
 
-// Words of sixteen numbers each of PER_WORD tokens.
+// Words of sixteen numbers each of PER tokens.
 static inline u32x16 words_of(const Kept* first, const Kept* second) {
-  if constexpr (PER_WORD<Factor> == 1) return (u32x16)load(first);
+  if constexpr (PER == 1) return (u32x16)load(first);
   u16x16 low, high;
   memcpy(&low, first, 32);
   memcpy(&high, second, 32);
   return interleave(low, high);
 }
 
-// Into the L2 cache: where the next row lies is in `read`, and the processor would not guess it.
-static inline void fetch(const Kept* head) {
-  for (size_t at = 0; at < C * sizeof(Kept); at += 64) __builtin_prefetch((const char*)head + at, 0, 2);
-}
-
-// What one query makes of one chunk.
-struct Part {
-  float largest, total;
-  float weighed[C];
+// What a task is about: a group of queries and [begin, end) of its sequence.
+struct Task {
+  int64_t group, begin, end;
 };
 
-// Keys [begin, end) of a sequence for N queries of a group. `keys` and `values` point to the head within a row.
-template <int N>
-static void attend(const Factor* queries, const Kept* keys, const Kept* values, const int64_t* rows, int begin, int end, Part* parts) {
-  float scores[N][CHUNK];
-  const auto row = [&](int at) { return rows[at < end ? at : end - 1]; };
-  for (int at = begin; at < end; at += 16) {
-    const Kept* some[16];
-    for (int j = 0; j < 16; j++) some[j] = keys + row(at + j) * ROW;
-    for (int j = 0; j < 16; j++) {
-      const int64_t soon = row(at + AHEAD + j);
-      fetch(keys + soon * ROW), fetch(values + soon * ROW);
+// One head of the tokens of a task, in rows of the cache; the last one repeats up to the chunk's end.
+struct Head {
+  const Kept *keys, *values;
+  int64_t rows[CHUNK];
+  int count;
+};
+
+// Keys or values of the next chunk. Where they lie is in `read`, and the processor would not guess it. It forgets what is asked for while it
+// waits for some sixty lines, so each of N steps asks for its share. Not inlined, this would do nothing: GCC drops such calls.
+struct Ahead {
+  const Kept* head;
+  const int64_t* rows;
+
+  template <int N>
+  [[gnu::always_inline]] void fetch(int step) const {
+    for (int at = CHUNK * step / N; at < CHUNK * (step + 1) / N; at++)
+      for (size_t byte = 0; byte < C * sizeof(Kept); byte += 64) __builtin_prefetch((const char*)(head + rows[at] * ROW) + byte);
+  }
+};
+
+// out [QUERIES, STEP] = left right: N words of queries, or of their weights, which are `ld` words apart, by words_of(k, j), vector j of
+// row k. A chunk calls this TIMES, and this is one time of them.
+template <int N, int TIMES, class Words>
+static inline void multiply(const Factor* left, int ld, Words words_of, Ahead ahead, int time, float* out, int ldo) {
+  f32x16 sums[CHAINS][QUERIES][VECTORS] = {};
+  for (int k = 0; k < N; k += CHAINS) {
+#pragma GCC unroll 4
+    for (int chain = 0; chain < CHAINS; chain++) {
+      u32x16 right[VECTORS];
+#pragma GCC unroll 4
+      for (int j = 0; j < VECTORS; j++) right[j] = words_of(k + chain, j);
+#pragma GCC unroll 12
+      for (int i = 0; i < QUERIES; i++) {
+        Word word;
+        memcpy(&word, left + (i * ld + k + chain) * PER, sizeof(Word));
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; j++) sums[chain][i][j] = multiply_add<Factor>(sums[chain][i][j], word, right[j]);
+      }
+      ahead.fetch<N * TIMES>(N * time + k + chain);
     }
-    for (int i = 0; i < N; i++) {
-      f32x16 products[16] = {};
-      each_vector<WORDS>([&](int c, auto lanes) {
-        u32x16 query{};
-        memcpy(&query, queries + i * C + c * PER_WORD<Factor>, lanes * sizeof(Word));
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < QUERIES; i++)
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; j++) {
+#pragma GCC unroll 4
+      for (int chain = 1; chain < CHAINS; chain++) sums[0][i][j] += sums[chain][i][j];
+      store(out + i * ldo + 16 * j, sums[0][i][j]);
+    }
+}
+
+// What a group makes of one chunk.
+struct Part {
+  float largest[LANES], total[LANES];
+  float weighed[GROUP * C];
+
+  // Meanwhile fetches what the thread works on next.
+  [[gnu::noinline]] void attend(const Factor* queries, const Head& now, const Head& next) {
+    float scores[GROUP * CHUNK];
+    multiply_keys(queries, now, next, scores);
+    Factor weights[GROUP * CHUNK];
+    weigh(scores, now, weights);
+    multiply_values(weights, now, next);
+  }
+
+ private:
+  static void multiply_keys(const Factor* queries, const Head& now, const Head& next, float* scores) {
+    Word keys[(WORDS + 15) / 16 * 16 * STEP];  // transposed: a lane for each
+    for (int begin = 0; begin < CHUNK; begin += STEP) {
+      for (int at = 0; at < STEP; at += 16)
+        each_vector<WORDS>([&](int j, auto lanes) {
+          u32x16 some[16];
 #pragma GCC unroll 16
-        for (int j = 0; j < 16; j++) products[j] = multiply_add<Factor>(products[j], query, words_of(some[j], c, lanes));
-      });
-      store(scores[i] + at - begin, sums(products));
+          for (int i = 0; i < 16; i++) some[i] = words_of(now.keys + now.rows[begin + at + i] * ROW, j, lanes);
+          store_transposed(some, keys + j * STEP + at, STEP);
+        });
+      const auto words = [&](int k, int j) {
+        u32x16 some;
+        memcpy(&some, keys + k * STEP + 16 * j, 64);
+        return some;
+      };
+      for (int turn = 0; turn < TURNS; turn++) {
+        const int i = std::min(turn * QUERIES, GROUP - QUERIES);  // the last ones may be computed twice
+        multiply<WORDS, CHUNK / STEP * TURNS>(queries + i * C, WORDS, words, {next.keys, next.rows}, begin / STEP * TURNS + turn, scores + i * CHUNK + begin, CHUNK);
+      }
     }
   }
-  Factor weights[N][CHUNK];
-  for (int i = 0; i < N; i++) {
-    std::fill(scores[i] + (end - begin), scores[i] + CHUNK, -1e30f);  // the rest of a last vector weighs nothing
-    f32x16 most = load(scores[i]), total{};
-    for (int j = 16; j < end - begin; j += 16) most = max(most, load(scores[i] + j));
-    parts[i].largest = largest(most);
-    for (int j = 0; j < end - begin; j += 16) {
-      const f32x16 weight = exp(load(scores[i] + j) - parts[i].largest);
-      store(weights[i] + j, weight);
-      total += weight;
-    }
-    parts[i].total = sum(total);
-  }
-  f32x16 weighed[N][VECTORS] = {};
-  for (int at = begin; at < end; at += PER_WORD<Factor>) {
-    const Kept *first = values + row(at) * ROW, *second = values + row(at + 1) * ROW;
-    u32x16 weight[N];
-    for (int i = 0; i < N; i++) {
-      Word word;
-      memcpy(&word, &weights[i][at - begin], sizeof(Word));
-      weight[i] = u32x16{} + word;
-    }
-    for (int c = 0; c < VECTORS; c++) {
-      const u32x16 v = words_of(first + 16 * c, second + 16 * c);
-      for (int i = 0; i < N; i++) weighed[i][c] = multiply_add<Factor>(weighed[i][c], weight[i], v);
+
+  // Weights, and their sums.
+  void weigh(float* scores, const Head& now, Factor* weights) {
+    for (int i = 0; i < GROUP; i++) std::fill(scores + i * CHUNK + now.count, scores + (i + 1) * CHUNK, -1e30f);  // those weigh nothing
+    for (int first = 0; first < GROUP; first += 16) {
+      const int end = std::min(first + 16, GROUP);
+      f32x16 tops[16] = {}, totals[16] = {};
+      for (int i = first; i < end; i++) {
+        tops[i - first] = load(scores + i * CHUNK);
+        for (int j = 16; j < CHUNK; j += 16) tops[i - first] = max(tops[i - first], load(scores + i * CHUNK + j));
+      }
+      const f32x16 most = ::largest(tops);
+      for (int i = first; i < end; i++)
+        for (int j = 0; j < CHUNK; j += 16) {
+          const f32x16 weight = exp(load(scores + i * CHUNK + j) - most[i - first]);
+          store(weights + i * CHUNK + j, weight);
+          totals[i - first] += weight;
+        }
+      store(largest + first, most);
+      store(total + first, sums(totals));
     }
   }
-  for (int i = 0; i < N; i++)
-    for (int c = 0; c < VECTORS; c++) store(parts[i].weighed + 16 * c, weighed[i][c]);
+
+  void multiply_values(const Factor* weights, const Head& now, const Head& next) {
+    for (int c = 0; c < C; c += STEP) {
+      const auto words = [&](int k, int j) {
+        const Kept* values = now.values + c + 16 * j;
+        return words_of(values + now.rows[k * PER] * ROW, values + now.rows[k * PER + PER - 1] * ROW);
+      };
+      for (int turn = 0; turn < TURNS; turn++) {
+        const int i = std::min(turn * QUERIES, GROUP - QUERIES);
+        multiply<CHUNK / PER, C / STEP * TURNS>(weights + i * CHUNK, CHUNK / PER, words, {next.values, next.rows}, c / STEP * TURNS + turn, weighed + i * C + c, C);
+      }
+    }
+  }
+};
+
+// The parts of a group put together.
+static void join(Part* begin, Part* end, Number* out) {
+  float totals[LANES];
+  for (int i = 0; i < GROUP; i += 16) {
+    f32x16 most = load(begin->largest + i), total{};
+    for (const Part* part = begin + 1; part < end; part++) most = max(most, load(part->largest + i));
+    for (Part* part = begin; part < end; part++) {
+      const f32x16 share = exp(load(part->largest + i) - most);
+      store(part->largest + i, share);
+      total += share * load(part->total + i);
+    }
+    store(totals + i, total);
+  }
+  for (int i = 0; i < GROUP; i++)
+    for (int c = 0; c < C; c += 16) {
+      f32x16 weighed{};
+      for (const Part* part = begin; part < end; part++) weighed += load(part->weighed + i * C + c) * part->largest[i];
+      store(out + i * C + c, weighed * (1.0f / totals[i]));
+    }
 }
 
 extern "C" void decode(const Number* qkv, const float* cos, const float* sin, Kept* keys, Kept* values, const int64_t* written, const int64_t* read, const int64_t* lengths, Number* out, int64_t sequences, int64_t capacity) {
-  for (int64_t b = 0; b < sequences; b++)
-    for (int k = 0; k < K; k++) {
-      const Number* key = qkv + b * QKV + (H + k) * C;
-      turn(key, cos + b * (C / 2), sin + b * (C / 2), 1.0f, keys + written[b] * ROW + k * C);
-      memcpy(values + written[b] * ROW + k * C, key + K * C, C * sizeof(Number));
-    }
-  const int64_t chunks = (capacity + CHUNK - 1) / CHUNK;
-  const std::unique_ptr<Part[]> parts(new Part[sequences * H * chunks]);  // [B, K, chunk, GROUP]
-  const auto first = [&](int64_t b) { return int64_t{0}; };
+  std::vector<Task> tasks;
+  std::vector<int64_t> bounds{0};  // where the tasks of a group begin, and those of the last end
+  for (int64_t group = 0; group < sequences * K; group++) {
+    const int64_t length = lengths[group / K], first = 0;
+    for (int64_t begin = first; begin < length; begin = begin / CHUNK * CHUNK + CHUNK)
+      tasks.push_back({group, begin, std::min(begin / CHUNK * CHUNK + CHUNK, length)});
+    bounds.push_back(tasks.size());
+  }
+  const int64_t count = tasks.size();
+  const std::unique_ptr<Part[]> parts(new Part[count]);
+  std::vector<std::atomic<int64_t>> missing(sequences * K);  // tasks of a group
+  for (int64_t group = 0; group < sequences * K; group++) missing[group] = bounds[group + 1] - bounds[group];
+  const auto find = [&](const Task& task, Head& head) {
+    const int64_t b = task.group / K, k = task.group % K;
+    head.keys = keys + k * C, head.values = values + k * C;
+    head.count = (int)(task.end - task.begin);
+    const int64_t* rows = read + b * capacity + task.begin;
+    std::copy(rows, rows + head.count, head.rows);
+    std::fill(head.rows + head.count, head.rows + CHUNK, rows[head.count - 1]);
+  };
 #pragma omp parallel
   {
-#pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < sequences * K * chunks; task++) {
-      const int64_t chunk = task % chunks, k = task / chunks % K, b = task / chunks / K;
-      const int begin = std::max(chunk * CHUNK, first(b)), end = std::min(chunk * CHUNK + CHUNK, lengths[b]);
-      if (begin >= end) continue;
-      Factor queries[GROUP * C];
-      for (int i = 0; i < GROUP; i++)
-        turn(qkv + b * QKV + (k * GROUP + i) * C, cos + b * (C / 2), sin + b * (C / 2), SCALE, queries + i * C);
-      const int64_t* rows = read + b * capacity;
-      for (int turn = 0; turn < GROUP; turn += QUERIES) {
-        const int i = std::min(turn, GROUP - QUERIES);  // the last ones may be computed twice
-        attend<QUERIES>(queries + i * C, keys + k * C, values + k * C, rows, begin, end, &parts[task * GROUP + i]);
+    const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    const int64_t begin = count * thread / threads, end = count * (thread + 1) / threads;
+    Factor queries[GROUP * C];
+    Head heads[2];
+    if (begin < end) find(tasks[begin], heads[begin % 2]);
+    for (int64_t at = begin; at < end; at++) {
+      const Task task = tasks[at];
+      const int64_t b = task.group / K, k = task.group % K;
+      if (task.end == lengths[b]) {
+        const Number* key = qkv + b * QKV + (H + k) * C;
+        turn(key, cos + b * (C / 2), sin + b * (C / 2), 1.0f, keys + written[b] * ROW + k * C);
+        memcpy(values + written[b] * ROW + k * C, key + K * C, C * sizeof(Number));
       }
-    }
-#pragma omp for schedule(static)
-    for (int64_t head = 0; head < sequences * H; head++) {
-      const int64_t b = head / H, h = head % H, k = h / GROUP;
-      const int64_t begin = first(b) / CHUNK, end = (lengths[b] + CHUNK - 1) / CHUNK;
-      const auto part = [&](int64_t chunk) { return &parts[((b * K + k) * chunks + chunk) * GROUP + h % GROUP]; };
-      float most = part(begin)->largest, total = 0.0f;
-      for (int64_t chunk = begin; chunk < end; chunk++) most = std::max(most, part(chunk)->largest);
-      f32x16 weighed[VECTORS] = {};
-      for (int64_t chunk = begin; chunk < end; chunk++) {
-        const float share = std::exp(part(chunk)->largest - most);
-        total += share * part(chunk)->total;
-        for (int c = 0; c < VECTORS; c++) weighed[c] += load(part(chunk)->weighed + 16 * c) * share;
-      }
-      for (int c = 0; c < VECTORS; c++) store(out + head * C + 16 * c, weighed[c] * (1.0f / total));
+      if (at == begin || at == bounds[task.group])
+        for (int i = 0; i < GROUP; i++) turn(qkv + b * QKV + (k * GROUP + i) * C, cos + b * (C / 2), sin + b * (C / 2), SCALE, queries + i * C);
+      const Head& now = heads[at % 2];
+      if (at + 1 < end) find(tasks[at + 1], heads[(at + 1) % 2]);
+      parts[at].attend(queries, now, at + 1 < end ? heads[(at + 1) % 2] : now);
+      if (--missing[task.group] == 0) join(&parts[bounds[task.group]], &parts[bounds[task.group + 1]], out + task.group * GROUP * C);
     }
   }
 }
