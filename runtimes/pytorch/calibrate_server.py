@@ -8,7 +8,6 @@ and printed as JSON. Medians, since they are to predict medians. Programs of two
 
 from __future__ import annotations
 
-import copy
 import importlib
 import json
 import queue
@@ -64,9 +63,19 @@ def _products(linear: Any, tried_s: float) -> ProductTimes:
     def layers(size: int) -> list[Any]:
         first = linear(size, size)
         first.fill_randomly(deviation=0.02)
-        return [first, *(copy.deepcopy(first) for _ in range(num_weights(first.num_bytes) - 1))]
+        return [first, *(_copied(first) for _ in range(num_weights(first.num_bytes) - 1))]
 
     return product_times(layers(WEIGHT_SIZE), layers(LAUNCH_SIZE), torch.bfloat16, tried_s, turn_s=middle)
+
+
+def _copied(layer: Any) -> Any:
+    """In large pages, as a server's layers are. `copy.deepcopy` would copy all of the region that a small tensor is cut from, to small pages."""
+    made = type(layer)(layer.in_features, layer.out_features)
+    for name, kept in vars(layer).items():
+        if isinstance(kept, torch.Tensor):
+            own = getattr(made, name)
+            setattr(made, name, own.copy_(kept) if own.shape == kept.shape else kept.clone())
+    return made
 
 
 def _attention_flops_per_s(module: ModuleType, model: Any, tried_s: float) -> float:
