@@ -37,6 +37,7 @@ VIEW = ServeView(
     plan_lines=("8 sequences at a time, time to first token 20 ms.",),
     device="cpu",
     packed=None,
+    compiles_kernels=False,
     is_bf16=False,
     kv_dtype="torch.float32",
     vocab_size=512,
