@@ -18,7 +18,7 @@ from llmc.spec.base import place
 from llmc.spec.document import Spec
 from llmc.spec.hardware import Hardware
 
-STEPS = 12
+STEPS = 20
 BATCH = 8
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},

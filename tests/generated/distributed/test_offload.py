@@ -82,7 +82,7 @@ def test_states_on_the_host_change_no_bit(name: str, runs: Callable[[str], dict[
         assert differing(found["device"] / "saved" / step, found["host"] / "saved" / step) == []
 
 
-def test_steps_are_those_of_one_device(pool: Pool, reference_of: Callable[[str], Path], tmp_path: Path) -> None:
+def test_twenty_steps_are_those_of_one_device(pool: Pool, reference_of: Callable[[str], Path], tmp_path: Path) -> None:
     """Loss, norm, gradients and, through them, weights."""
     arguments: dict[str, Any] = {"reference": str(reference_of("llama")), "steps": STEPS}
     for worst in pool.run("train", world_size=2, folder=program_of(on_host(ZERO3), tmp_path), **arguments):

@@ -143,7 +143,7 @@ def test_a_resumed_run_draws_the_same_labels(alone: dict[str, Path], tmp_path: P
             optimizer = program.make_optimizer(model)
             if first:
                 assert checkpoints.load_latest(model=model, optimizer=optimizer) is not None
-            for step in range(first + 1, 13):
+            for step in range(first + 1, 14):
                 program.train_step(model, optimizer, iter(batches[step - 1]), lr=1e-3, step=step)
                 if step == 6:
                     checkpoints.save(6, model=model, optimizer=optimizer, cursor={})

@@ -1,4 +1,4 @@
-"""Loss, gradients and weights of distributed programs equal those of the program for one device, over 12 steps in fp32."""
+"""Loss, gradients and weights of distributed programs equal those of the program for one device, over 20 steps in fp32."""
 
 from __future__ import annotations
 
