@@ -70,7 +70,7 @@ static inline void tile(int num_words, Left a, Right b, Sum* c, int64_t ldc, boo
     if (a.is_far && k % 16 == 0) {
 #pragma GCC unroll 6
       for (int i = 0; i < ROWS; i++) __builtin_prefetch(a.words + (ROWS + i) * a.row + k);
-      __builtin_prefetch(a.coming + 4 * k);  // a line of the cache for each line of a row
+      if (a.coming) __builtin_prefetch(a.coming + 4 * k);  // a line of the cache for each line of a row
     }
     u32x16 row[VECTORS];
 #pragma GCC unroll 4
