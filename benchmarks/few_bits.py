@@ -73,6 +73,8 @@ hardware: {{accelerator: cpu}}
 serve: {{max_seq_len: 1024, weights: {weights}, kv_cache: {{dtype: {kv}}}}}
 """
 MODELS = {"smollm2-135m": "{preset: smollm2-135m}", "tinyllama-1.1b": TINYLLAMA.model}
+KEEP_FREED = {"MALLOC_MMAP_THRESHOLD_": str(2**31 - 1), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+"""For peers: glibc's malloc keeps what they free. Else the kernel clears each page of a prompt's activations again."""
 PAUSE_S = 0.5
 """Before each side's turn: threads of the last one spin for up to 0.2 s (Intel's OpenMP) before they sleep, and would take its cores."""
 MOST_ID = 32_000
@@ -130,18 +132,21 @@ def ours(
     folder: Path, name: str, args: argparse.Namespace
 ) -> tuple[Callable[[list[int], int], Any], Callable[[list[int]], Any], int]:
     """(tokens, position) -> logits after them; tokens -> log-probabilities [T, V]; bytes of weights that a step reads."""
+    sys.path.insert(0, str(folder / name.replace(" ", "-")))
+    serve, model_file = importlib.import_module("serve"), importlib.import_module("model")
     import torch
 
+    from llmc.runtimes.pytorch.cpu import keep_freed_memory, release_after_loading, use_threads
     from llmc.runtimes.pytorch.packed import packed_weights
     from llmc.runtimes.pytorch.weights import load_weights
     from llmc.runtimes.serving.work import Chunk
 
-    torch.set_num_threads(args.threads)
-    sys.path.insert(0, str(folder / name.replace(" ", "-")))
-    model_file, serve = importlib.import_module("model"), importlib.import_module("serve")
+    keep_freed_memory()  # as serve.py does, peers get it by KEEP_FREED
+    use_threads(args.threads)
     dtype = torch.float32 if name == "fp32" else torch.bfloat16
     model = model_file.Model().to(dtype)
     load_weights(model, folder / "model/weights")
+    release_after_loading()
     each = serve.MAX_SEQ_LEN // serve.BLOCK_TOKENS
     kept = torch.int8 if CACHES.get(name) == "int8" else dtype
     cache = model_file.KVCache(max(serve.NUM_BLOCKS, each * args.batch), serve.BLOCK_TOKENS, kept)
@@ -242,18 +247,12 @@ def windows(folder: Path) -> list[list[int]]:
 def start(side: str, name: str, folder: Path, args: argparse.Namespace) -> subprocess.Popen[str]:
     options = ["--depth", str(args.depth), "--threads", str(args.threads), "--batch", str(args.batch)]
     if side in ("vllm", "openvino"):
-        peer = [
-            getattr(args, side),
-            str(Path(__file__).parent / "decoding/peers.py"),
-            side,
-            str((folder / "hf").resolve()),
-        ]
-        return subprocess.Popen(
-            [*peer, "--format", name, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-    options = [args.what, *options]
-    command = [sys.executable, __file__, *options, "--worker", side, name, str(folder)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        peer = [str(Path(__file__).parent / "decoding/peers.py"), side, str((folder / "hf").resolve())]
+        command = [getattr(args, side), *peer, "--format", name, *options]
+    else:
+        command = [sys.executable, __file__, args.what, *options, "--worker", side, name, str(folder)]
+    environment = os.environ | ({} if side == "ours" else KEEP_FREED)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def answer(process: subprocess.Popen[str], line: str = "") -> Any:

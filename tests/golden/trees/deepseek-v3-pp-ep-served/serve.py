@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from llmc.runtimes.common.errors import run_program
-from llmc.runtimes.pytorch.cpu import release_threads, use_threads
+from llmc.runtimes.pytorch.cpu import keep_freed_memory, release_after_loading, use_threads
 from llmc.runtimes.pytorch.parallel.cuts import Columns, Cuts, EachExpert, Rows, Sections, Whole
 from llmc.runtimes.pytorch.parallel.loading import fill_randomly, load_cut_weights
 from llmc.runtimes.pytorch.parallel.mesh import Axis
@@ -121,6 +121,7 @@ def serve_together(args: ServingArguments, world: Axis, ranks: Ranks) -> None:
     tp = neighbours(world, size=4)
     vocabulary = open_vocabulary(args.tokenizer, num_embeddings=VOCAB_SIZE)
 
+    keep_freed_memory()
     use_threads(args.threads, processes=ranks.num_local)
     torch.manual_seed(args.seed)  # of random weights
     dtype = torch.float32
@@ -153,7 +154,7 @@ def serve_together(args: ServingArguments, world: Axis, ranks: Ranks) -> None:
     )
     metrics = Metrics()
     sampler = Sampler(vocabulary.num_tokens)
-    release_threads()  # which loaded the model: the engine's thread has others, and the cores are for these
+    release_after_loading()  # memory, and threads: the engine's thread has others, and the cores are for these
     engine = Engine(ranks.leading(runner), sampler, scheduler, metrics=metrics, stall_s=STALL_S)
     ranks.on_loss = engine.fail
     if args.generate is not None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from llmc.runtimes.common.errors import run_program
-from llmc.runtimes.pytorch.cpu import release_threads, use_threads
+from llmc.runtimes.pytorch.cpu import keep_freed_memory, release_after_loading, use_threads
 from llmc.runtimes.pytorch.packed import fill_randomly
 from llmc.runtimes.pytorch.weights import load_weights
 from llmc.runtimes.serving.api import create_app
@@ -98,6 +98,7 @@ def main() -> None:
     args = serving_arguments(NAME)
     vocabulary = open_vocabulary(args.tokenizer, num_embeddings=VOCAB_SIZE)
 
+    keep_freed_memory()
     use_threads(args.threads)
     torch.manual_seed(args.seed)  # of random weights
     dtype = torch.bfloat16  # of activations and norms; linear layers round their weights to int4
@@ -119,7 +120,7 @@ def main() -> None:
     )
     metrics = Metrics()
     sampler = Sampler(vocabulary.num_tokens)
-    release_threads()  # which loaded the model: the engine's thread has others, and the cores are for these
+    release_after_loading()  # memory, and threads: the engine's thread has others, and the cores are for these
     engine = Engine(Runner(model, cache), sampler, scheduler, metrics=metrics, stall_s=STALL_S)
     if args.generate is not None:
         sys.exit(generate(engine, vocabulary, args.generate, max_tokens=args.max_tokens, sampling=args.sampling))
