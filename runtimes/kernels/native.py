@@ -44,9 +44,12 @@ class Native:
             return False
         return not others or all(each.dtype == dtype and each.is_cpu for each in others)
 
-    def function(self, name: str, *, pointers: int, integers: int) -> Callable[..., None]:
+    def function(self, name: str, *, pointers: int, integers: int, is_noted: bool = True) -> Callable[..., None]:
         """A function that takes addresses and then integers: for what a program calls hundreds of times a token, where `call`
-        would take longer to look at its arguments than the kernel to work. Its caller answers for memory that is in order."""
+        would take longer to look at its arguments than the kernel to work. Its caller answers for memory that is in order.
+
+        Within `recorded` its calls are noted, unless it is what makes them.
+        """
         if self._library is None:
             return _no_library
         found = getattr(self._library, name)
@@ -54,10 +57,14 @@ class Native:
         found.restype = None
         address = ctypes.cast(found, ctypes.c_void_p).value
         assert address is not None
+        if not is_noted:
+            return found
 
         def call(*args: int | None) -> None:
             if _calls is not None:
                 _calls.append((address, args))
+                if _they_wait:
+                    return
             found(*args)
 
         return call
@@ -68,23 +75,27 @@ class Native:
         Fake tensors, with which a program is checked without being run, have no memory and are left alone.
         """
         assert self._library is not None, "call `takes` first"
+        assert _calls is None, "only calls of a `function` are noted"
         if all(_has_memory(arg) for arg in args):
             getattr(self._library, function)(*map(_as_ctype, args))
 
 
-_calls: list[tuple[int, tuple[int | None, ...]]] | None = None
+Calls = list[tuple[int, tuple[int | None, ...]]]
+"""The address of a function, and its arguments."""
+_calls: Calls | None = None
+_they_wait = False
 
 
 @contextmanager
-def recorded() -> Iterator[list[tuple[int, tuple[int | None, ...]]]]:
-    """Within, the address and the arguments of each call of a `function` are noted."""
-    global _calls
+def recorded(*, they_wait: bool = False) -> Iterator[Calls]:
+    """Within, the address and the arguments of each call of a `function` are noted; where `they_wait` it is not made."""
+    global _calls, _they_wait
     assert _calls is None, "one recording at a time"
-    _calls = []
+    _calls, _they_wait = [], they_wait
     try:
         yield _calls
     finally:
-        _calls = None
+        _calls, _they_wait = None, False
 
 
 def load(module_file: str, *, price: str = _PRICE_OF_TRAINING) -> Native:

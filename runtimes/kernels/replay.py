@@ -17,16 +17,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import native as natives
 from .native import Native
+from .together import start_together
+from .watch import MOST_ARGUMENTS, VIEWS, KernelWatch
 
-MOST_ARGUMENTS = 16  # replay.h
+LARGE_BYTES = 1 << 20
+"""Of the activations that a step begins with: kernels that work on as much leave nothing of Python in a core's L2 cache (together.py)."""
 _REGION_BYTES = 8 << 20
-_VIEWS = frozenset(
-    {"aten::view", "aten::alias", "aten::detach", "aten::select.int", "aten::unbind.int", "aten::slice.Tensor"}
-)
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,10 @@ class _Arena:
 
 
 class Replay:
+    """Makes steps by a call of `native`'s `replay`."""
+
     def __init__(self, native: Native) -> None:
-        self._run = native.function("replay", pointers=1, integers=1)
+        self._run = native.function("replay", pointers=1, integers=1, is_noted=False)
         self._recorded: dict[tuple[torch.Size, ...], Recording | None] = {}
         self._arena = _Arena()
 
@@ -76,28 +77,25 @@ class Replay:
         self._run(recording.calls.data_ptr(), len(recording.calls))
         return recording.output.clone()
 
+    def once(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """The same for inputs of shapes that may not come again. Nothing is recorded; where the first is large, kernels start together."""
+        is_large = type(inputs[0]) is Tensor and inputs[0].nbytes >= LARGE_BYTES  # what has no memory is left alone
+        return start_together(self._run, function, inputs) if is_large else function(*inputs)
 
-class _Watch(TorchDispatchMode):
-    """Allocates in the arena, and sees what PyTorch computes by itself."""
+
+class _Recorder(KernelWatch):
+    """Allocates in the arena, and sees whether nothing but kernels computed anything."""
 
     def __init__(self, arena: _Arena) -> None:
         super().__init__()
         self.arena = arena
         self.is_alone = True
-        """Whether nothing but kernels computed anything."""
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """torch's own: a mode that says yes, as they do, imports all of torch.compile when it first sees an op, which takes seconds."""
-        return False
+    def empty(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        return self.arena.empty(shape, dtype)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, kwargs = func.name(), kwargs or {}
-        if name == "aten::empty.memory_format":
-            return self.arena.empty(torch.Size(args[0]), kwargs.get("dtype") or torch.get_default_dtype())
-        if name == "aten::empty_like":
-            return self.arena.empty(args[0].shape, kwargs.get("dtype") or args[0].dtype)
-        self.is_alone = self.is_alone and name in _VIEWS
+    def other(self, func: Any, args: Any, kwargs: Any) -> Any:
+        self.is_alone = self.is_alone and func.name() in VIEWS
         return func(*args, **kwargs)
 
 
@@ -105,7 +103,7 @@ def _record(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], arena: 
     """None for a function whose calls of kernels are not all that it does."""
     arena.start()
     own = tuple(each.clone(memory_format=torch.contiguous_format) for each in inputs)
-    with natives.recorded() as calls, _Watch(arena) as watch:
+    with natives.recorded() as calls, _Recorder(arena) as watch:
         output = function(*own)
     if not watch.is_alone or not calls:
         return None

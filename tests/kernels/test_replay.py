@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 
 import kernel_samples as samples
@@ -12,7 +13,8 @@ from numerics import random
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llmc.runtimes.kernels import replay
+from llmc.runtimes.kernels import replay as replays
+from llmc.runtimes.kernels import watch
 from llmc.runtimes.kernels.native import CHOICE
 
 
@@ -67,11 +69,68 @@ def test_a_step_that_does_something_else_is_called_as_it_is(workshop: Workshop) 
 @torch.no_grad()
 def test_without_compiled_kernels_nothing_is_recorded(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CHOICE, "eager")
+    monkeypatch.setattr(replays, "LARGE_BYTES", 1)
     attention, norm = kernels(workshop)
     replay = attention.new_replay()
     for seed in range(3):
         x, y = random(3, 16, seed=seed), random(3, 16, seed=10 + seed)
         assert torch.equal(replay(lambda x, y: chain(norm, x, y), x, y), chain(norm, x, y))
+        assert torch.equal(replay.once(partial(chain, norm), x, y), chain(norm, x, y))
+
+
+def mixed(norm: ModuleType, x: Tensor, y: Tensor, at: Tensor) -> Tensor:
+    """Kernels, of which one reads what PyTorch made of the last one's sums and then forgot; memory that is used again."""
+    for _ in range(3):
+        x, y = norm.add_rms_norm(x, y, WEIGHT)
+    assert at[-1] < len(x)  # of places, for which no kernel need have started
+    x, y = norm.add_rms_norm(x[at], y[at] + 1, WEIGHT)
+    return norm.add_rms_norm(x, y.view(-1, 16), WEIGHT)[1]
+
+
+@torch.no_grad()
+def test_kernels_that_start_together_give_what_they_give_one_by_one(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention, norm = kernels(workshop)
+    replay = attention.new_replay()
+    at = torch.tensor([1, 4])
+    for large_bytes in (1, 1 << 30):
+        monkeypatch.setattr(replays, "LARGE_BYTES", large_bytes)
+        for seed in range(20):
+            x, y = random(5 + seed, 16, seed=seed), random(5 + seed, 16, seed=100 + seed)
+            found = [replay.once(partial(mixed, norm), x, y, at) for _ in range(2)]
+            assert torch.equal(found[0], mixed(norm, x, y, at))
+            assert torch.equal(found[0], found[1])
+
+
+@torch.no_grad()
+def test_kernels_wait_for_the_last_and_share_memory(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "LARGE_BYTES", 1)
+    attention, norm = kernels(workshop)
+    started, addresses = [], set()
+    replay = attention.new_replay()
+    run = replay._run
+
+    def count(address: int, calls: int) -> None:
+        started.append(calls)
+        run(address, calls)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        for _ in range(50):
+            assert not started
+            x, y = norm.add_rms_norm(x, y, WEIGHT)
+            addresses.update((x.data_ptr(), y.data_ptr()))
+        return y
+
+    replay._run = count
+    x, y = random(7, 16, seed=1), random(7, 16, seed=2)
+    found = replay.once(step, x, y)
+    assert started == [50]
+    assert len(addresses) == 4
+    started[:] = []
+    replay._run = None
+    monkeypatch.setattr(replays, "LARGE_BYTES", 1 << 30)
+    assert torch.equal(found, replay.once(step, x, y))
 
 
 def test_recording_does_not_import_the_compiler_of_torch() -> None:
@@ -80,5 +139,5 @@ def test_recording_does_not_import_the_compiler_of_torch() -> None:
     class Mode(TorchDispatchMode):
         def __torch_dispatch__(self, *_: object) -> None: ...
 
-    assert not hasattr(replay._Watch.__torch_dispatch__, "__wrapped__")
-    assert hasattr(Mode.__torch_dispatch__, "__wrapped__"), "torch has changed: see _Watch"
+    assert not hasattr(watch.KernelWatch.__torch_dispatch__, "__wrapped__")
+    assert hasattr(Mode.__torch_dispatch__, "__wrapped__"), "torch has changed: see KernelWatch"
