@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from allocator import KEEP_FREED
 from decoding.random_gguf import TINYLLAMA, write_random_gguf
 
 FORMATS: dict[str, dict[str, Any]] = {
@@ -73,8 +74,6 @@ hardware: {{accelerator: cpu}}
 serve: {{max_seq_len: 1024, weights: {weights}, kv_cache: {{dtype: {kv}}}}}
 """
 MODELS = {"smollm2-135m": "{preset: smollm2-135m}", "tinyllama-1.1b": TINYLLAMA.model}
-KEEP_FREED = {"MALLOC_MMAP_THRESHOLD_": str(2**31 - 1), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-"""For peers: glibc's malloc keeps what they free. Else the kernel clears each page of a prompt's activations again."""
 PAUSE_S = 0.5
 """Before each side's turn: threads of the last one spin for up to 0.2 s (Intel's OpenMP) before they sleep, and would take its cores."""
 MOST_ID = 32_000
@@ -141,7 +140,7 @@ def ours(
     from llmc.runtimes.pytorch.weights import load_weights
     from llmc.runtimes.serving.work import Chunk
 
-    keep_freed_memory()  # as serve.py does, peers get it by KEEP_FREED
+    keep_freed_memory()  # as serve.py does; peers get it by KEEP_FREED
     use_threads(args.threads)
     dtype = torch.float32 if name == "fp32" else torch.bfloat16
     model = model_file.Model().to(dtype)

@@ -26,11 +26,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from allocator import KEEP_FREED
 from training.problem import SEQ_LEN, SHAPES, write_first_weights
 
 HERE = Path(__file__).resolve().parent
 SPEC = HERE / "specs" / "train-125m.yaml"
-KEEP_FREED = {"MALLOC_MMAP_THRESHOLD_": str(2**31 - 1), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 WARM_UP_TURNS = 2
 
 
