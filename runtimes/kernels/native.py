@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -61,9 +62,9 @@ class Native:
             return found
 
         def call(*args: int | None) -> None:
-            if _calls is not None:
-                _calls.append((address, args))
-                if _they_wait:
+            if _noted.calls is not None:
+                _noted.calls.append((address, args))
+                if _noted.they_wait:
                     return
             found(*args)
 
@@ -75,27 +76,34 @@ class Native:
         Fake tensors, with which a program is checked without being run, have no memory and are left alone.
         """
         assert self._library is not None, "call `takes` first"
-        assert _calls is None, "only calls of a `function` are noted"
+        assert _noted.calls is None, "only calls of a `function` are noted"
         if all(_has_memory(arg) for arg in args):
             getattr(self._library, function)(*map(_as_ctype, args))
 
 
 Calls = list[tuple[int, tuple[int | None, ...]]]
 """The address of a function, and its arguments."""
-_calls: Calls | None = None
-_they_wait = False
+
+
+class _Noted(threading.local):
+    """By this thread: others start their kernels meanwhile."""
+
+    calls: Calls | None = None
+    they_wait = False
+
+
+_noted = _Noted()
 
 
 @contextmanager
 def recorded(*, they_wait: bool = False) -> Iterator[Calls]:
     """Within, the address and the arguments of each call of a `function` are noted; where `they_wait` it is not made."""
-    global _calls, _they_wait
-    assert _calls is None, "one recording at a time"
-    _calls, _they_wait = [], they_wait
+    assert _noted.calls is None, "one recording at a time"
+    _noted.calls, _noted.they_wait = [], they_wait
     try:
-        yield _calls
+        yield _noted.calls
     finally:
-        _calls, _they_wait = None, False
+        _noted.calls, _noted.they_wait = None, False
 
 
 def load(module_file: str, *, price: str = _PRICE_OF_TRAINING) -> Native:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import ModuleType
 
@@ -116,6 +117,8 @@ def test_kernels_wait_for_the_last_and_share_memory(workshop: Workshop, monkeypa
         run(address, calls)
 
     def step(x: Tensor, y: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as other:  # which starts its own
+            assert other.submit(norm.add_rms_norm, x, y, WEIGHT).result()[1].equal(expected)
         for _ in range(50):
             assert not started
             x, y = norm.add_rms_norm(x, y, WEIGHT)
@@ -124,6 +127,7 @@ def test_kernels_wait_for_the_last_and_share_memory(workshop: Workshop, monkeypa
 
     replay._run = count
     x, y = random(7, 16, seed=1), random(7, 16, seed=2)
+    expected = norm.add_rms_norm(x, y, WEIGHT)[1]
     found = replay.once(step, x, y)
     assert started == [50]
     assert len(addresses) == 4
