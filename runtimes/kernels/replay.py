@@ -11,6 +11,7 @@ and is called as it is at every step.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor
 from . import native as natives
 from .native import Native
 from .together import start_together
-from .watch import MOST_ARGUMENTS, VIEWS, KernelWatch
+from .watch import VIEWS, KernelWatch, packed
 
 LARGE_BYTES = 1 << 20
 """Of the activations that a step begins with: kernels that work on as much leave nothing of Python in a core's L2 cache (together.py)."""
@@ -31,7 +32,8 @@ _REGION_BYTES = 8 << 20
 @dataclass(frozen=True)
 class Recording:
     inputs: tuple[Tensor, ...]
-    calls: Tensor  # [calls, 1 + MOST_ARGUMENTS], int64
+    calls: natives.Calls
+    rows: array[int]  # the same, as `packed` writes them
     output: Tensor
 
 
@@ -74,7 +76,7 @@ class Replay:
             return function(*inputs)
         for own, new in zip(recording.inputs, inputs, strict=True):
             own.copy_(new)
-        self._run(recording.calls.data_ptr(), len(recording.calls))
+        self._run(recording.rows.buffer_info()[0], len(recording.calls))
         return recording.output.clone()
 
     def once(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -107,5 +109,4 @@ def _record(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], arena: 
         output = function(*own)
     if not watch.is_alone or not calls:
         return None
-    rows = [(address, *(each or 0 for each in args), *[0] * (MOST_ARGUMENTS - len(args))) for address, args in calls]
-    return Recording(own, torch.tensor(rows, dtype=torch.int64), output)
+    return Recording(own, calls, packed(calls), output)

@@ -11,7 +11,6 @@ noted, and each has done with its memory before the one that has it next. What P
 from __future__ import annotations
 
 import weakref
-from array import array
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -21,14 +20,17 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from . import memory
 from . import native as natives
-from .watch import MOST_ARGUMENTS, VIEWS, KernelWatch
+from .watch import VIEWS, KernelWatch, packed
+
+_BYTES = torch.empty(0, dtype=torch.uint8)
 
 
 def start_together(
     run: Callable[[int, int], None], function: Callable[..., Tensor], inputs: tuple[Tensor, ...]
 ) -> Tensor:
-    """function(*inputs). `run(address, n)` makes n calls of int64 [n, 1 + MOST_ARGUMENTS]: a function's address, and its arguments."""
+    """function(*inputs). `run(address, n)` makes n calls, as `packed` writes them."""
     with natives.recorded(they_wait=True) as calls, _Queue(run, calls) as queue:
         output = function(*inputs)
         queue.start()
@@ -50,18 +52,14 @@ class _Queue(KernelWatch):
         """The kernels noted so far: none where there is no compiler."""
         if not self._calls:
             return
-        rows = array("q")
-        for address, args in self._calls:
-            rows.append(address)
-            rows.extend(each or 0 for each in args)
-            rows.extend([0] * (MOST_ARGUMENTS - len(args)))
+        rows = packed(self._calls)
         self._run(rows.buffer_info()[0], len(self._calls))
         self._calls.clear()
 
     def empty(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         size = shape.numel() * dtype.itemsize
         free = self._free[size]
-        block = free.pop() if free else torch.empty(size, dtype=torch.uint8).numpy()
+        block = free.pop() if free else memory.empty((size,), like=_BYTES).numpy()
         self._blocks.add(block.ctypes.data)
         loan = block[:]  # lives as long as the tensor's storage
         weakref.finalize(loan, free.append, block).atexit = False

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from array import array
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from .native import Calls
 
 MOST_ARGUMENTS = 16  # replay.h
 VIEWS = frozenset(
@@ -14,7 +18,17 @@ VIEWS = frozenset(
 )
 
 
-class KernelWatch(TorchDispatchMode):
+def packed(calls: Calls) -> array[int]:
+    """What replay.h reads: int64 [calls, 1 + MOST_ARGUMENTS], the address of a function and its arguments, then zeros."""
+    rows = array("q")
+    for address, args in calls:
+        rows.append(address)
+        rows.extend(each or 0 for each in args)
+        rows.extend([0] * (MOST_ARGUMENTS - len(args)))
+    return rows
+
+
+class KernelWatch(TorchDispatchMode, ABC):
     """Sees what a function asks of PyTorch between kernels: memory, and what it has it compute."""
 
     @classmethod
@@ -30,8 +44,10 @@ class KernelWatch(TorchDispatchMode):
             return self.empty(args[0].shape, kwargs.get("dtype") or args[0].dtype)
         return self.other(func, args, kwargs)
 
+    @abstractmethod
     def empty(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        raise NotImplementedError
+        """Memory for a kernel's output."""
 
+    @abstractmethod
     def other(self, func: Any, args: Any, kwargs: Any) -> Any:
-        raise NotImplementedError
+        """What the op gives."""
